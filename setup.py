@@ -1,0 +1,20 @@
+"""Builds the Cython kernels: sources in cext/, modules in postroika.kernels, generated C in build/."""
+
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+extensions = [
+    Extension(f"postroika.kernels.{source.stem}", [str(source)], include_dirs=["cext"], extra_compile_args=["-O3"])
+    for source in sorted(Path("cext").glob("*.pyx"))
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        build_dir="build/cython",
+        include_path=["cext"],
+        compiler_directives={"language_level": 3, "boundscheck": True, "wraparound": False, "embedsignature": True},
+    )
+)

@@ -1,0 +1,1 @@
+"""From the listener to the spool."""

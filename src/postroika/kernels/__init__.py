@@ -1,0 +1,1 @@
+"""Compiled modules of cext/ land here, with their .pyi stubs."""

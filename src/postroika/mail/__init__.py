@@ -1,0 +1,1 @@
+"""Pure words of mail: addresses, replies, envelopes, outcomes, trace fields, ids. No I/O."""

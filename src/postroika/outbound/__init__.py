@@ -1,0 +1,1 @@
+"""Attempts: from a batch to replies."""

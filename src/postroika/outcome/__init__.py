@@ -1,0 +1,1 @@
+"""Settling attempts: records, events, delivery status notifications."""

@@ -1,0 +1,1 @@
+"""Who may send what: ordered checks, first verdict wins."""

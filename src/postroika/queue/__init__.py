@@ -1,0 +1,1 @@
+"""What is due, where, and with how many connections."""

@@ -1,0 +1,1 @@
+"""From a domain to the hosts to try."""

@@ -1,0 +1,1 @@
+"""SMTP as sans-IO state machines: bytes in, events and bytes out. Pure."""

@@ -1,0 +1,1 @@
+"""The durable queue: one LMDB environment a worker."""
