@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _VALUES = {c: i for i, c in enumerate(_ALPHABET)}
 _SHARD_SHIFT = 14
 _TIME_SHIFT = 22
@@ -62,7 +63,11 @@ def first_id_at(at: float) -> int:
 
 def id_text(number: int) -> str:
     """13 characters; text order is number order."""
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(60, -1, -5))
+    pairs = _PAIRS  # Two characters a step: every event and every reply to a final dot has an id in it.
+    return (
+        f"{_ALPHABET[number >> 60]}{pairs[number >> 50 & 1023]}{pairs[number >> 40 & 1023]}"
+        f"{pairs[number >> 30 & 1023]}{pairs[number >> 20 & 1023]}{pairs[number >> 10 & 1023]}{pairs[number & 1023]}"
+    )
 
 
 def parse_id(text: str) -> int:
