@@ -39,6 +39,10 @@ class SpoolFullError(SpoolError):
     """The disk or the map is full: nothing of the operation was kept. Intake answers 452."""
 
 
+class SpoolDoubtError(SpoolError):
+    """A commit took too long; whether it was or will be kept is unknown. Nothing of it may be removed."""
+
+
 class SpoolLockedError(SpoolError):
     """Another process owns this shard."""
 

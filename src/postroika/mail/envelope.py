@@ -58,6 +58,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
         reverse_path: MAIL FROM without brackets, "" for the null sender.
         size_bytes: octets of the stored message, the Received field that we stamped included.
         chunks: how many values hold the body.
+        batches: into how many batches the message was split when it was accepted.
         body_type: as declared by BODY=.
         eight_bit: the header or body really has octets ≥ 128.
         smtputf8: MAIL had SMTPUTF8, and it must be asked for again at the next hop if an address or a header
@@ -73,6 +74,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     received_at: float
     size_bytes: int
     chunks: int
+    batches: int = 1
     body_type: BodyType = BodyType.SEVEN_BIT
     eight_bit: bool = False
     smtputf8: bool = False

@@ -1,0 +1,175 @@
+"""Group commit: all that waits goes into one transaction and one sync; then everyone who waited is told.
+
+Promise: `commit` returns only after the sync. There is no artificial delay: the next group is what came while the last
+one synced. A full disk fails those who can be refused (SpoolFullError) and keeps those who cannot (`Changes.must`),
+trying again until there is room. A failed sync is never retried: `run` raises SpoolIOError, and the process ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from postroika.errors import SpoolDoubtError, SpoolError, SpoolFullError, SpoolIOError
+from postroika.spool.changes import Changes
+from postroika.spool.store import Store
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[SpoolError | None], None]
+
+_GROUP_BYTES = 32 * 1024 * 1024  # far below LMDB's limit of 512 MiB of dirty pages in one transaction
+_FULL_RETRY_S = 0.25
+_ROOM_CHECK_S = 0.1
+
+
+class Committer:
+    """The one writer of a shard.
+
+    Args:
+        store: the shard.
+        low_water_bytes: below this much room, `has_room` is False.
+    """
+
+    def __init__(self, store: Store, *, low_water_bytes: int) -> None:
+        self._store = store
+        self._low_water_bytes = low_water_bytes
+        self._queue: deque[tuple[Changes, Done]] = deque()
+        self._wanted = trio.Event()
+        self._closing = False
+        self._limiter = trio.CapacityLimiter(1)
+        self._room_checked_at = -1.0
+        self._room = True
+        self._full_until = 0.0
+        self.after_commit: list[Callable[[], None]] = []
+        self.commits = 0
+        self.committed = 0
+
+    def has_room(self) -> bool:
+        """Whether intake may go on: more than the low-water mark is free."""
+        now = trio.current_time()
+        if now - self._room_checked_at >= _ROOM_CHECK_S:
+            self._room_checked_at = now
+            self._room = self._store.room_bytes() >= self._low_water_bytes
+        return self._room and now >= self._full_until
+
+    def commit_nowait(self, changes: Changes, done: Done) -> None:
+        """Queue `changes`; `done(None)` is called from the committer's task after the sync, `done(error)` if they
+        were not kept. `done` must not raise and must not wait."""
+        self._queue.append((changes, done))
+        self._wanted.set()
+
+    async def commit(self, changes: Changes, timeout_s: float) -> None:
+        """Write `changes` and wait for the sync.
+
+        Raises:
+            SpoolFullError: no room; nothing was kept.
+            SpoolDoubtError: still under way after `timeout_s`.
+            SpoolError: anything else; nothing was kept.
+
+        Cancellation: none after the hand-over (shielded), but for at most `timeout_s`.
+        """
+        finished = trio.Event()
+        result: list[SpoolError | None] = []
+
+        def done(error: SpoolError | None) -> None:
+            result.append(error)
+            finished.set()
+
+        entry = (changes, done)
+        self._queue.append(entry)
+        self._wanted.set()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + timeout_s):
+            await finished.wait()
+        if not result:
+            try:
+                self._queue.remove(entry)
+            except ValueError:
+                raise SpoolError(
+                    f"a commit has taken more than {timeout_s:g} s; whether it was kept is unknown"
+                ) from None
+            raise SpoolError(f"no commit within {timeout_s:g} s")
+        if result[0] is not None:
+            raise result[0]
+
+    def close(self) -> None:
+        """Let `run` return once everything queued is written. What is queued later is written too, if it comes
+        before that."""
+        self._closing = True
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Commit groups until closed.
+
+        Raises:
+            SpoolIOError: the disk failed; nothing more may be promised.
+
+        Cancellation: between two groups; a group under way is finished first.
+        """
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._wanted = trio.Event()
+                await self._wanted.wait()
+                continue
+            group = self._take_group()
+            error = await self._apply(group)
+            if isinstance(error, SpoolFullError):
+                await self._without_room(group, error)
+            else:
+                self._tell(group, error)
+
+    def _take_group(self) -> list[tuple[Changes, Done]]:
+        group: list[tuple[Changes, Done]] = []
+        size = 0
+        while self._queue and size < _GROUP_BYTES:
+            entry = self._queue.popleft()
+            size += entry[0].bytes
+            group.append(entry)
+        return group
+
+    async def _apply(self, group: list[tuple[Changes, Done]]) -> SpoolError | None:
+        batch = [changes for changes, _ in group]
+        try:
+            await trio.to_thread.run_sync(self._store.apply, batch, limiter=self._limiter)
+        except SpoolIOError:
+            raise
+        except SpoolError as error:
+            if not isinstance(error, SpoolFullError) and any(changes.must for changes in batch):
+                raise  # a done-mark that can never be written would be a duplicate delivery after the next start
+            return error
+        self.commits += 1
+        self.committed += len(group)
+        return None
+
+    async def _without_room(self, group: list[tuple[Changes, Done]], error: SpoolFullError) -> None:
+        """Refuse those who can be refused, then try the others until there is room."""
+        refused = [entry for entry in group if not entry[0].must]
+        kept = [entry for entry in group if entry[0].must]
+        self._full_until = trio.current_time() + 1.0
+        self._tell(refused, error)
+        logged = False
+        while kept:
+            failure = await self._apply(kept)
+            if failure is None:
+                self._tell(kept, None)
+                return
+            if not logged:
+                log.error("%s: %d outcomes wait in memory until there is room", failure, len(kept))
+                logged = True
+            self._full_until = trio.current_time() + 1.0
+            while self._queue and not self._queue[0][0].must:
+                _, done = self._queue.popleft()
+                done(SpoolFullError(str(failure)))
+            await trio.sleep(_FULL_RETRY_S)
+
+    def _tell(self, group: list[tuple[Changes, Done]], error: SpoolError | None) -> None:
+        for _, done in group:
+            done(error)
+        if error is None:
+            for hook in self.after_commit:
+                hook()

@@ -1,0 +1,206 @@
+"""One shard on disk, for its owner.
+
+Promise: `apply` puts a group of Changes into one synced transaction or none. It runs in a worker thread, begin to
+commit in one call, because LMDB binds a write transaction to its thread. What it alone touches (`_known_wakes`, the
+outbox sequence) needs no lock: the committer runs one `apply` at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lmdb
+
+from postroika.errors import SpoolError
+from postroika.spool import files
+from postroika.spool.changes import Changes
+from postroika.spool.reader import Reader, first_of_each_class
+from postroika.spool.schema import (
+    ClassRecord,
+    Table,
+    encode,
+    ready_prefix,
+    split_ready_key,
+    u64_key,
+    wake_key,
+)
+
+_EVENTS_PER_VALUE_BYTES = 64 * 1024  # see CHUNK_BYTES in schema
+_KNOWN_WAKES = 200_000
+
+
+class Store(Reader):
+    """A shard, read and written by its owner. Made by `create_or_open`."""
+
+    def __init__(self, env: lmdb.Environment, path: Path, shard: int, lock_fd: int) -> None:
+        super().__init__(env, path, shard)
+        self._lock_fd = lock_fd
+        env.reader_check()  # a CLI that was killed would pin pages for ever
+        # For each destination a time not later than its earliest entry in WAKE, as far as we know.
+        self._known_wakes: dict[str, int] = {}
+        self._next_outbox = max(self.meta_number("outbox_next"), self._last_number(Table.OUTBOX) + 1)
+        self._class_records = self.class_records()
+        self._classes = {record: number for number, record in self._class_records.items()}
+
+    # -- opening ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create_or_open(cls, spool: Path, shard: int, *, max_bytes: int, lock_wait_s: float = 0.0) -> Store:
+        """Open shard `shard` for writing; make it if its folder does not exist.
+
+        Raises:
+            SpoolLockedError: another process still owns it after `lock_wait_s`.
+            SpoolFormatError: foreign or damaged files.
+            SpoolError: the folder cannot be used.
+        """
+        path = files.shard_path(spool, shard)
+        try:
+            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_fd = files.lock(spool / f".shard-{shard:02d}.lock", lock_wait_s)
+        except OSError as error:
+            raise SpoolError(f"{spool}: {error.strerror}") from error
+        try:
+            if not path.exists():
+                files.create(path, shard, max_bytes)
+            return cls(files.open_env(path, max_bytes, writable=True), path, shard, lock_fd)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+
+    def close(self) -> None:
+        """Close the files and give up the lock."""
+        super().close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    # -- writing (in the commit thread) -------------------------------------------------------------------------------
+
+    def apply(self, group: list[Changes]) -> None:
+        """Write all of `group` in one transaction and sync it.
+
+        Raises:
+            SpoolFullError: no room; nothing was written.
+            SpoolIOError: the disk failed; the process must end.
+            SpoolError: anything else; nothing was written.
+        """
+        next_outbox = self._next_outbox
+        try:
+            with self._env.begin(write=True) as txn:
+                self._write(txn, group)
+        except lmdb.Error as error:
+            self._next_outbox = next_outbox
+            self._known_wakes.clear()
+            raise files.translated(error) from error
+
+    def _write(self, txn: lmdb.Transaction, group: list[Changes]) -> None:
+        dbs = self._dbs
+        # Last writer wins, in the order in which callers came.
+        merged: list[dict[bytes, bytes | None]] = [{} for _ in dbs]
+        lines: list[bytes] = []
+        known = self._known_wakes
+        for changes in group:
+            for table, key, value in changes.writes:
+                merged[table][key] = value
+            lines += changes.events
+            for destination, due_ms in changes.scheduled:
+                wake = known.get(destination)
+                if wake is None or wake > due_ms:
+                    merged[Table.WAKE][wake_key(due_ms, destination)] = b""
+                    known[destination] = due_ms
+        for table, pending in zip(Table, merged, strict=True):
+            if not pending:
+                continue
+            db = dbs[table]
+            puts = [(key, value) for key, value in pending.items() if value is not None]
+            if puts:
+                with txn.cursor(db) as cursor:
+                    cursor.putmulti(puts)
+            if len(puts) < len(pending):
+                for key, value in pending.items():
+                    if value is None:
+                        txn.delete(key, db=db)
+        if merged[Table.BATCH]:
+            # Ids must not be given twice, even if the queue runs empty and the clock is set back.
+            last = max(merged[Table.BATCH])[:8]
+            txn.put(b"last_id", max(last, txn.get(b"last_id", b"", db=dbs[Table.META])), db=dbs[Table.META])
+        if lines:
+            self._append_events(txn, lines)
+        for changes in group:
+            for message in changes.finished:
+                self._drop_finished_body(txn, message)
+            for destination, not_before_ms, seen in changes.rests:
+                self._rest(txn, destination, not_before_ms, seen)
+        if len(known) > _KNOWN_WAKES:
+            known.clear()
+
+    def _append_events(self, txn: lmdb.Transaction, lines: list[bytes]) -> None:
+        db = self._dbs[Table.OUTBOX]
+        start = 0
+        while start < len(lines):
+            size, end = 0, start
+            while end < len(lines) and (end == start or size + len(lines[end]) < _EVENTS_PER_VALUE_BYTES):
+                size += len(lines[end]) + 1
+                end += 1
+            value = b"\n".join(lines[start:end]) + b"\n"
+            txn.put(u64_key(self._next_outbox), value, db=db, append=True)
+            self._next_outbox += 1
+            start = end
+        # The table may run empty; numbers must not be given twice, or a cursor would skip events.
+        txn.put(b"outbox_next", u64_key(self._next_outbox), db=self._dbs[Table.META])
+
+    def _drop_finished_body(self, txn: lmdb.Transaction, message: int) -> None:
+        """Remove the body of `message` unless a batch of it is still there."""
+        prefix = u64_key(message)
+        with txn.cursor(self._dbs[Table.BATCH]) as batches:
+            if batches.set_range(prefix) and batches.key().startswith(prefix):
+                return
+        self._drop_body(txn, prefix)
+
+    def _drop_body(self, txn: lmdb.Transaction, prefix: bytes) -> None:
+        with txn.cursor(self._dbs[Table.BODY]) as chunks:
+            found = chunks.set_range(prefix)
+            while found and chunks.key().startswith(prefix):
+                found = chunks.delete()
+
+    def _rest(self, txn: lmdb.Transaction, destination: str, not_before_ms: int, seen: list[bytes]) -> None:
+        wakes = self._dbs[Table.WAKE]
+        for key in seen:
+            txn.delete(key, db=wakes)
+        earliest = self._earliest_due(txn, destination)
+        if earliest is None:
+            self._known_wakes.pop(destination, None)
+            return
+        due_ms = max(earliest, not_before_ms)
+        txn.put(wake_key(due_ms, destination), b"", db=wakes)
+        # While a destination is down, new mail for it must not wake it; 0 is "earlier than anything".
+        self._known_wakes[destination] = 0 if not_before_ms else due_ms
+
+    def _earliest_due(self, txn: lmdb.Transaction, destination: str) -> int | None:
+        earliest: int | None = None
+        with txn.cursor(self._dbs[Table.READY]) as cursor:
+            for _, key in first_of_each_class(cursor, ready_prefix(destination)):
+                due_ms = split_ready_key(key)[2]
+                if earliest is None or due_ms < earliest:
+                    earliest = due_ms
+        return earliest
+
+    # -- the rest ------------------------------------------------------------------------------------------------------
+
+    def intern_class(self, record: ClassRecord, changes: Changes) -> int:
+        """The id of a class; its record rides with `changes` (each time but for the first class, since an earlier
+        commit that should have brought it may have failed). From the loop, not the commit thread."""
+        number = self._classes.get(record)
+        if number is None:
+            number = max(self._class_records, default=-1) + 1
+            self._classes[record] = number
+            self._class_records[number] = record
+        changes.put(Table.CLASS, number.to_bytes(4, "big"), encode(record))
+        return number
+
+    def drop_partial(self, message: int) -> None:
+        """Remove what is stored of a message that was never accepted. Own transaction; for recovery only."""
+        with self._env.begin(write=True) as txn:
+            self._drop_body(txn, u64_key(message))
+            txn.delete(u64_key(message), db=self._dbs[Table.PARTIAL])

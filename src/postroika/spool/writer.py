@@ -1,0 +1,247 @@
+"""Storing one message while it arrives.
+
+Promise: `finish` returns only when the message and all its recipients are on disk. A message in the making costs at
+most `_SPILL_BYTES` of memory however large it is: what is more goes to the spool chunk by chunk, marked as partial,
+and counts only once the envelope is committed; until then recovery removes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from postroika.errors import SpoolDoubtError, SpoolError
+from postroika.mail.address import routing_domain
+from postroika.mail.envelope import Batch, BodyType, Envelope, Recipient, Stream
+from postroika.mail.ids import IdSource
+from postroika.spool.changes import Changes
+from postroika.spool.committer import Committer
+from postroika.spool.reader import Loaded
+from postroika.spool.schema import CHUNK_BYTES, ClassRecord, Table, batch_key, u64_key
+from postroika.spool.store import Store
+
+_SPILL_BYTES = 4 * CHUNK_BYTES
+
+Received = Callable[[Envelope, Recipient, str], bytes]
+
+
+class Intake:
+    """Makes a MessageWriter for each transaction.
+
+    Args:
+        store, committer: of the shard.
+        ids: message ids.
+        max_recipients_per_batch: how a long recipient list is cut.
+        commit_timeout_s: how long a hand-over may take.
+        fresh: gets the batches of each committed message that is due at once, bodies still in memory.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        ids: IdSource,
+        *,
+        max_recipients_per_batch: int,
+        commit_timeout_s: float,
+        fresh: Callable[[list[Loaded]], None],
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._ids = ids
+        self._max_recipients = max_recipients_per_batch
+        self._timeout_s = commit_timeout_s
+        self._fresh = fresh
+
+    def begin(self) -> MessageWriter:
+        """A writer for one message."""
+        return MessageWriter(self, self._ids.next_id())
+
+    def has_room(self) -> bool:
+        """Whether a message may come in: more than the low-water mark is free."""
+        return self._committer.has_room()
+
+    async def commit(self, changes: Changes) -> None:
+        """As `Committer.commit`, with the configured time."""
+        await self._committer.commit(changes, self._timeout_s)
+
+    def forget(self, changes: Changes) -> None:
+        """Write `changes` some time; recovery does the same after a crash."""
+        self._committer.commit_nowait(changes, _ignore)
+
+    def split(
+        self, envelope: Envelope, recipients: Sequence[Recipient], changes: Changes
+    ) -> tuple[Envelope, list[Batch]]:
+        """Cut `recipients` into batches by routing domain, and tell the envelope how many there are."""
+        by_domain: dict[str, list[Recipient]] = {}
+        for recipient in recipients:
+            by_domain.setdefault(routing_domain(recipient.address), []).append(recipient)
+        record = ClassRecord(envelope.stream, envelope.tenant, envelope.campaign)
+        class_id = self._store.intern_class(record, changes)
+        due_ms = int(max(envelope.received_at, envelope.not_before) * 1000)
+        step = self._max_recipients
+        pieces = [
+            (domain, tuple(listed[start : start + step]))
+            for domain, listed in by_domain.items()
+            for start in range(0, len(listed), step)
+        ]
+        envelope = msgspec.structs.replace(envelope, batches=len(pieces))
+        return envelope, [
+            Batch(envelope, number, domain, piece, class_id, due_ms) for number, (domain, piece) in enumerate(pieces)
+        ]
+
+    def hand_over(self, batches: list[Batch], body: bytes | None) -> None:
+        """Give committed batches to the queue, if they are due."""
+        now_ms = time.time() * 1000
+        due = [
+            Loaded(batch_key(batch.envelope.message, batch.number), batch, body)
+            for batch in batches
+            if batch.due_ms <= now_ms
+        ]
+        if due:
+            self._fresh(due)
+
+
+class MessageWriter:
+    """One message on its way into the spool.
+
+    Args:
+        intake: who made it.
+        message: its id, to be told in the reply.
+    """
+
+    __slots__ = ("_buffered", "_chunks", "_intake", "_pieces", "_size", "message")
+
+    def __init__(self, intake: Intake, message: int) -> None:
+        self.message = message
+        self._intake = intake
+        self._pieces: list[bytes] = []
+        self._buffered = 0
+        self._size = 0
+        self._chunks = 0
+
+    async def write(self, piece: bytes) -> None:
+        """Take the next piece of the body; waits for the disk when too much is in memory.
+
+        Raises:
+            SpoolFullError: no room; abandon the message.
+            SpoolError: it could not be written; abandon the message.
+        """
+        self._pieces.append(piece)
+        self._buffered += len(piece)
+        self._size += len(piece)
+        if self._buffered > _SPILL_BYTES:
+            await self._spill()
+
+    async def _spill(self) -> None:
+        changes = Changes()
+        body = b"".join(self._pieces)
+        whole = len(body) - len(body) % CHUNK_BYTES
+        if self._chunks == 0:
+            changes.put(Table.PARTIAL, u64_key(self.message), b"")
+        self._put_chunks(changes, memoryview(body)[:whole])
+        self._pieces = [body[whole:]] if whole < len(body) else []
+        self._buffered = len(body) - whole
+        await self._intake.commit(changes)
+
+    def _put_chunks(self, changes: Changes, body: memoryview) -> None:
+        for start in range(0, len(body), CHUNK_BYTES):
+            changes.put_chunk(self.message, self._chunks, bytes(body[start : start + CHUNK_BYTES]))
+            self._chunks += 1
+
+    async def finish(
+        self,
+        *,
+        reverse_path: str,
+        recipients: Sequence[Recipient],
+        received: Received,
+        body_type: BodyType = BodyType.SEVEN_BIT,
+        eight_bit: bool = False,
+        smtputf8: bool = False,
+        utf8_needed: bool = False,
+        ret: str = "",
+        envid: str = "",
+        client_ip: str = "",
+        client_helo: str = "",
+        tenant: str = "",
+        stream: Stream = Stream.TRANSACTIONAL,
+        campaign: str = "",
+        not_before: float = 0.0,
+        expires_at: float = 0.0,
+    ) -> None:
+        """Commit the message with all its recipients; then hand it to the queue.
+
+        Args:
+            received: makes the "received" event of (envelope, recipient, destination); it is stored in the same
+                transaction.
+            others: see Envelope.
+
+        Raises:
+            SpoolFullError: no room, nothing was kept.
+            SpoolError: see `Committer.commit`.
+
+        Cancellation: none once the commit is handed over.
+        """
+        changes = Changes()
+        spilled = self._chunks > 0
+        body = b"".join(self._pieces)
+        self._pieces = []
+        if spilled:
+            changes.delete(Table.PARTIAL, u64_key(self.message))
+        self._put_chunks(changes, memoryview(body))
+        envelope = Envelope(
+            message=self.message,
+            reverse_path=reverse_path,
+            received_at=time.time(),
+            size_bytes=self._size,
+            chunks=self._chunks,
+            body_type=body_type,
+            eight_bit=eight_bit,
+            smtputf8=smtputf8,
+            utf8_needed=utf8_needed,
+            ret=ret,
+            envid=envid,
+            tenant=tenant,
+            stream=stream,
+            campaign=campaign,
+            not_before=not_before,
+            expires_at=expires_at,
+            client_ip=client_ip,
+            client_helo=client_helo,
+        )
+        envelope, batches = self._intake.split(envelope, recipients, changes)
+        for batch in batches:
+            changes.put_batch(batch)
+            for recipient in batch.recipients:
+                changes.event(received(envelope, recipient, batch.destination))
+        try:
+            await self._intake.commit(changes)
+        except SpoolDoubtError:
+            self._chunks = 0  # it may yet be kept: its chunks must stay
+            raise
+        except SpoolError:
+            if spilled:
+                self.abandon()
+            else:
+                self._chunks = 0
+            raise
+        self._chunks = 0
+        self._intake.hand_over(batches, None if spilled else body)
+
+    def abandon(self) -> None:
+        """Drop the message; what was spilled is removed in a later commit. Never blocks, may be called twice."""
+        self._pieces = []
+        self._buffered = 0
+        if self._chunks:
+            changes = Changes()
+            for chunk in range(self._chunks):
+                changes.delete(Table.BODY, batch_key(self.message, chunk))
+            changes.delete(Table.PARTIAL, u64_key(self.message))
+            self._chunks = 0
+            self._intake.forget(changes)
+
+
+def _ignore(error: SpoolError | None) -> None:
+    """Nobody waits for this one: the chunks stay marked as partial until the next start."""
