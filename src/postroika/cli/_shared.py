@@ -1,0 +1,66 @@
+"""What several verbs need: the options --config and --json, and output for people and for programs.
+
+People get rich tables on stdout, programs get JSON; messages about the work itself go to stderr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from postroika.config import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def config_option(function: F) -> F:
+    """Adds `--config FILE`, given to the function as `config_file: str | None`; see `load_config`."""
+    return click.option(
+        "--config",
+        "-c",
+        "config_file",
+        metavar="FILE",
+        envvar="POSTROIKA_CONFIG",
+        show_envvar=True,
+        help="The config file; default ./postroika.toml, then /etc/postroika/postroika.toml.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Adds `--json`, given to the function as `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(function)
+
+
+def load_config(config_file: str | None) -> tuple[Path, Config]:
+    """The config file that applies, and what it says.
+
+    Raises:
+        ConfigError: there is none, or it cannot be used.
+    """
+    from postroika import config
+
+    path = config.find(config_file)
+    return path, config.load(path)
+
+
+def print_json(value: object) -> None:
+    """Print anything msgspec can encode as one JSON document, indented."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def console() -> Console:
+    """A rich console on stdout: colours and terminal width on a terminal, plain text in a pipe."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    return Console(highlight=False)

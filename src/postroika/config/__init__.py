@@ -1,0 +1,56 @@
+"""The configuration: one TOML file, decoded to frozen structs. All defaults live here.
+
+Promise: what `load` returns can be used. An unknown or impossible key is a ConfigError that names the key, the file and
+the nearest valid key. Units are in the key names: `_s` seconds, `_bytes` octets.
+
+`sections` has the structs, with the meaning, default and bounds of every key; `addresses` reads host:port and domain
+names; `check` finds what is wrong with a file; `load` finds, reads and settles it; `text` writes it.
+"""
+
+from __future__ import annotations
+
+from postroika.config.addresses import canonical_domain, parse_next_hop, split_host_port
+from postroika.config.load import DEFAULT_PATHS, find, load, parse
+from postroika.config.sections import (
+    SECTIONS,
+    Config,
+    Delivery,
+    Dns,
+    Limits,
+    Listener,
+    Log,
+    MiB,
+    Relay,
+    Retry,
+    Route,
+    Server,
+    Sink,
+    Spool,
+)
+from postroika.config.text import default_text, to_toml
+
+__all__ = [
+    "DEFAULT_PATHS",
+    "SECTIONS",
+    "Config",
+    "Delivery",
+    "Dns",
+    "Limits",
+    "Listener",
+    "Log",
+    "MiB",
+    "Relay",
+    "Retry",
+    "Route",
+    "Server",
+    "Sink",
+    "Spool",
+    "canonical_domain",
+    "default_text",
+    "find",
+    "load",
+    "parse",
+    "parse_next_hop",
+    "split_host_port",
+    "to_toml",
+]

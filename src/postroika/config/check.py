@@ -1,0 +1,211 @@
+"""Finds what is wrong with a config file, in words for the person who wrote it.
+
+Three looks, each of which gives (key, problem): `unknown_keys` at the parsed TOML, `conversion_problem` at what msgspec
+said about types and bounds, `impossible` at values of the right type that cannot be meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import msgspec
+
+from postroika.config.addresses import canonical_domain, is_host_name, is_ip, parse_next_hop, split_ip_port
+from postroika.config.sections import SECTIONS, Config
+
+# The words of TOML for those of msgspec.
+_WORDS = {
+    "object": "a table",
+    "array": "a list",
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+
+# sizeof(sun_path) is 108 on Linux, one octet of it for the NUL: unix(7).
+_MAX_SOCKET_PATH = 107
+
+
+def unknown_keys(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each key that no section knows, with the nearest one that is known there."""
+    for name, value in raw.items():
+        if name not in SECTIONS:
+            owners = [section for section, struct in SECTIONS.items() if name in _keys(struct)]
+            if owners and not isinstance(value, dict | list):
+                yield name, f"unknown key; it belongs into [{owners[0]}]"
+            else:
+                yield name, _unknown(name, list(SECTIONS))
+            continue
+        known = _keys(SECTIONS[name])
+        tables = value if isinstance(value, list) else [value]
+        for i, table in enumerate(tables):
+            where = f"{name}[{i}]" if isinstance(value, list) else name
+            if isinstance(table, dict):
+                yield from ((f"{where}.{key}", _unknown(key, known)) for key in table if key not in known)
+
+
+def _keys(struct: type[msgspec.Struct]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(struct)]
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known here: {', '.join(known)}"
+
+
+def conversion_problem(error: msgspec.ValidationError) -> tuple[str, str]:
+    """msgspec's "Expected `int`, got `str` - at `$.server.workers`" as key and problem, in the words of TOML."""
+    text, _, where = str(error).partition(" - at ")
+    key = where.strip("`").removeprefix("$").removeprefix(".")
+    section, _, name = key.partition(".")
+    section = section.partition("[")[0]
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", text):
+        return key, f"the key {missing[1]!r} is missing"
+    if text.startswith("Invalid enum value"):
+        return key, f"{text.removeprefix('Invalid enum value ')} is not one of {', '.join(_choices(section, name))}"
+    text = re.sub(r"`([^`]+)`", lambda m: " or ".join(_WORDS.get(w, w) for w in m[1].split(" | ")), text)
+    if key == section and text == "Expected a list, got a table":
+        text += f"; write [[{section}]]"
+    if key == section and text == "Expected a table, got a list":
+        text += f"; write [{section}]"
+    return key, text[:1].lower() + text[1:]
+
+
+def _choices(section: str, name: str) -> list[str]:
+    field = next(f for f in msgspec.structs.fields(SECTIONS[section]) if f.name == name)
+    literal = get_args(field.type)[0]
+    return [repr(choice) for choice in get_args(literal)]
+
+
+def impossible(config: Config) -> Iterator[tuple[str, str]]:
+    """Values of the right type that cannot be meant, in the order of the file's reference."""
+    yield from _server(config)
+    yield from _addresses(config)
+    yield from _relay(config)
+    yield from _routes(config)
+    yield from _networks("dns.allow_private", config.dns.allow_private)
+    for i, server in enumerate(config.dns.servers):
+        yield from _refused(f"dns.servers[{i}]", split_ip_port, server, 53)
+    if config.delivery.source_address and not is_ip(config.delivery.source_address):
+        yield "delivery.source_address", f"{config.delivery.source_address!r} is not an IP address"
+    if config.delivery.ehlo_name:
+        yield from _own_name("delivery.ehlo_name", config.delivery.ehlo_name)
+    if config.spool.low_water_bytes >= config.spool.max_bytes:
+        yield (
+            "spool.low_water_bytes",
+            f"must be below spool.max_bytes ({config.spool.max_bytes}), or no mail is accepted",
+        )
+
+
+def _server(config: Config) -> Iterator[tuple[str, str]]:
+    yield from _own_name("server.hostname", config.server.hostname)
+    length = len(config.server.control.encode())
+    if length > _MAX_SOCKET_PATH:
+        yield (
+            "server.control",
+            f"the path of a Unix socket has at most {_MAX_SOCKET_PATH} octets, this one has {length}",
+        )
+
+
+def _own_name(key: str, name: str) -> Iterator[tuple[str, str]]:
+    if not is_host_name(name):
+        yield key, f"{name!r} is not a host name"
+
+
+def _addresses(config: Config) -> Iterator[tuple[str, str]]:
+    """Listeners and sink: IP addresses with ports, none of them twice."""
+    if not config.listener:
+        yield "listener", "at least one [[listener]] is needed"
+    wanted = [(f"listener[{i}].address", listener.address) for i, listener in enumerate(config.listener)]
+    if config.sink is not None:
+        wanted.append(("sink.address", config.sink.address))
+    seen: dict[tuple[str, int], str] = {}
+    for key, text in wanted:
+        try:
+            address = split_ip_port(text)
+        except ValueError as error:
+            yield key, str(error)
+            continue
+        if address[1] and address in seen:
+            yield key, f"{text} is already the address of {seen[address].removesuffix('.address')}"
+        seen.setdefault(address, key)
+        if key == "sink.address" and not ipaddress.ip_address(address[0]).is_loopback:
+            yield key, f"{text}: the sink swallows all mail, so it listens on loopback only"
+
+
+def _relay(config: Config) -> Iterator[tuple[str, str]]:
+    yield from _networks("relay.networks", config.relay.networks)
+    for i, network in enumerate(config.relay.networks):
+        if network.endswith("/0"):
+            yield f"relay.networks[{i}]", f"{network} is everyone: an open relay"
+    for i, domain in enumerate(config.relay.domains):
+        if domain == "*":
+            yield f"relay.domains[{i}]", '"*" would accept mail from anyone to anywhere: an open relay'
+        else:
+            yield from _refused(f"relay.domains[{i}]", canonical_domain, domain)
+
+
+def _routes(config: Config) -> Iterator[tuple[str, str]]:
+    taken: dict[str, int] = {}
+    for i, route in enumerate(config.route):
+        for j, domain in enumerate(route.domains):
+            key = f"route[{i}].domains[{j}]"
+            try:
+                name = domain if domain == "*" else canonical_domain(domain)
+            except ValueError as error:
+                yield key, str(error)
+                continue
+            first = taken.get("*", taken.get(name, i))
+            if first != i:
+                yield key, f"{domain!r} is never reached: route[{first}] takes it first"
+            taken.setdefault(name, i)
+        if route.next_hop != "mx":
+            yield from _next_hops(f"route[{i}].next_hop", route.next_hop, config)
+
+
+def _next_hops(key: str, next_hop: str | tuple[str, ...], config: Config) -> Iterator[tuple[str, str]]:
+    if not next_hop:
+        yield key, "names no host"
+    for hop in (next_hop,) if isinstance(next_hop, str) else next_hop:
+        if hop == "mx":
+            yield key, '"mx" stands alone, not in a list'
+            continue
+        try:
+            address = parse_next_hop(hop)
+        except ValueError as error:
+            yield key, str(error)
+            continue
+        if any(_listens(listener.address, *address) for listener in config.listener):
+            yield key, f"{hop} is our own listener: mail would go in a circle"
+
+
+def _listens(listener: str, host: str, port: int) -> bool:
+    """Whether a connection to `host` and `port` reaches `listener` for sure."""
+    try:
+        own_host, own_port = split_ip_port(listener)
+    except ValueError:
+        return False  # reported by _addresses
+    if host == "localhost":
+        host = "127.0.0.1"
+    if port != own_port or not is_ip(host):
+        return False
+    wanted, own = ipaddress.ip_address(host), ipaddress.ip_address(own_host)
+    return wanted == own or (own.is_unspecified and wanted.is_loopback and wanted.version == own.version)
+
+
+def _networks(key: str, networks: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for i, network in enumerate(networks):
+        yield from _refused(f"{key}[{i}]", ipaddress.ip_network, network)
+
+
+def _refused(key: str, read: Any, *arguments: object) -> Iterator[tuple[str, str]]:
+    """The problem of a value that `read` raises ValueError for."""
+    try:
+        read(*arguments)
+    except ValueError as error:
+        yield key, str(error)

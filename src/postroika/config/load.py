@@ -1,0 +1,107 @@
+"""From a file to a Config that can be used: find it, decode it, check it, settle what it leaves open.
+
+Settled means: our host name is filled in, paths are absolute, domains are in canonical form.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from postroika.config.addresses import canonical_domain, is_host_name
+from postroika.config.check import conversion_problem, impossible, unknown_keys
+from postroika.config.sections import Config
+from postroika.errors import ConfigError
+
+DEFAULT_PATHS = (Path("postroika.toml"), Path("/etc/postroika/postroika.toml"))
+
+
+def find(explicit: str | None = None) -> Path:
+    """The file to use: `explicit`, or the first of DEFAULT_PATHS that exists.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if explicit is not None:
+        return Path(explicit)
+    for path in DEFAULT_PATHS:
+        if path.exists():
+            return path
+    tried = " and ".join(str(path) for path in DEFAULT_PATHS)
+    raise ConfigError(
+        f"no config file: tried {tried}; name one with --config FILE, or make one with "
+        f"`postroika default-config > {DEFAULT_PATHS[0]}`"
+    )
+
+
+def load(path: Path) -> Config:
+    """Read, decode, check and settle `path`.
+
+    Raises:
+        ConfigError: unreadable, not TOML, or a key that is unknown or impossible: one line a problem.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error.reason} at octet {error.start}") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """Like `load`, from a string; `path` is named in errors and its directory is the base of relative paths."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    _raise_for(path, list(unknown_keys(raw)))
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        _raise_for(path, [conversion_problem(error)])
+        raise
+    config = _anchored(config, path.absolute().parent)
+    _raise_for(path, list(impossible(config)))
+    return _canonical(config)
+
+
+def _raise_for(path: Path, problems: list[tuple[str, str]]) -> None:
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {key}: {problem}" for key, problem in problems))
+
+
+def _anchored(config: Config, base: Path) -> Config:
+    """The same config with our name filled in and its file names made absolute."""
+    server, log = config.server, config.log
+    server = replace(
+        server,
+        hostname=server.hostname or _machine_name(),
+        spool=str(base / server.spool),
+        control=str(base / server.control),
+    )
+    if log.events:
+        log = replace(log, events=str(base / log.events))
+    return replace(config, server=server, log=log)
+
+
+def _machine_name() -> str:
+    """The name the machine has by itself, qualified as Postfix does; never asks the DNS, which may hang."""
+    name = os.uname().nodename
+    if "." not in name:
+        name += ".localdomain"
+    return name if is_host_name(name) else "localhost.localdomain"
+
+
+def _canonical(config: Config) -> Config:
+    """The same config with lower-case A-label domains, so that others compare bytes."""
+    relay = replace(config.relay, domains=tuple(map(canonical_domain, config.relay.domains)))
+    route = tuple(
+        replace(route, domains=tuple(d if d == "*" else canonical_domain(d) for d in route.domains))
+        for route in config.route
+    )
+    return replace(config, relay=relay, route=route)

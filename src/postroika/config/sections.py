@@ -1,0 +1,241 @@
+"""The sections of the config file as frozen structs: every key with its type, bounds, meaning and default.
+
+This is the one source for decoding, for the commented default config and for docs/config.md. Bounds that one key can
+break alone are declared here; what takes more than one look is in `check`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+MiB = 1024 * 1024
+
+# No wait is longer than a year, which also refuses TOML's `inf`; `nan` fails every bound.
+_YEAR_S = 365 * 86_400
+
+Seconds = Annotated[float, Meta(gt=0, le=_YEAR_S)]
+SecondsOrZero = Annotated[float, Meta(ge=0, le=_YEAR_S)]
+Count = Annotated[int, Meta(ge=1, le=2**53)]
+CountOrZero = Annotated[int, Meta(ge=0, le=2**53)]
+Text = Annotated[str, Meta(min_length=1)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Server(_Section, frozen=True, kw_only=True):
+    """Who we are and where our files are. Relative paths are relative to the directory of this file."""
+
+    hostname: Annotated[str, "Our name: in the greeting, in Received: and in bounces. Empty = the machine's name."] = ""
+    workers: Annotated[int, Meta(ge=0, le=256), "Worker processes; 0 = one per core."] = 0
+    spool: Annotated[Text, "The directory that keeps accepted mail, one shard a worker."] = "var/spool"
+    control: Annotated[Text, "The Unix socket through which `postroika queue` and others talk to the server."] = (
+        "var/control.sock"
+    )
+
+
+class Listener(_Section, frozen=True, kw_only=True):
+    """An address to accept SMTP on; several [[listener]] tables may stand in the file."""
+
+    address: Annotated[str, '"address:port", as "127.0.0.1:2525" or "[::1]:2525"; port 0 = any free one.']
+    bare_newlines: Annotated[
+        Literal["refuse", "normalise"],
+        'A CR or LF that is not part of CRLF: "refuse" the message, or "normalise" it (for trusted networks only).',
+    ] = "refuse"
+
+
+class Relay(_Section, frozen=True, kw_only=True):
+    """Who may send where. Nobody else may send anything: there are no exceptions to these two keys."""
+
+    networks: Annotated[tuple[str, ...], "Clients in these networks may send to anywhere."] = (
+        "127.0.0.0/8",
+        "::1/128",
+    )
+    domains: Annotated[
+        tuple[str, ...],
+        'Anyone may send to these domains: exact names, or ".name" for all subdomains of a name.',
+    ] = ()
+
+
+class Route(_Section, frozen=True, kw_only=True):
+    """Where the mail of some domains goes. The first [[route]] that matches wins; without any, all goes by MX."""
+
+    domains: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1),
+        'Exact names, ".name" for all subdomains of a name, "*" for every domain.',
+    ]
+    next_hop: Annotated[
+        str | tuple[str, ...],
+        '"mx"; or "smtp://host:port" (a smarthost: no MX look-up, may be loopback); or a list of those.',
+    ] = "mx"
+
+
+class Dns(_Section, frozen=True, kw_only=True):
+    """How names are looked up."""
+
+    servers: Annotated[
+        tuple[str, ...],
+        'Name servers by address, as "127.0.0.1:5353" or "[::1]"; empty = those of the system.',
+    ] = ()
+    timeout_s: Annotated[Seconds, "For one look-up with all its retries; then the mail is deferred."] = 10.0
+    cache_entries: Annotated[Count, "Answers kept in memory by each worker."] = 20_000
+    max_ttl_s: Annotated[SecondsOrZero, "An answer is kept for its own TTL, but not longer than this."] = 3600.0
+    negative_ttl_s: Annotated[
+        SecondsOrZero, "How long it is remembered that a name or record does not exist, at most."
+    ] = 60.0
+    max_mx: Annotated[Count, "MX hosts that are considered for one domain; the rest is ignored."] = 20
+    max_addresses: Annotated[Count, "Addresses that are tried for one domain in one attempt."] = 30
+    mx_port: Annotated[int, Meta(ge=1, le=65535), "The port of MX hosts; other than 25 only in test networks."] = 25
+    ipv6: Annotated[
+        Literal["prefer", "equal", "after_ipv4", "never"],
+        "How IPv6 addresses of a host are ordered against its IPv4 addresses.",
+    ] = "equal"
+    allow_private: Annotated[
+        tuple[str, ...],
+        "Loopback or private networks that answers may point into; all others are refused.",
+    ] = ()
+
+
+class Limits(_Section, frozen=True, kw_only=True):
+    """What one client, one session, one message may cost."""
+
+    max_message_bytes: Annotated[Count, "Announced as SIZE; a larger message is refused with 552."] = 50 * MiB
+    max_recipients: Annotated[
+        int,
+        Meta(ge=100, le=1_000_000),
+        "Recipients of one message; the next one gets 452. At least 100 (RFC 5321 4.5.3.1.8).",
+    ] = 5000
+    max_connections: Annotated[Count, "Clients at once, over all workers; the next one gets 421."] = 10_000
+    max_connections_per_ip: Annotated[Count, "Of those, from one address."] = 1_000
+    max_bad_commands: Annotated[Count, "Commands of one session that may be wrong before it is ended with 421."] = 20
+    max_received: Annotated[Count, "Received: fields in a message; more is a mail loop."] = 50
+    max_header_bytes: Annotated[Count, "The header of a message."] = 1 * MiB
+    idle_timeout_s: Annotated[Seconds, "Between commands. RFC 5321 4.5.3.2.7 wants at least 300."] = 300.0
+    command_timeout_s: Annotated[Seconds, "From the first octet of a command to its end."] = 300.0
+    data_timeout_s: Annotated[Seconds, "Between two pieces of a message."] = 180.0
+    transaction_timeout_s: Annotated[Seconds, "From MAIL to the end of the message."] = 3600.0
+    commit_timeout_s: Annotated[Seconds, "For the spool to make a message durable; then the client gets 451."] = 60.0
+    policy_timeout_s: Annotated[Seconds, "For the policy to judge one command."] = 30.0
+
+
+class Delivery(_Section, frozen=True, kw_only=True):
+    """How mail goes out."""
+
+    enabled: Annotated[bool, "false: accept and keep, deliver nothing."] = True
+    ehlo_name: Annotated[str, "The name we say in EHLO; empty = server.hostname."] = ""
+    source_address: Annotated[str, "The local address to connect from; empty = the system chooses."] = ""
+    max_connections: Annotated[Count, "Connections at once of each worker."] = 500
+    max_connections_per_site: Annotated[Count, "Of those, to hosts that share their MX set."] = 20
+    initial_connections_per_site: Annotated[Count, "To a site that has not yet shown that it takes more."] = 4
+    max_messages_per_connection: Annotated[Count, "Messages over one connection before it is replaced."] = 1000
+    max_recipients_per_batch: Annotated[
+        Count, "Recipients of one message and one domain that are handed over in one transaction."
+    ] = 100
+    connection_idle_s: Annotated[SecondsOrZero, "How long a connection without work is kept for the next message."] = (
+        5.0
+    )
+    connect_timeout_s: Annotated[Seconds, "To open a TCP connection to one address."] = 30.0
+    greeting_timeout_s: Annotated[Seconds, "For the greeting (RFC 5321 4.5.3.2.1: 300)."] = 300.0
+    ehlo_timeout_s: Annotated[Seconds, "For the reply to EHLO or HELO."] = 300.0
+    mail_timeout_s: Annotated[Seconds, "For the reply to MAIL (RFC 5321 4.5.3.2.2: 300)."] = 300.0
+    rcpt_timeout_s: Annotated[Seconds, "For the reply to RCPT (RFC 5321 4.5.3.2.3: 300)."] = 300.0
+    data_timeout_s: Annotated[Seconds, "For the reply to DATA (RFC 5321 4.5.3.2.4: 120)."] = 120.0
+    body_timeout_s: Annotated[
+        Seconds, "For the peer to take the next piece of a message (RFC 5321 4.5.3.2.5: 180)."
+    ] = 180.0
+    final_dot_timeout_s: Annotated[Seconds, "For the reply to the whole message (RFC 5321 4.5.3.2.6: 600)."] = 600.0
+    quit_timeout_s: Annotated[Seconds, "For the reply to QUIT."] = 5.0
+    pipelining: Annotated[bool, "Use PIPELINING where it is offered."] = True
+    chunking: Annotated[bool, "Use CHUNKING where it is offered."] = True
+    loaded_batches: Annotated[Count, "Batches that each worker holds in memory; the rest waits on disk."] = 20_000
+    active_destinations: Annotated[Count, "Destinations that each worker works on at once."] = 2_000
+    body_memory_bytes: Annotated[
+        CountOrZero,
+        "Bodies of fresh messages that each worker keeps in memory for the first attempt.",
+    ] = 64 * MiB
+
+
+class Retry(_Section, frozen=True, kw_only=True):
+    """When to try again, and when to stop."""
+
+    delays_s: Annotated[
+        tuple[Seconds, ...],
+        Meta(min_length=1),
+        "The wait after the first, second, … attempt; the last one repeats.",
+    ] = (300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0)
+    jitter: Annotated[
+        float,
+        Meta(ge=0, lt=1),
+        "Each wait is stretched or cut by up to this share of it, so that retries spread.",
+    ] = 0.1
+    expire_after_s: Annotated[Seconds, "A message that old is returned to its sender."] = 432_000.0
+    delay_dsn_after_s: Annotated[
+        SecondsOrZero, "The sender is told once that a message waits for that long; 0 = never."
+    ] = 14_400.0
+    down_delays_s: Annotated[
+        tuple[Seconds, ...],
+        Meta(min_length=1),
+        "How long a destination that cannot be reached at all is left alone; the last one repeats.",
+    ] = (30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+
+
+class Spool(_Section, frozen=True, kw_only=True):
+    """The store of accepted mail."""
+
+    max_bytes: Annotated[
+        int, Meta(ge=MiB, le=2**46), "How large one shard may grow: address space, not reserved disk."
+    ] = 256 * 1024 * MiB
+    low_water_bytes: Annotated[
+        CountOrZero,
+        "With less space than this, mail gets 452: the room is for done-marks and bounces.",
+    ] = 64 * MiB
+    lock_wait_s: Annotated[SecondsOrZero, "How long a start waits for another instance to let go of the spool."] = 10.0
+
+
+class Log(_Section, frozen=True, kw_only=True):
+    """What is written down."""
+
+    events: Annotated[str, "The file of events, one JSON object a line; empty = none."] = "var/log/events.jsonl"
+    rotate_bytes: Annotated[Count, "The file of events is renamed when it is that large."] = 256 * MiB
+    keep: Annotated[CountOrZero, "Renamed files of events that are kept."] = 10
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        "The least severe message of the operations log, on stderr.",
+    ] = "info"
+
+
+class Sink(_Section, frozen=True, kw_only=True):
+    """A built-in SMTP sink that `postroika serve` starts beside the server, for trying things out."""
+
+    address: Annotated[str, '"address:port", loopback only.']
+    refuse: Annotated[tuple[str, ...], "Recipients that it refuses for good (550); * matches any text."] = ("bounce@*",)
+    defer: Annotated[tuple[str, ...], "Recipients that it refuses for now (450); * matches any text."] = ("defer@*",)
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    server: Server = Server()
+    listener: tuple[Listener, ...] = (Listener(address="127.0.0.1:2525"),)
+    relay: Relay = Relay()
+    route: tuple[Route, ...] = (Route(domains=("*",)),)
+    dns: Dns = Dns()
+    limits: Limits = Limits()
+    delivery: Delivery = Delivery()
+    retry: Retry = Retry()
+    spool: Spool = Spool()
+    log: Log = Log()
+    sink: Sink | None = None
+
+
+def _struct_in(kind: object) -> type[msgspec.Struct]:
+    return next(k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, msgspec.Struct))
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {f.name: _struct_in(f.type) for f in msgspec.structs.fields(Config)}
+"""The struct of each section by its name in the file."""
