@@ -1,16 +1,34 @@
 """From a destination to the hosts that take its mail.
 
 Promise: `Router.route` answers within `dns.timeout_s` with a Route of at least one host and address, or raises
-NoRoute with the reply to record; it never opens an SMTP connection.
+NoRoute with the reply to record; it never opens an SMTP connection. An address that comes from outside (from DNS, or
+from an address literal in a mail address) and leads into private space is never part of a Route, unless
+`dns.allow_private` says so; hosts that the config names may be anywhere.
+
+How: the [[route]] table says "mx" or names smarthosts. The hosts and addresses found make a plan, which is kept until
+the first of its answers expires; each call shuffles the plan anew, so that equal hosts get equal shares.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import math
+import random
+from collections.abc import Sequence
+
 import msgspec
+import trio
 
 from postroika.config import Config
 from postroika.errors import RoutingError
-from postroika.mail.reply import Reply
+from postroika.mail.reply import Reply, reply
+from postroika.routing import mx
+from postroika.routing.addresses import in_order, is_public, parse_literal, shares
+from postroika.routing.cache import TtlCache
+from postroika.routing.doors import Doors
+from postroika.routing.finder import Finder, Found
+from postroika.routing.resolver import Resolver, Status
+from postroika.routing.table import Hop, RouteTable
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -55,11 +73,36 @@ class NoRoute(RoutingError):
         self.reply = reply
 
 
-class Router:
-    """Names the next hops of destinations, from the [[route]] table and DNS."""
+class _Plan(msgspec.Struct, frozen=True):
+    """A route before chance has its say: groups of equal hosts, all of them usable."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    site: str
+    groups: tuple[tuple[Found, ...], ...]
+    expires_at: float
+
+
+class Router:
+    """Names the next hops of destinations, from the [[route]] table and DNS.
+
+    A destination that no [[route]] matches goes by MX.
+
+    Args:
+        config: the whole configuration; [[route]], [dns], the listeners and our names are read.
+        resolver: look-ups; by default one made from `config.dns`.
+        rng: chance.
+    """
+
+    def __init__(self, config: Config, *, resolver: Resolver | None = None, rng: random.Random | None = None) -> None:
+        self._dns = config.dns
+        self._resolver = resolver or Resolver(config.dns)
+        self._finder = Finder(config.dns, self._resolver)
+        self._rng = rng or random.Random()
+        self._table = RouteTable(config.route)
+        self._doors = Doors([listener.address for listener in config.listener], config.dns.mx_port)
+        self._allowed = [ipaddress.ip_network(text) for text in config.dns.allow_private]
+        names = (config.server.hostname, config.delivery.ehlo_name)
+        self._own_names = {name.rstrip(".").lower() for name in names if name}
+        self._plans: TtlCache[str, _Plan] = TtlCache(config.dns.cache_entries)
 
     async def route(self, destination: str) -> Route:
         """The hosts that take mail for `destination` now, best first.
@@ -75,4 +118,115 @@ class Router:
 
         Cancellation: safe at any point; others that wait for the same look-up are not disturbed.
         """
-        raise NotImplementedError
+        destination = destination.rstrip(".").lower()
+        plan = self._plans.get(destination, trio.current_time())
+        if plan is None:
+            plan = await self._plan(destination)
+            self._plans.put(destination, plan, trio.current_time(), plan.expires_at)
+        return self._shuffled(plan)
+
+    def _shuffled(self, plan: _Plan) -> Route:
+        found = [host for group in plan.groups for host in self._rng.sample(group, len(group))]
+        room = shares([len(host.v4) + len(host.v6) for host in found], self._dns.max_addresses)
+        hosts = tuple(
+            Host(host.name, in_order(host.v4, host.v6, self._dns.ipv6, places, self._rng), host.port)
+            for host, places in zip(found, room, strict=True)
+            if places
+        )
+        return Route(plan.site, hosts)
+
+    async def _plan(self, destination: str) -> _Plan:
+        deadline = trio.current_time() + self._dns.timeout_s
+        hops = self._table.hops(destination)
+        if hops is not None:
+            return await self._smarthost_plan(hops, deadline)
+        if destination.startswith("["):
+            return self._literal_plan(destination)
+        return await self._mx_plan(destination, deadline)
+
+    async def _smarthost_plan(self, hops: Sequence[Hop], deadline: float) -> _Plan:
+        """The hosts that the config names, in its order. What is wrong with them is the administrator's to mend, so
+        no mail fails for it."""
+        found = await self._finder.find([(hop,) for hop in hops], deadline, trusted=True)
+        usable = tuple((host,) for (host,) in found if host.usable)
+        if not usable:
+            said = "; ".join(f"{host.name}: {host.failure or 'no such host'}" for (host,) in found)
+            raise NoRoute(False, reply(451, "4.4.4", f"no configured next hop has an address: {said}"))
+        site = mx.site_name(hop.text for hop in hops)
+        return _Plan(site, usable, _expiry(found))
+
+    def _literal_plan(self, destination: str) -> _Plan:
+        try:
+            address = parse_literal(destination)
+        except ValueError:
+            raise NoRoute(True, reply(550, "5.1.3", f"{destination} is not an address")) from None
+        if not is_public(address, self._allowed):
+            raise NoRoute(True, reply(550, "5.4.4", f"{destination} is refused: not a public address"))
+        if address.version == 6 and self._dns.ipv6 == "never":
+            raise NoRoute(True, reply(550, "5.4.4", f"{destination} is refused: IPv6 is switched off"))
+        if self._doors.lead_to(str(address)):
+            raise _loops(destination)
+        text, port = str(address), self._dns.mx_port
+        host = Found(text, port, v4=(text,)) if address.version == 4 else Found(text, port, v6=(text,))
+        return _Plan(destination, ((host,),), math.inf)
+
+    async def _mx_plan(self, destination: str, deadline: float) -> _Plan:
+        answer = await self._resolver.mx(destination)
+        if answer.status is Status.FAILED:
+            raise NoRoute(False, reply(451, "4.4.3", f"DNS look-up of MX for {destination} failed: {answer.detail}"))
+        if answer.status is Status.NXDOMAIN:
+            raise NoRoute(True, reply(550, "5.1.2", f"domain {destination} does not exist"))
+        if answer.status is Status.NODATA:
+            # RFC 5321 §5.1: a name that exists without MX records is its own MX.
+            groups = mx.preference_groups([mx.Mx(0, destination)], self._own_names)
+            site = answer.canonical
+        else:
+            groups = mx.preference_groups(answer.records, self._own_names)
+            site = mx.site_name(record.host for record in answer.records if mx.is_host_name(record.host))
+        if groups is mx.MxProblem.NULL:
+            raise NoRoute(True, reply(556, "5.1.10", f"domain {destination} accepts no mail (null MX)"))
+        if groups is mx.MxProblem.LOOP:
+            raise _loops(destination)
+        if isinstance(groups, mx.MxProblem):
+            raise NoRoute(True, reply(550, "5.4.4", f"no MX record of {destination} names a host"))
+        best = mx.cut(groups, self._dns.max_mx, self._rng)
+        port = self._dns.mx_port
+        found = await self._finder.find([[Hop(host, port) for host in group] for group in best], deadline)
+        return _Plan(site, self._usable(destination, found), min(answer.expires_at, _expiry(found)))
+
+    def _usable(self, destination: str, found: Sequence[Sequence[Found]]) -> tuple[tuple[Found, ...], ...]:
+        """The groups of hosts with addresses, cut before the first that turns out to be ourselves.
+
+        Raises:
+            NoRoute: none is left.
+        """
+        groups: list[tuple[Found, ...]] = []
+        ourselves = False
+        for group in found:
+            if any(self._doors.lead_to(address) for host in group for address in (*host.v4, *host.v6)):
+                ourselves = True
+                break
+            groups.append(tuple(host for host in group if host.usable))
+        groups = [group for group in groups if group]
+        if groups:
+            return tuple(groups)
+        hosts = [host for group in found for host in group if not host.usable]
+        for host in hosts:
+            if host.failure:
+                raise NoRoute(False, reply(451, "4.4.3", f"DNS look-up of {host.name} failed: {host.failure}"))
+        if ourselves:
+            raise _loops(destination)
+        for host in hosts:
+            if host.refused:
+                text = f"{host.name} is refused: {host.refused[0]} is not a public address"
+                raise NoRoute(True, reply(550, "5.4.4", text))
+        names = ", ".join(host.name for host in hosts[:3])
+        raise NoRoute(True, reply(550, "5.4.4", f"no mail host of {destination} has an address (tried {names})"))
+
+
+def _loops(destination: str) -> NoRoute:
+    return NoRoute(True, reply(554, "5.4.6", f"mail for {destination} loops back to myself"))
+
+
+def _expiry(found: Sequence[Sequence[Found]]) -> float:
+    return min(host.expires_at for group in found for host in group)
