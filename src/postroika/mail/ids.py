@@ -34,6 +34,11 @@ class IdSource:
         self._tick = after >> _TIME_SHIFT
         self._seq = (after & 0x3FFF) if after else -1
 
+    @property
+    def last(self) -> int:
+        """The largest id given so far."""
+        return self._tick << _TIME_SHIFT | self._shard_bits | max(self._seq, 0)
+
     def next_id(self) -> int:
         """The next id; more than 16,384 in one millisecond borrow from the next."""
         now = int(self._clock() * 1000)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import trio
 
 from postroika.errors import SpoolDoubtError, SpoolError, SpoolFullError, SpoolIOError
+from postroika.mail.ids import IdSource
 from postroika.spool.changes import Changes
 from postroika.spool.store import Store
 
@@ -31,11 +32,13 @@ class Committer:
 
     Args:
         store: the shard.
+        ids: the source of all ids of this shard; how far it has come is kept with each commit.
         low_water_bytes: below this much room, `has_room` is False.
     """
 
-    def __init__(self, store: Store, *, low_water_bytes: int) -> None:
+    def __init__(self, store: Store, ids: IdSource, *, low_water_bytes: int) -> None:
         self._store = store
+        self._ids = ids
         self._low_water_bytes = low_water_bytes
         self._queue: deque[tuple[Changes, Done]] = deque()
         self._wanted = trio.Event()
@@ -88,9 +91,7 @@ class Committer:
             try:
                 self._queue.remove(entry)
             except ValueError:
-                raise SpoolError(
-                    f"a commit has taken more than {timeout_s:g} s; whether it was kept is unknown"
-                ) from None
+                raise SpoolDoubtError(f"a commit has taken more than {timeout_s:g} s") from None
             raise SpoolError(f"no commit within {timeout_s:g} s")
         if result[0] is not None:
             raise result[0]
@@ -135,7 +136,7 @@ class Committer:
     async def _apply(self, group: list[tuple[Changes, Done]]) -> SpoolError | None:
         batch = [changes for changes, _ in group]
         try:
-            await trio.to_thread.run_sync(self._store.apply, batch, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._store.apply, batch, self._ids.last, limiter=self._limiter)
         except SpoolIOError:
             raise
         except SpoolError as error:

@@ -71,13 +71,11 @@ class Reader:
         self.path = path
         self.shard = shard
         self._env = env
+        try:
+            self._dbs = [env.open_db(table.name.lower().encode(), create=False) for table in Table]
+        except Exception as error:  # lmdb.NotFoundError and its kin; this module does not load lmdb
+            raise SpoolFormatError(f"{path} is not a whole Postroika spool ({error}); it was left as it is") from error
         with env.begin() as txn:
-            try:
-                self._dbs = [env.open_db(table.name.lower().encode(), txn=txn, create=False) for table in Table]
-            except Exception as error:  # lmdb.NotFoundError and its kin; this module does not load lmdb
-                raise SpoolFormatError(
-                    f"{path} is not a whole Postroika spool ({error}); it was left as it is"
-                ) from error
             self.format = check_format(txn.get(b"format", db=self._dbs[Table.META]), shard, str(path))
 
     def close(self) -> None:
@@ -158,18 +156,17 @@ class Reader:
         with self._env.begin() as txn, txn.cursor(self._dbs[Table.WAKE]) as cursor:
             return split_wake_key(cursor.key())[0] if cursor.set_range(u64_key(after_ms + 1)) else None
 
-    def ready_classes(self, destination: str, until_ms: int) -> list[int]:
-        """Class ids of `destination` with something due by `until_ms`."""
+    def ready_classes(self, destination: str) -> list[tuple[int, int]]:
+        """(class id, first due in epoch milliseconds) of each class of `destination` that has something queued."""
         with self._env.begin() as txn, txn.cursor(self._dbs[Table.READY]) as cursor:
             return [
-                class_id
+                (class_id, split_ready_key(key)[2])
                 for class_id, key in first_of_each_class(cursor, ready_prefix(destination))
-                if split_ready_key(key)[2] <= until_ms
             ]
 
     def load_ready(
         self, destination: str, class_id: int, after: bytes, until_ms: int, limit: int, skip: Container[bytes]
-    ) -> tuple[list[Loaded], bytes, bool]:
+    ) -> tuple[list[Loaded], bytes, int | None]:
         """The next batches of one class of a destination, in order of due time.
 
         Args:
@@ -178,7 +175,8 @@ class Reader:
             skip: batch keys already in memory.
 
         Returns:
-            The batches, the READY key of the last one looked at, and whether there may be more.
+            The batches, the READY key of the last one looked at, and when the one after it is due (epoch
+            milliseconds; None if there is none).
         """
         prefix = ready_prefix(destination) + class_id.to_bytes(4, "big")
         found: list[Loaded] = []
@@ -189,12 +187,10 @@ class Reader:
             while ok:
                 key = cursor.key()
                 if not key.startswith(prefix):
-                    return found, last, False
+                    break
                 _, _, due_ms, batch = split_ready_key(key)
-                if due_ms > until_ms:
-                    return found, last, False
-                if len(found) >= limit:
-                    return found, last, True
+                if due_ms > until_ms or len(found) >= limit:
+                    return found, last, due_ms
                 last = key
                 if batch not in skip:
                     record = txn.get(batch, db=batches)
@@ -202,7 +198,12 @@ class Reader:
                         raise SpoolFormatError(f"{self.path}: {batch.hex()} is queued for {destination} but not there")
                     found.append(Loaded(batch, decode_batch(record)))
                 ok = cursor.next()
-        return found, last, False
+        return found, last, None
+
+    def ready_after(self, destination: str, class_id: int, after_ms: int, limit: int) -> list[Loaded]:
+        """Up to `limit` batches of one class of a destination that are due only after `after_ms`."""
+        floor = ready_prefix(destination) + class_id.to_bytes(4, "big") + u64_key(after_ms + 1)
+        return self.load_ready(destination, class_id, floor, (1 << 63) - 1, limit, ())[0]
 
     def ready_keys(self, destination: str, limit: int) -> list[tuple[str, int, int, bytes]]:
         """Up to `limit` queued (destination, class, due, batch) of a destination, whenever they are due."""
@@ -303,7 +304,7 @@ class Reader:
         file_bytes = (info["last_pgno"] + 1) * page
         disk = os.statvfs(self.path)
         outside = min(disk.f_bavail * disk.f_frsize, info["map_size"] - file_bytes)
-        return int(max(0, outside) + file_bytes - used * page
+        return int(max(0, outside) + file_bytes - used * page)
 
 
 def first_of_each_class(cursor: lmdb.Cursor, prefix: bytes) -> Iterator[tuple[int, bytes]]:

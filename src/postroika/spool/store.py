@@ -77,8 +77,12 @@ class Store(Reader):
 
     # -- writing (in the commit thread) -------------------------------------------------------------------------------
 
-    def apply(self, group: list[Changes]) -> None:
+    def apply(self, group: list[Changes], last_id: int = 0) -> None:
         """Write all of `group` in one transaction and sync it.
+
+        Args:
+            last_id: the largest id given so far. Ids must not be given twice, even if the queue runs empty and the
+                clock is set back.
 
         Raises:
             SpoolFullError: no room; nothing was written.
@@ -89,6 +93,8 @@ class Store(Reader):
         try:
             with self._env.begin(write=True) as txn:
                 self._write(txn, group)
+                if last_id:
+                    txn.put(b"last_id", u64_key(last_id), db=self._dbs[Table.META])
         except lmdb.Error as error:
             self._next_outbox = next_outbox
             self._known_wakes.clear()
@@ -121,10 +127,6 @@ class Store(Reader):
                 for key, value in pending.items():
                     if value is None:
                         txn.delete(key, db=db)
-        if merged[Table.BATCH]:
-            # Ids must not be given twice, even if the queue runs empty and the clock is set back.
-            last = max(merged[Table.BATCH])[:8]
-            txn.put(b"last_id", max(last, txn.get(b"last_id", b"", db=dbs[Table.META])), db=dbs[Table.META])
         if lines:
             self._append_events(txn, lines)
         for changes in group:

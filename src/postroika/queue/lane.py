@@ -1,0 +1,126 @@
+"""What one outbound connection sees of the queue: batches to deliver, and where to report.
+
+The scheduler starts one task a lane; `outbound.delivery` runs it. A lane that is told None closes its connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from postroika.mail.outcome import Attempt
+from postroika.mail.reply import Reply
+from postroika.queue.destination import Destination
+from postroika.queue.limits import TURN_MESSAGES
+from postroika.spool.reader import Loaded
+
+if TYPE_CHECKING:
+    from postroika.queue.scheduler import Scheduler
+
+
+class Lane:
+    """One connection's place at a destination.
+
+    Args:
+        scheduler: whom to ask and tell.
+        state: the destination.
+    """
+
+    __slots__ = ("_called", "_connected", "_scheduler", "_starting", "_state", "destination", "served", "under_way")
+
+    def __init__(self, scheduler: Scheduler, state: Destination) -> None:
+        self.destination = state.name
+        self.served = 0
+        self.under_way: dict[bytes, Loaded] = {}
+        self._scheduler = scheduler
+        self._state = state
+        self._called = trio.Event()
+        self._starting = True
+        self._connected = False
+        state.lanes += 1
+        state.starting += 1
+
+    def take_nowait(self) -> Loaded | None:
+        """The next batch if there is one now, else None."""
+        state = self._state
+        if self._starting:
+            self._starting = False
+            state.starting -= 1
+        elif self._scheduler.others_wait(state) and self.served >= TURN_MESSAGES:
+            return None
+        loaded = self._scheduler.next_batch(state)
+        if loaded is not None:
+            self.served += 1
+            self.under_way[loaded.key] = loaded
+        return loaded
+
+    async def take(self, idle_s: float) -> Loaded | None:
+        """The next batch; waits up to `idle_s` seconds for one. None: close the connection.
+
+        Cancellation: nothing is taken.
+        """
+        loaded = self.take_nowait()
+        if loaded is not None:
+            await trio.lowlevel.checkpoint()
+            return loaded
+        state = self._state
+        if self._scheduler.stopping or self._scheduler.others_wait(state) or not idle_s:
+            await trio.lowlevel.checkpoint()
+            return None
+        self._called = trio.Event()
+        state.idle.append(self)
+        try:
+            with trio.move_on_after(idle_s):
+                await self._called.wait()
+        finally:
+            if self in state.idle:
+                state.idle.remove(self)
+        return self.take_nowait()
+
+    def call(self) -> None:
+        """For the destination: end the wait of `take`. Until it has looked, this lane counts as starting, so that
+        one batch does not call several."""
+        self._starting = True
+        self._state.starting += 1
+        self._called.set()
+
+    def report(self, loaded: Loaded, attempt: Attempt) -> None:
+        """What became of a batch that was taken. Never blocks; the scheduler settles it."""
+        self.under_way.pop(loaded.key, None)
+        self._scheduler.report(self._state, loaded, attempt)
+
+    def give_back(self, loaded: Loaded) -> None:
+        """Nothing was tried: the batch is due at once."""
+        self.under_way.pop(loaded.key, None)
+        self._scheduler.give_back(self._state, loaded)
+
+    def connected(self) -> None:
+        """A healthy session with a host of this destination stands."""
+        if not self._connected:
+            self._connected = True
+            self._state.connected += 1
+        self._scheduler.connected(self._state)
+
+    def disconnected(self) -> None:
+        """The session that `connected` told of is over."""
+        if self._connected:
+            self._connected = False
+            self._state.connected -= 1
+
+    def unreachable(self, reply: Reply, host: str) -> None:
+        """No host of the destination could be reached. It is left alone for a while, unless another lane has a
+        session with it right now."""
+        self.disconnected()
+        self._scheduler.unreachable(self._state, reply, host)
+
+    def close(self) -> list[Loaded]:
+        """The task has ended. Returns what it took and never reported: in doubt, or cancelled at shutdown."""
+        self.disconnected()
+        if self._starting:
+            self._starting = False
+            self._state.starting -= 1
+        self._state.lanes -= 1
+        left = list(self.under_way.values())
+        self.under_way.clear()
+        return left

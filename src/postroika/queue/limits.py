@@ -1,0 +1,49 @@
+"""How many connections a destination may have. Pure arithmetic, no clock.
+
+Slow start, as Postfix does it: a destination begins with a few, and gains one with each success up to the limit; a
+destination that has just been down is probed with one. The total is shared equally: when it is used up, those who
+wait for a connection get theirs from those who have had a turn.
+"""
+
+from __future__ import annotations
+
+TURN_MESSAGES = 20  # what a connection may deliver before it makes room for a destination that has none
+
+
+class Ramp:
+    """The number of connections that one destination may have now.
+
+    Args:
+        initial: to begin with.
+        limit: never more.
+    """
+
+    __slots__ = ("_allowed", "_initial", "_limit")
+
+    def __init__(self, initial: int, limit: int) -> None:
+        self._limit = limit
+        self._initial = min(initial, limit)
+        self._allowed = self._initial
+
+    @property
+    def allowed(self) -> int:
+        """Connections allowed now."""
+        return self._allowed
+
+    def succeeded(self) -> None:
+        """A message went through."""
+        if self._allowed < self._limit:
+            self._allowed += 1
+
+    def probe(self) -> None:
+        """The destination is, or was, down: one connection, until it answers."""
+        self._allowed = 1
+
+    def answered(self) -> None:
+        """A session stands: at least the initial number may."""
+        self._allowed = max(self._allowed, self._initial)
+
+
+def window(loaded_batches: int, active: int, allowed: int) -> int:
+    """How many batches of one destination may be in memory, when `active` destinations share `loaded_batches`."""
+    return max(2 * allowed, min(500, loaded_batches // max(1, active)))

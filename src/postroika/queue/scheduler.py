@@ -1,0 +1,499 @@
+"""What is attempted next: from the schedule in the spool to lanes, and from reports back to settling.
+
+Promise: memory is bounded by `delivery.loaded_batches`, `active_destinations` and `body_memory_bytes`, never by the
+backlog; a destination that is slow, hostile or dead uses its own share of connections and nobody else's; a start costs
+the same with ten messages as with ten million.
+
+A destination is *active* while something of it is due. The wake index of the spool says when to make it active; when
+nothing of it is left, it rests, and the spool is told when to wake it next. A fresh message takes the fast path: from
+the commit straight to its destination, with the body still in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import trio
+
+from postroika.config import Delivery, Retry
+from postroika.mail.outcome import Attempt, Outcome
+from postroika.mail.reply import Reply
+from postroika.outcome.settle import Settled, Settler
+from postroika.queue import retry as schedule
+from postroika.queue.destination import Destination
+from postroika.queue.lane import Lane
+from postroika.queue.limits import Ramp, window
+from postroika.spool.changes import Changes
+from postroika.spool.committer import Committer
+from postroika.spool.reader import Loaded
+from postroika.spool.schema import DestinationState, Table, encode
+from postroika.spool.store import Store
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Lane], Awaitable[None]]
+
+_POLL_S = 1.0
+_WAKES_PER_POLL = 5_000
+_SWEEP_PAGE = 500
+
+
+class Scheduler:
+    """The queue of one worker.
+
+    Args:
+        store, committer: the shard.
+        settler: records outcomes.
+        deliver: runs one lane; returns when the lane gives it nothing more.
+        delivery, retry: the configuration.
+        rng: for jitter.
+        clock: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        settler: Settler,
+        deliver: Deliver,
+        *,
+        delivery: Delivery,
+        retry: Retry,
+        rng: Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._settler = settler
+        self._deliver = deliver
+        self._delivery = delivery
+        self._retry = retry
+        self._rng = rng
+        self._clock = clock
+        self._active: dict[str, Destination] = {}
+        self._hungry: OrderedDict[str, None] = OrderedDict()
+        self._cancelled: set[int] = set()
+        self._lanes = 0
+        self._body_bytes = 0
+        self._kicked = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self.stopping = False
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Activate destinations as they become due, and run their lanes, until cancelled.
+
+        Cancellation: lanes are cancelled; what they had not reported stays queued.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                if self._delivery.enabled and not self.stopping:
+                    self._activate_due()
+                    self._look_again()
+                self._kicked = trio.Event()
+                with trio.move_on_after(self._sleep_s()):
+                    await self._kicked.wait()
+
+    def stop(self) -> None:
+        """Start nothing new; lanes end when the batch they have is done."""
+        self.stopping = True
+        for state in self._active.values():
+            while state.wake_lane():
+                pass
+
+    @property
+    def lanes(self) -> int:
+        """Connections open or being opened."""
+        return self._lanes
+
+    @property
+    def unsettled(self) -> int:
+        """Batches in memory, under way or being settled."""
+        return sum(len(state.held) for state in self._active.values())
+
+    def _sleep_s(self) -> float:
+        now_ms = int(self._clock() * 1000)
+        wake_ms = self._store.next_wake_ms(now_ms)
+        return _POLL_S if wake_ms is None else min(_POLL_S, max(0.001, (wake_ms - now_ms) / 1000))
+
+    def _activate_due(self) -> None:
+        now_ms = int(self._clock() * 1000)
+        position = b""
+        for _ in range(_WAKES_PER_POLL // _SWEEP_PAGE):
+            page = self._store.wakes(position, now_ms, _SWEEP_PAGE)
+            for key, name in page:
+                state = self._active.get(name)
+                if state is None:
+                    if len(self._active) >= self._delivery.active_destinations:
+                        return
+                    state = self._activate(name)
+                elif key not in state.wakes:
+                    state.more = True
+                state.wakes.add(key)
+                self._pump(state)
+            if len(page) < _SWEEP_PAGE:
+                return
+            position = page[-1][0]
+
+    def _look_again(self) -> None:
+        """Active destinations that have something due now that was not when they were loaded."""
+        now_ms = int(self._clock() * 1000)
+        for state in list(self._active.values()):
+            if state.later_ms is not None and state.later_ms <= now_ms:
+                state.later_ms = None
+                state.more = True
+                self._pump(state)
+
+    def _activate(self, name: str) -> Destination:
+        ramp = Ramp(self._delivery.initial_connections_per_site, self._delivery.max_connections_per_site)
+        state = Destination(name, ramp, self._store.destination_state(name))
+        self._active[name] = state
+        return state
+
+    # -- into memory --------------------------------------------------------------------------------------------------
+
+    def fresh(self, batches: list[Loaded]) -> None:
+        """Batches that have just been committed and are due. What finds no room here is found in the spool later."""
+        if self.stopping or not self._delivery.enabled:
+            return
+        for loaded in batches:
+            name = loaded.batch.destination
+            state = self._active.get(name)
+            if state is None:
+                if len(self._active) >= self._delivery.active_destinations:
+                    continue
+                state = self._activate(name)
+            if loaded.key in state.held:
+                continue
+            if state.waiting >= self._window(state):
+                state.more = True
+                self._pump(state)
+                continue
+            if loaded.body is not None:
+                if self._body_bytes + len(loaded.body) > self._delivery.body_memory_bytes:
+                    loaded = Loaded(loaded.key, loaded.batch)
+                else:
+                    self._body_bytes += len(loaded.body)  # type: ignore[arg-type]
+            state.append(loaded)
+            self._pump(state)
+
+    def _window(self, state: Destination) -> int:
+        return window(self._delivery.loaded_batches, len(self._active), state.ramp.allowed)
+
+    def _refill(self, state: Destination) -> None:
+        """Load what is due, an equal part of the window for each class that has something."""
+        if not state.more or self.stopping:
+            return
+        room = self._window(state) - state.waiting
+        if room <= 0 or (state.waiting and room * 2 < self._window(state)):
+            return
+        now_ms = int(self._clock() * 1000)
+        due = []
+        for class_id, first_ms in self._store.ready_classes(state.name):
+            if first_ms <= now_ms:
+                due.append(class_id)
+            else:
+                state.due_later(first_ms)
+        state.more = False
+        for class_id in due:
+            after = state.positions.pop(class_id, b"")
+            found, position, next_ms = self._store.load_ready(
+                state.name, class_id, after, now_ms, -(-room // len(due)), state.held
+            )
+            for loaded in found:
+                state.append(loaded)
+            if next_ms is not None and next_ms <= now_ms:
+                state.positions[class_id] = position
+                state.more = True
+            elif next_ms is not None:
+                state.due_later(next_ms)
+            if after and (next_ms is None or next_ms > now_ms):
+                # From the beginning next time: a commit may have put something before the point we had reached.
+                state.more = True
+
+    def next_batch(self, state: Destination) -> Loaded | None:
+        """For a lane: the next batch of its destination."""
+        if self.stopping or state.is_down(self._clock()):
+            return None
+        if state.more and state.waiting < self._window(state) // 2:
+            self._refill(state)
+        loaded = state.pop()
+        if loaded is not None and loaded.batch.envelope.message in self._cancelled:
+            self._settle(state, loaded, self._settler.cancel(loaded))
+            return self.next_batch(state)
+        return loaded
+
+    # -- lanes --------------------------------------------------------------------------------------------------------
+
+    def _pump(self, state: Destination) -> None:
+        """Do whatever the state of a destination calls for: tell, load, open lanes, or let it rest."""
+        if self.stopping or self._nursery is None:
+            return
+        if state.is_down(self._clock()):
+            self._tell_down(state)
+        else:
+            for _ in range(2):  # from where it was, and, at the end, once more from the beginning
+                if state.more and not state.waiting:
+                    self._refill(state)
+            while state.waiting > state.starting and state.wake_lane():
+                pass
+            while state.wants_lane():
+                if self._lanes >= self._delivery.max_connections:
+                    if state.name not in self._hungry:
+                        self._hungry[state.name] = None
+                        self._evict_idle(state)
+                    break
+                self._open_lane(state)
+        if state.at_rest():
+            self._rest(state)
+
+    def _open_lane(self, state: Destination) -> None:
+        assert self._nursery is not None
+        self._hungry.pop(state.name, None)
+        lane = Lane(self, state)
+        self._lanes += 1
+        self._nursery.start_soon(self._run_lane, lane, state, name=f"lane to {state.name}")
+
+    async def _run_lane(self, lane: Lane, state: Destination) -> None:
+        try:
+            await self._deliver(lane)
+        finally:
+            for loaded in lane.close():
+                # Its dot may have been sent: it stays queued in the spool, and held, so that this process does not
+                # try it again by itself.
+                log.warning("%r was left unreported", loaded)
+            self._lanes -= 1
+        self._feed_hungry()
+        self._pump(state)
+
+    def others_wait(self, state: Destination) -> bool:
+        """Whether another destination waits for a connection."""
+        return bool(self._hungry) and not (len(self._hungry) == 1 and state.name in self._hungry)
+
+    def _evict_idle(self, hungry: Destination) -> None:
+        for state in self._active.values():
+            if state is not hungry and state.wake_lane():
+                return
+
+    def _feed_hungry(self) -> None:
+        while self._hungry and self._lanes < self._delivery.max_connections:
+            name, _ = self._hungry.popitem(last=False)
+            state = self._active.get(name)
+            if state is not None and state.wants_lane() and not state.is_down(self._clock()):
+                self._open_lane(state)
+                if state.wants_lane():
+                    self._hungry[name] = None  # one a turn
+
+    def connected(self, state: Destination) -> None:
+        """For a lane: a session stands."""
+        state.ramp.answered()
+        if state.down is not None:
+            log.info("%s answers again", state.name)
+            self._set_down(state, None)
+            state.more = True  # what was let go of while it was down
+            self._pump(state)
+
+    def unreachable(self, state: Destination, reply: Reply, host: str) -> None:
+        """For a lane: no host answered."""
+        now = self._clock()
+        if state.connected or state.is_down(now):
+            return
+        before = state.down
+        failures = 1 if before is None else before.failures + 1
+        until = schedule.down_until(failures, now, self._retry, self._rng)
+        if before is None:
+            log.warning("%s cannot be reached: %s", state.name, reply)
+        self._set_down(state, DestinationState(failures, before.since if before else now, until, reply, host))
+        state.sweeping = before is None
+        state.ramp.probe()
+        self._pump(state)
+
+    def _set_down(self, state: Destination, down: DestinationState | None) -> None:
+        state.down = down
+        changes = Changes(must=True)
+        key = state.name.encode()
+        if down is None:
+            changes.delete(Table.DESTINATION, key)
+        else:
+            changes.put(Table.DESTINATION, key, encode(down))
+        self._committer.commit_nowait(changes, _must_not_fail)
+
+    def _tell_down(self, state: Destination) -> None:
+        """A destination is down: defer those of its batches that have never been told so, and let go of the rest."""
+        assert state.down is not None
+        self._hungry.pop(state.name, None)
+        while state.wake_lane():
+            pass
+        if state.sweeping and len(state.held) < _SWEEP_PAGE:
+            self._sweep(state)
+        for loaded in state.drop_waiting():
+            if loaded.batch.deferrals:
+                self._release(state, loaded)
+            else:
+                self._settle(state, loaded, self._settler.defer_untried(loaded, state.down))
+        state.more = False
+
+    def _sweep(self, state: Destination) -> None:
+        """Load the next page of what is due, so that it can be told too."""
+        now_ms = int(self._clock() * 1000)
+        for class_id, first_ms in self._store.ready_classes(state.name):
+            if first_ms > now_ms:
+                continue
+            after = state.positions.get(class_id, b"")
+            found, position, next_ms = self._store.load_ready(
+                state.name, class_id, after, now_ms, _SWEEP_PAGE, state.held
+            )
+            state.positions[class_id] = position
+            for loaded in found:
+                state.append(loaded)
+            if next_ms is not None and next_ms <= now_ms:
+                return
+        state.sweeping = False
+        state.positions.clear()
+
+    def _rest(self, state: Destination) -> None:
+        """Nothing more to do now: out of memory, to be woken by the spool."""
+        del self._active[state.name]
+        self._hungry.pop(state.name, None)
+        changes = Changes(must=True)
+        down_ms = int(state.down.down_until * 1000) if state.down is not None else 0
+        changes.rest(state.name, down_ms, list(state.wakes))
+        self._committer.commit_nowait(changes, _must_not_fail)
+
+    # -- back from the lanes ------------------------------------------------------------------------------------------
+
+    def report(self, state: Destination, loaded: Loaded, attempt: Attempt) -> None:
+        """For a lane: the outcome of an attempt."""
+        if not attempt.counted:
+            self.give_back(state, loaded)
+            return
+        outcomes = {result.outcome for result in attempt.results}
+        if Outcome.DELIVERED in outcomes:
+            state.ramp.succeeded()
+        now = self._clock()
+        batch = loaded.batch
+        due_at = 0.0
+        if Outcome.DEFERRED in outcomes:
+            if batch.envelope.message in self._cancelled:
+                self._settle(state, loaded, self._settler.settle(loaded, attempt, due_at=0.0, cancelled=True))
+                return
+            due_at = schedule.next_attempt_at(batch.attempts + 1, now, self._retry, self._rng)
+            state.due_later(int(due_at * 1000))
+        expired = now >= schedule.expires_at(batch.envelope, self._retry)
+        noted_at = schedule.delay_noted_at(batch.envelope, self._retry)
+        late = noted_at is not None and now >= noted_at and not batch.delay_noted
+        self._settle(
+            state, loaded, self._settler.settle(loaded, attempt, due_at=due_at, expired=expired, note_delay=late)
+        )
+
+    def give_back(self, state: Destination, loaded: Loaded) -> None:
+        """For a lane: it was not tried."""
+        self._settler.not_tried(loaded)
+        if self.stopping:
+            self._release(state, loaded)
+            return
+        state.push_back(loaded)
+        self._pump(state)
+
+    def _settle(
+        self, state: Destination, loaded: Loaded, settled: Settled, then: Callable[[], None] | None = None
+    ) -> None:
+        def committed() -> None:
+            self._release(state, loaded)
+            if then is not None:
+                then()
+            message = loaded.batch.envelope.message
+            if message in self._cancelled and not self._store.batches_of(message):
+                self._cancelled.discard(message)
+            if settled.notices:
+                self.fresh(settled.notices)
+            self._pump(state)
+
+        self._settler.commit(settled, committed)
+
+    def _release(self, state: Destination, loaded: Loaded) -> None:
+        state.held.discard(loaded.key)
+        if loaded.body is not None:
+            self._body_bytes -= len(loaded.body)
+            loaded.body = None
+
+    # -- for the operator and the janitor -----------------------------------------------------------------------------
+
+    def hold(self, loaded: Loaded) -> Destination | None:
+        """Claim a batch that is only in the spool, to change it there. None if it is in memory or under way.
+
+        `settle_held` lets go of it.
+        """
+        name = loaded.batch.destination
+        state = self._active.get(name)
+        if state is None:
+            state = self._activate(name)
+        if loaded.key in state.held:
+            return None
+        state.held.add(loaded.key)
+        return state
+
+    def settle_held(
+        self, state: Destination, loaded: Loaded, settled: Settled, then: Callable[[], None] | None = None
+    ) -> None:
+        """Commit a change to a batch claimed by `hold`, and let go of it; then call `then`."""
+
+        def committed() -> None:
+            state.more = True
+            if then is not None:
+                then()
+
+        self._settle(state, loaded, settled, committed)
+
+    def take_waiting(self, keys: set[bytes]) -> list[tuple[Destination, Loaded]]:
+        """Take these batches out of memory, those that no lane has. They stay held."""
+        taken: list[tuple[Destination, Loaded]] = []
+        for state in self._active.values():
+            if keys & state.held:
+                waiting = state.drop_waiting()
+                for loaded in waiting:
+                    if loaded.key in keys:
+                        taken.append((state, loaded))
+                    else:
+                        state.append(loaded)
+        return taken
+
+    def cancel_in_memory(self, message: int) -> None:
+        """Batches of this message that are in memory are cancelled when their turn comes or their attempt fails."""
+        self._cancelled.add(message)
+
+    def bring_up(self, name: str) -> None:
+        """Try a destination again at once, whatever is known of it."""
+        state = self._active.get(name) or self._activate(name)
+        if state.down is not None:
+            self._set_down(state, None)
+        state.ramp.answered()
+        state.more = True
+        self._pump(state)
+
+    def snapshot(self) -> dict[str, int]:
+        """Figures for `queue stats` and the metrics."""
+        return {
+            "active_destinations": len(self._active),
+            "lanes": self._lanes,
+            "idle_lanes": sum(len(state.idle) for state in self._active.values()),
+            "in_memory": self.unsettled,
+            "body_bytes": self._body_bytes,
+            "waiting_for_connection": len(self._hungry),
+        }
+
+    def kick(self) -> None:
+        """Look at the schedule now."""
+        self._kicked.set()
+
+
+def _must_not_fail(error: Exception | None) -> None:
+    if error is not None:
+        raise error
