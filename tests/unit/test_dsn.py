@@ -422,7 +422,8 @@ some_reports = st.lists(
     max_size=3,
 )
 pieces = [
-    b"Subject: x\r\n", b"Message-ID: <a@b>\r\n", b"\r\n", b"\n", b"\r", b"\xc3\xa9", b"\xff", b"a" * 400, b"--=_", b"= ",
+    b"Subject: x\r\n", b"Message-ID: <a@b>\r\n", b"\r\n", b"\n", b"\r", b"\xc3\xa9", b"\xff", b"a" * 400,
+    b"--=_", b"= ",
 ]  # fmt: skip
 originals = st.binary(max_size=300) | st.lists(st.sampled_from(pieces)).map(b"".join)
 

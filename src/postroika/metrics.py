@@ -1,0 +1,191 @@
+"""Every figure that Postroika counts, declared here with its meaning; docs/metrics.md is generated from it.
+
+A metric is a plain object with a `value`, so that counting costs an attribute increment and needs no lock: each worker
+counts for itself, in its one thread. `snapshot` takes the figures out of a process, `merge` joins those of several,
+`render_prometheus` writes them in the text format 0.0.4 that Prometheus and its kin read.
+
+`python -m postroika.metrics` prints docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal
+
+PREFIX: Final = "postroika_"
+
+
+class Metric:
+    """One figure.
+
+    Args:
+        key: its name in a snapshot.
+        name: in the exposition, without prefix and suffix; metrics that differ only in their label share it.
+        kind: a "counter" only grows (until the process ends); a "gauge" goes up and down.
+        unit: "" for a plain number, else a suffix of the name: "bytes", "seconds".
+        text: what it counts.
+        label: ("outcome", "delivered") or None.
+        join: how the figures of several workers become one.
+    """
+
+    __slots__ = ("join", "key", "kind", "label", "name", "read", "text", "unit", "value")
+
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        kind: Literal["counter", "gauge"],
+        unit: str,
+        text: str,
+        label: tuple[str, str] | None = None,
+        join: Literal["sum", "max"] = "sum",
+    ) -> None:
+        self.key = key
+        self.name = name
+        self.kind = kind
+        self.unit = unit
+        self.text = text
+        self.label = label
+        self.join = join
+        self.value: float = 0
+        self.read: Callable[[], float] | None = None
+
+    @property
+    def family(self) -> str:
+        """The full name in the exposition."""
+        unit = f"_{self.unit}" if self.unit else ""
+        return f"{PREFIX}{self.name}{unit}{'_total' if self.kind == 'counter' else ''}"
+
+    def current(self) -> float:
+        """The figure now: asked of `read` if that is set, else `value`."""
+        return self.value if self.read is None else self.read()
+
+
+METRICS: Final[dict[str, Metric]] = {}
+
+
+def _declare(metric: Metric) -> Metric:
+    if metric.key in METRICS:
+        raise ValueError(f"the metric {metric.key} is declared twice")
+    METRICS[metric.key] = metric
+    return metric
+
+
+def _counter(name: str, text: str, unit: str = "", *, label: tuple[str, str] | None = None, key: str = "") -> Metric:
+    return _declare(Metric(key or name, name, "counter", unit, text, label))
+
+
+def _gauge(name: str, text: str, unit: str = "", join: Literal["sum", "max"] = "sum") -> Metric:
+    return _declare(Metric(name, name, "gauge", unit, text, None, join))
+
+
+def _family(name: str, label: str, values: Iterable[str], text: str, key: str) -> dict[str, Metric]:
+    return {
+        value: _counter(name, text, label=(label, value), key=key.format(value.replace("-", "_"))) for value in values
+    }
+
+
+SESSIONS = _counter("sessions", "SMTP sessions that clients opened with us")
+SESSIONS_OPEN = _gauge("sessions_open", "SMTP sessions that are open now")
+ACCEPTED_MESSAGES = _counter("accepted_messages", "Messages taken over with 250, after the sync")
+ACCEPTED_RECIPIENTS = _counter("accepted_recipients", "Recipients of those messages")
+ACCEPTED_BYTES = _counter("accepted", "Size of those messages", "bytes")
+REJECTED: Final = _family(
+    "rejections",
+    "stage",
+    ("connect", "ehlo", "mail", "rcpt", "data", "final_dot"),
+    "Refusals that we gave to clients, by the stage of the dialogue",
+    "rejected_{}",
+)
+
+COMMITS = _counter("commits", "Transactions that were written to the spool and synced")
+COMMIT_CHANGES = _counter("commit_changes", "Change sets in those transactions; over commits it is the group size")
+COMMIT_SECONDS = _counter("commit", "Time spent in those transactions, the sync included", "seconds")
+SPOOL_REFUSALS = _counter("spool_refusals", "Change sets that were refused for want of room")
+
+ATTEMPTS = _counter("attempts", "Tries at a batch that reached for the network")
+COUNTERS: Final = _family(
+    "outcomes",
+    "outcome",
+    ("delivered", "deferred", "bounced", "expired", "cancelled", "suppressed"),
+    "What attempts brought, one for each recipient; all but deferred are final",
+    "{}",
+)
+OUTBOUND_CONNECTIONS = _counter("outbound_connections", "Connections opened to next hops")
+OUTBOUND_CONNECTION_FAILURES = _counter("outbound_connection_failures", "Connections to next hops that did not open")
+OUTBOUND_CONNECTIONS_OPEN = _gauge("outbound_connections_open", "Connections to next hops that are open now")
+NOTICES: Final = _family(
+    "notices",
+    "kind",
+    ("failed", "expired", "delayed", "relayed", "delivered"),
+    "Delivery status notifications made",
+    "notices_{}",
+)
+
+OUTBOX_BYTES = _counter("outbox_written", "Event lines handed to all sinks", "bytes")
+OUTBOX_FAILURES = _counter("outbox_failures", "Times that a sink did not take the events it was given")
+OUTBOX_LAG = _gauge("outbox_lag", "Age of the oldest event that the slowest sink has still to take", "seconds", "max")
+
+
+def snapshot() -> dict[str, float]:
+    """The figures of this process, by key."""
+    return {key: metric.current() for key, metric in METRICS.items()}
+
+
+def merge(snapshots: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """One snapshot of several workers'. Keys that are not declared here are passed over."""
+    joined: dict[str, float] = dict.fromkeys(METRICS, 0)
+    for figures in snapshots:
+        for key, figure in figures.items():
+            if (metric := METRICS.get(key)) is not None:
+                joined[key] = joined[key] + figure if metric.join == "sum" else max(joined[key], figure)
+    return joined
+
+
+def render_prometheus(figures: Mapping[str, float] | None = None) -> str:
+    """The text exposition of `figures` (those of this process, if None); what they lack is 0.
+
+    Source: Prometheus exposition formats, text format 0.0.4; Content-Type `text/plain; version=0.0.4`.
+    """
+    figures = snapshot() if figures is None else figures
+    lines: list[str] = []
+    family = ""
+    for key, metric in METRICS.items():
+        if metric.family != family:
+            family = metric.family
+            lines += (f"# HELP {family} {metric.text}.", f"# TYPE {family} {metric.kind}")
+        label = f'{{{metric.label[0]}="{metric.label[1]}"}}' if metric.label else ""
+        figure = figures.get(key, 0)
+        lines.append(f"{family}{label} {int(figure) if figure == int(figure) else repr(figure)}")
+    return "\n".join(lines) + "\n"
+
+
+def render_docs() -> str:
+    """docs/metrics.md."""
+    labels: dict[str, list[Metric]] = {}
+    for metric in METRICS.values():
+        labels.setdefault(metric.family, []).append(metric)
+    lines = [
+        "# Metrics",
+        "",
+        "Generated by `python -m postroika.metrics`; edit `src/postroika/metrics.py`.",
+        "",
+        "Each worker counts for itself and starts from 0. The figures of all workers are joined: added up, or where",
+        'it says "largest", the largest is shown.',
+        "",
+        "| metric | type | meaning |",
+        "|---|---|---|",
+    ]
+    for family, metrics in labels.items():
+        first = metrics[0]
+        text = f"{first.text}."
+        if first.label:
+            text += f" Label `{first.label[0]}`: {', '.join(f'`{m.label[1]}`' for m in metrics if m.label)}."
+        kind = first.kind + (", largest" if first.join == "max" else "")
+        lines.append(f"| `{family}` | {kind} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_docs())
