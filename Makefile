@@ -1,0 +1,77 @@
+# Two commands do everything: `make run` and `make test`. `make help` lists the rest.
+# PYTHON names the interpreter that .venv is made from (3.11 or newer). NO_APT=1 forbids installing Debian packages.
+
+PYTHON ?= python3
+CONFIG ?= postroika.toml
+# Test processes at once; system tests use their own ports and directories.
+JOBS ?= 2
+PYTEST_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+KERNELS := $(wildcard cext/*.pyx cext/*.pxd cext/*.h cext/*.c)
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help run test build lint format docs bench clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: build $(CONFIG) ## Start the server on 127.0.0.1:2525, with its files under ./var
+	@exec $(BIN)/postroika serve --config $(CONFIG)
+
+test: $(VENV)/.tests $(VENV)/.kernels lint ## Run every check: lint, types, layers, and all tests
+	@tools/prepare-peers
+	$(BIN)/pytest -n $(JOBS) $(PYTEST_FLAGS)
+
+lint: $(VENV)/.tests $(VENV)/.kernels ## Run the checks that need no running: style, types, layers
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/flake8-async src tests benchmarks tools
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+build: $(VENV)/.kernels ## Make .venv and compile the kernels
+
+format: $(VENV)/.tests ## Format the source
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format --quiet
+
+docs: $(VENV)/.tests ## Write the generated pages in docs/
+	$(BIN)/python -m tools.config_page > docs/config.md
+
+bench: $(VENV)/.tests $(VENV)/.kernels ## Measure the kernels
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what was built; the spool, the logs and the config stay
+	rm -rf $(VENV) build dist src/*.egg-info src/postroika/kernels/*.so
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+postroika.toml: | $(VENV)/.kernels
+	@$(BIN)/postroika default-config > $@.new && mv $@.new $@
+	@echo "Wrote $@: every key with its meaning and default."
+
+# The stamps stand in .venv and so vanish with it. Build requirements are installed beside the rest, so that a changed
+# kernel is compiled without fetching anything.
+$(VENV)/.python: tools/prepare-python tools/debian.sh
+	@tools/prepare-python $(VENV)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.python pyproject.toml setup.py
+	@echo "Installing what Postroika needs into $(VENV)"
+	@$(PIP) install $$($(BIN)/python tools/build_requirements.py)
+	@$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.kernels: $(VENV)/.package $(KERNELS)
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.package
+	@echo "Installing what the checks need into $(VENV)"
+	@$(PIP) install --no-build-isolation --editable '.[test]'
+	@touch $@

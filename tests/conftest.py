@@ -1,0 +1,16 @@
+"""What all tests share. Promise: a test that did not run for want of a peer is never overlooked."""
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the missing peers in the last lines of the run, where a skip would else be one letter among many."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)]
+    missing = sorted({reason.partition("missing peer: ")[2] for reason in reasons if "missing peer: " in reason})
+    if missing:
+        count = sum("missing peer: " in reason for reason in reasons)
+        terminalreporter.section("SYSTEM TESTS NOT RUN", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{count} tests were skipped, because a real peer is missing:", yellow=True)
+        for line in missing:
+            terminalreporter.line(f"  {line}", yellow=True)

@@ -1,0 +1,189 @@
+"""A real Postfix as a fixture: a private instance with its own config, queue and log, as client or as next hop.
+
+`postfix(relayhost=…)` is a client: what it accepts it relays to that host. `postfix(virtual=["shop.test"])` is a next
+hop that delivers into one Maildir; `postfix(discard=True)` one that throws away. The system's own Postfix and its
+config are not touched. Postfix starts its daemons as root, so these tests need root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+from tests.system.process import Process, free_port, program, run
+
+# service type private unpriv chroot wakeup maxproc command: master(5). Nothing is chrooted, so that nothing has to be
+# copied into the queue directory.
+_MASTER_CF = """\
+127.0.0.1:{port} inet n - n - - smtpd
+cleanup   unix  n  -  n  -     0  cleanup
+qmgr      unix  n  -  n  5     1  qmgr
+rewrite   unix  -  -  n  -     -  trivial-rewrite
+bounce    unix  -  -  n  -     0  bounce
+defer     unix  -  -  n  -     0  bounce
+trace     unix  -  -  n  -     0  bounce
+verify    unix  -  -  n  -     1  verify
+flush     unix  n  -  n  1000? 0  flush
+proxymap  unix  -  -  n  -     -  proxymap
+smtp      unix  -  -  n  -     -  smtp
+relay     unix  -  -  n  -     -  smtp
+error     unix  -  -  n  -     -  error
+retry     unix  -  -  n  -     -  error
+discard   unix  -  -  n  -     -  discard
+virtual   unix  -  n  n  -     -  virtual
+anvil     unix  -  -  n  -     1  anvil
+scache    unix  -  -  n  -     1  scache
+postlog   unix-dgram n - n - 1 postlogd
+"""
+
+
+class Postfix:
+    """A running Postfix instance."""
+
+    def __init__(self, process: Process, directory: Path, port: int) -> None:
+        self.process = process
+        self.host = "127.0.0.1"
+        self.port = port
+        self.log_file = directory / "postfix.log"
+        self._directory = directory
+
+    @property
+    def address(self) -> str:
+        """ "host:port"."""
+        return f"{self.host}:{self.port}"
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def mailbox(self) -> list[bytes]:
+        """The messages in the Maildir, oldest first; each begins with Return-Path, X-Original-To, Delivered-To."""
+        new = self._directory / "mail" / "inbox" / "new"
+        files = sorted(new.iterdir(), key=lambda file: file.stat().st_mtime_ns) if new.exists() else []
+        return [file.read_bytes() for file in files]
+
+    def queue_length(self) -> int:
+        """Messages that it has accepted and not yet got rid of."""
+        queue = self._directory / "queue"
+        stages = ("incoming", "active", "deferred", "maildrop", "hold")
+        return sum(len(files) for stage in stages for _, _, files in os.walk(queue / stage))
+
+    def flush(self) -> None:
+        """Try all deferred messages now."""
+        _run_quietly("postfix", self._directory, "flush")
+
+
+def _run_quietly(name: str, directory: Path, *arguments: str) -> str:
+    result = run([program(name, "postfix"), "-c", directory / "etc", *arguments], within_s=60)
+    if result.returncode != 0:
+        pytest.fail(f"{name} {' '.join(arguments)} ended with {result.returncode}:\n{result.stdout}")
+    return result.stdout
+
+
+StartPostfix = Callable[..., Postfix]
+
+
+@pytest.fixture
+def postfix() -> Iterator[StartPostfix]:
+    """`postfix(relayhost=None, virtual=(), discard=False, settings={})` starts an instance on a free port.
+
+    Args:
+        relayhost: "host:port" that all mail goes to.
+        virtual: domains whose mail goes into the Maildir, whatever the local part.
+        discard: accept everything and throw it away.
+        settings: more of main.cf.
+    """
+    program("postfix", "postfix")
+    if os.geteuid() != 0:
+        text = "Postfix runs as root only; run the tests as root"
+        if os.environ.get("CI"):
+            pytest.fail(f"missing peer: {text}", pytrace=False)
+        pytest.skip(f"missing peer: {text}")
+    with ExitStack() as stack:
+
+        def start(
+            *,
+            relayhost: str | None = None,
+            virtual: Sequence[str] = (),
+            discard: bool = False,
+            settings: Mapping[str, str] = {},
+        ) -> Postfix:
+            # Not below pytest's directory, which Postfix's own user may not enter.
+            directory = Path(mkdtemp(prefix="postroika-postfix-"))
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            directory.chmod(0o755)
+            port = free_port()
+            _write_config(directory, port, relayhost, virtual, discard, settings)
+            daemons = Path(_run_quietly("postconf", directory, "-h", "daemon_directory").strip())
+            _run_quietly("postfix", directory, "check")  # makes the directories of the queue
+            # With -d, master(8) stays in the process group that ends with the test; SIGTERM makes it end its children.
+            command = [daemons / "master", "-c", directory / "etc", "-d"]
+            process = Process(command, log=directory / "start.log", orphan_signal=signal.SIGTERM)
+            stack.enter_context(process)
+            instance = Postfix(process, directory, port)
+            stack.callback(lambda: print(process.output(), instance.log()))  # pytest shows it when the test fails
+            process.wait_accepting(instance.host, port, within_s=30)
+            return instance
+
+        yield start
+
+
+def _write_config(
+    directory: Path,
+    port: int,
+    relayhost: str | None,
+    virtual: Sequence[str],
+    discard: bool,
+    settings: Mapping[str, str],
+) -> None:
+    for name in ("etc", "queue", "data", "mail"):
+        (directory / name).mkdir()
+    shutil.chown(directory / "data", "postfix", "postfix")
+    shutil.chown(directory / "mail", "postfix", "postfix")
+    owner = (directory / "data").stat()
+    host, _, relay_port = (relayhost or "").rpartition(":")
+    main_cf = {
+        "compatibility_level": "3.6",
+        "queue_directory": f"{directory}/queue",
+        "data_directory": f"{directory}/data",
+        "maillog_file": f"{directory}/postfix.log",
+        "maillog_file_prefixes": str(directory),
+        "inet_interfaces": "127.0.0.1",
+        "inet_protocols": "ipv4",
+        "myhostname": "postfix.test",
+        "mydestination": "",
+        "mynetworks": "127.0.0.0/8",
+        "alias_maps": "",
+        "alias_database": "",
+        "local_recipient_maps": "",
+        "local_transport": "error:no local delivery",
+        "smtpd_relay_restrictions": "permit_mynetworks, reject",
+        "smtpd_recipient_limit": "2000",
+        "smtpd_client_connection_count_limit": "0",
+        "default_process_limit": "100",
+        "message_size_limit": "104857600",
+        "mailbox_size_limit": "0",
+        "virtual_mailbox_limit": "0",
+        "disable_dns_lookups": "yes",
+        "smtp_host_lookup": "native",
+        # Leave headers as they are, so that content can be compared.
+        "local_header_rewrite_clients": "",
+        "virtual_mailbox_base": f"{directory}/mail",
+        "virtual_mailbox_domains": " ".join(virtual),
+        "virtual_mailbox_maps": "static:inbox/",
+        "virtual_uid_maps": f"static:{owner.st_uid}",
+        "virtual_gid_maps": f"static:{owner.st_gid}",
+        "virtual_minimum_uid": "1",
+        "relayhost": f"[{host}]:{relay_port}" if relayhost else "",
+        "default_transport": "discard:" if discard else "smtp" if relayhost else "error:no relayhost",
+        **settings,
+    }
+    text = "".join(f"{key} = {value}\n" for key, value in main_cf.items())
+    (directory / "etc" / "main.cf").write_text(text)
+    (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(port=port))
