@@ -55,7 +55,7 @@ def _hops(route: Route) -> tuple[Hop, ...] | None:
         return None
     texts = (route.next_hop,) if isinstance(route.next_hop, str) else route.next_hop
     hops = (parse_next_hop(text) for text in texts)
-    return tuple(dict.fromkeys(Hop(host.rstrip(".").lower(), port) for host, port in hops))
+    return tuple(dict.fromkeys(Hop(host.lower(), port) for host, port in hops))
 
 
 def _keys(destination: str) -> Iterator[str]:

@@ -1,0 +1,262 @@
+"""Look-ups against a DNS server in the same process: the four answers, the cache, deadlines, shared questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+import trio.testing
+from tests.component.name_server import NameServer
+
+from postroika.config import Dns
+from postroika.routing.mx import Mx
+from postroika.routing.resolver import FAILURE_TTL_S, Answer, Resolver, Status
+
+ZONE = """
+shop.test. 300 IN MX 20 mx2.shop.test.
+shop.test. 300 IN MX 10 MX1.shop.test.
+mx1.shop.test. 300 IN A 192.0.2.1
+mx1.shop.test. 300 IN AAAA 2001:db8::1
+null.test. 300 IN MX 0 .
+short.test. 5 IN A 192.0.2.5
+zero.test. 0 IN A 192.0.2.6
+alias.test. 60 IN CNAME Shop.test.
+lost.test. 60 IN CNAME nowhere.test.
+bare.test. 60 IN CNAME mx1.shop.test.
+loop.test. 60 IN CNAME loop2.test.
+loop2.test. 60 IN CNAME loop.test.
+"""
+
+
+def _resolver(server: NameServer, **settings: object) -> Resolver:
+    return Resolver(Dns(servers=(server.address,), **settings))  # type: ignore[arg-type]
+
+
+def _said(answer: Answer[str] | Answer[Mx]) -> tuple[Status, tuple[str | Mx, ...], str]:
+    return answer.status, answer.records, answer.canonical
+
+
+async def test_records_of_each_type() -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server)
+        mx = (Mx(10, "mx1.shop.test"), Mx(20, "mx2.shop.test"))
+        assert _said(await resolver.mx("Shop.test.")) == (Status.FOUND, mx, "shop.test")
+        assert _said(await resolver.mx("null.test")) == (Status.FOUND, (Mx(0, ""),), "null.test")
+        assert _said(await resolver.ipv4("mx1.shop.test")) == (Status.FOUND, ("192.0.2.1",), "mx1.shop.test")
+        assert _said(await resolver.ipv6("mx1.shop.test")) == (Status.FOUND, ("2001:db8::1",), "mx1.shop.test")
+
+
+async def test_no_data_and_no_such_name_are_told_apart() -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server)
+        assert _said(await resolver.mx("mx1.shop.test")) == (Status.NODATA, (), "mx1.shop.test")
+        assert _said(await resolver.mx("nowhere.test")) == (Status.NXDOMAIN, (), "nowhere.test")
+
+
+async def test_server_failure_says_so(autojump_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.fails.add("shop.test")
+        answer = await _resolver(server).mx("shop.test")
+        assert (answer.status, answer.detail) == (Status.FAILED, "SERVFAIL")
+
+
+async def test_aliases_are_followed() -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server)
+        assert (await resolver.mx("alias.test")).canonical == "shop.test"
+        assert _said(await resolver.mx("lost.test")) == (Status.NXDOMAIN, (), "nowhere.test")
+        assert _said(await resolver.mx("bare.test")) == (Status.NODATA, (), "mx1.shop.test")
+
+
+async def test_aliases_are_followed_where_the_server_does_not() -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.forgets_targets = True
+        resolver = _resolver(server)
+        assert _said(await resolver.ipv4("bare.test")) == (Status.FOUND, ("192.0.2.1",), "mx1.shop.test")
+        answer = await resolver.ipv4("loop.test")
+        assert (answer.status, answer.detail) == (Status.FAILED, "CNAME chain too long")
+
+
+async def test_name_that_cannot_be_one_does_not_exist() -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server)
+        for name in ("a..test", "x" * 64 + ".test", "a." * 130):
+            assert (await resolver.mx(name)).status is Status.NXDOMAIN, name
+        assert server.asked.total() == 0
+
+
+async def test_answer_is_kept_for_its_ttl(mock_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server)
+        for jump_s, asked in ((0.0, 1), (4.9, 1), (0.2, 2)):
+            mock_clock.jump(jump_s)
+            await resolver.ipv4("short.test")
+            assert server.asked == {("short.test", "A"): asked}
+
+
+async def test_ttl_is_capped_and_zero_is_not_kept(mock_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server, max_ttl_s=100.0)
+        assert (await resolver.mx("shop.test")).expires_at == trio.current_time() + 100
+        assert (await resolver.mx("alias.test")).expires_at == trio.current_time() + 60
+        await resolver.ipv4("zero.test")
+        await resolver.ipv4("zero.test")
+        assert server.asked["zero.test", "A"] == 2
+
+
+async def test_absence_is_kept_for_the_soa_minimum_and_no_longer_than_configured(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with NameServer(ZONE, soa_ttl_s=30).serve() as server:
+        for configured_s, kept_s in ((60.0, 30.0), (10.0, 10.0), (0.0, 0.0)):
+            resolver = _resolver(server, negative_ttl_s=configured_s)
+            for name in ("nowhere.test", "mx1.shop.test"):
+                assert (await resolver.mx(name)).expires_at == trio.current_time() + kept_s
+
+
+async def test_failure_is_kept_for_a_few_seconds_only(autojump_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.fails.add("shop.test")
+        resolver = _resolver(server)
+        await resolver.mx("shop.test")
+        await resolver.mx("shop.test")
+        assert server.asked == {("shop.test", "MX"): 1}
+        server.fails.clear()
+        await trio.sleep(FAILURE_TTL_S)
+        assert (await resolver.mx("shop.test")).status is Status.FOUND
+
+
+async def test_silent_server_costs_the_timeout_and_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.silent.add("shop.test")
+        began = trio.current_time()
+        answer = await _resolver(server, timeout_s=7.0).mx("shop.test")
+        assert trio.current_time() - began == 7.0
+        assert (answer.status, answer.detail) == (Status.FAILED, f"no answer within 7 s from {server.address}")
+        assert server.asked["shop.test", "MX"] > 1
+
+
+async def test_second_server_answers_for_a_failing_and_for_a_silent_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with NameServer(ZONE).serve() as bad, NameServer(ZONE).serve() as good:
+        resolver = Resolver(Dns(servers=(bad.address, good.address)))
+        bad.fails.add("shop.test")
+        bad.silent.add("null.test")
+        assert (await resolver.mx("shop.test")).status is Status.FOUND
+        assert (await resolver.mx("null.test")).status is Status.FOUND
+
+
+async def test_truncated_answer_is_fetched_over_tcp() -> None:
+    records = "\n".join(f"many.test. 300 IN MX {i} mx{i}.a-long-name-for-a-host.many.test." for i in range(60))
+    async with NameServer(records).serve() as server:
+        answer = await _resolver(server).mx("many.test")
+        assert answer.records == tuple(Mx(i, f"mx{i}.a-long-name-for-a-host.many.test") for i in range(60))
+        assert server.over_tcp == 1
+
+
+async def test_hostile_number_of_records_is_cut_to_the_best() -> None:
+    records = "\n".join(f"many.test. 300 IN MX {i} mx{i}.test." for i in range(1000))
+    async with NameServer(records).serve() as server:
+        assert (await _resolver(server).mx("many.test")).records == tuple(Mx(i, f"mx{i}.test") for i in range(100))
+
+
+async def test_same_question_is_asked_once() -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server)
+        server.held["shop.test"] = trio.Event()
+        answers: list[Answer[Mx]] = []
+
+        async def ask() -> None:
+            answers.append(await resolver.mx("shop.test"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            server.held["shop.test"].set()
+        assert {answer.status for answer in answers} == {Status.FOUND}
+        assert len(answers) == 50
+        assert server.asked == {("shop.test", "MX"): 1}
+
+
+async def test_cancelled_asker_leaves_its_question_to_the_others() -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server)
+        server.held["shop.test"] = trio.Event()
+        answers: list[Answer[Mx]] = []
+        first = trio.CancelScope()
+
+        async def ask(scope: trio.CancelScope) -> None:
+            with scope:
+                answers.append(await resolver.mx("shop.test"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, first)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(10):
+                nursery.start_soon(ask, trio.CancelScope())
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            server.held["shop.test"].set()
+        assert [answer.status for answer in answers] == [Status.FOUND] * 10
+        assert server.asked == {("shop.test", "MX"): 2}
+
+
+async def test_late_asker_waits_no_longer_than_the_first(autojump_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.silent.add("shop.test")
+        resolver = _resolver(server, timeout_s=7.0)
+        ended: list[float] = []
+
+        async def ask(after_s: float) -> None:
+            await trio.sleep(after_s)
+            await resolver.mx("shop.test")
+            ended.append(trio.current_time() - began)
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, 0.0)
+            nursery.start_soon(ask, 6.0)
+        assert ended == [7.0, 7.0]
+
+
+async def test_cache_is_bounded() -> None:
+    records = "\n".join(f"h{i}.test. 300 IN A 192.0.2.{i}" for i in range(10))
+    async with NameServer(records).serve() as server:
+        resolver = _resolver(server, cache_entries=4)
+        for i in (*range(10), 9, 8, 7, 6, 5):
+            await resolver.ipv4(f"h{i}.test")
+        assert {name: count for (name, _), count in server.asked.items() if count > 1} == {"h5.test": 2}
+
+
+async def test_system_without_resolv_conf_fails_for_now_and_recovers(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    system_file = tmp_path / "resolv.conf"
+    resolver = Resolver(Dns(), system_file)
+    missing = await resolver.mx("shop.test")
+    assert (missing.status, missing.detail) == (
+        Status.FAILED,
+        f"no DNS servers: [Errno 2] No such file or directory: '{system_file}'",
+    )
+    system_file.write_text("search example.test\n")
+    mock_clock.jump(FAILURE_TTL_S)
+    empty = await resolver.mx("shop.test")
+    assert (empty.status, empty.detail) == (Status.FAILED, "no DNS servers: no nameservers")
+
+
+async def test_system_file_is_read_again_when_it_changes(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    system_file = tmp_path / "resolv.conf"
+    system_file.write_text("nameserver 127.0.0.2\noptions timeout:1\n")
+    resolver = Resolver(Dns(timeout_s=3.0), system_file)
+    assert (await resolver.mx("a.test")).detail == "no answer within 3 s from 127.0.0.2"
+    system_file.write_text("nameserver 127.0.0.3\n# rewritten\n")
+    await trio.sleep(6)
+    assert (await resolver.mx("b.test")).detail == "no answer within 3 s from 127.0.0.3"
+    system_file.unlink()
+    await trio.sleep(6)
+    assert (await resolver.mx("c.test")).detail == "no answer within 3 s from 127.0.0.3"
