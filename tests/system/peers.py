@@ -19,6 +19,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+
 from tests.system.process import Process, free_port, program, run
 
 

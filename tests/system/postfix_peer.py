@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+
 from tests.system.process import Process, free_port, program, run
 
 # service type private unpriv chroot wakeup maxproc command: master(5). Nothing is chrooted, so that nothing has to be
