@@ -1,0 +1,201 @@
+"""Arguments of SMTP commands, from octets to values. Pure; the scanning itself is in the `command` kernel.
+
+Promise: a value that comes out of here keeps to its RFC, whatever went in; a Refusal carries the reply to give.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from postroika.kernels.command import parse_parameters, parse_path
+from postroika.mail.envelope import BodyType, Notify
+from postroika.mail.reply import Reply, reply
+from postroika.smtp.server_events import Mail, Rcpt
+
+MAX_ENVID = 100  # RFC 3461 §4.4
+MAX_ORCPT = 500  # RFC 3461 §4.2
+MAX_SIZE_DIGITS = 20  # RFC 1870 §3
+_HEX = frozenset("0123456789ABCDEF")
+_BODY_TYPES = {"7BIT": BodyType.SEVEN_BIT, "8BITMIME": BodyType.EIGHT_BIT, "BINARYMIME": BodyType.BINARY}
+_NOTIFY = {"NEVER": Notify.NEVER, "SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Notify.DELAY}
+# Which extension has to be offered for a parameter to be allowed.
+_MAIL_PARAMETERS = {"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN"}
+_RCPT_PARAMETERS = {"NOTIFY": "DSN", "ORCPT": "DSN"}
+
+
+class Refusal(Exception):
+    """The argument is refused with `reply`."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+def _bad(*text: str) -> Refusal:
+    return Refusal(reply(501, "5.5.4", *text))
+
+
+def parse_mail(argument: bytes, offered: frozenset[str]) -> Mail:
+    """The argument of MAIL.
+
+    Args:
+        offered: the extensions that were announced to this peer; empty after HELO.
+
+    Raises:
+        Refusal: 501, 553 or 555.
+    """
+    try:
+        path = parse_path(argument, b"FROM:")
+    except ValueError as error:
+        raise Refusal(reply(501, "5.1.7", f"bad sender address syntax: {error}")) from None
+    if path is None:
+        raise _bad("syntax: MAIL FROM:<address>")
+    local, domain = path.local, path.domain
+    if local and not domain:
+        raise Refusal(reply(501, "5.1.7", "bad sender address syntax: the domain is missing"))
+    size, body_type, smtputf8, ret, envid = 0, BodyType.SEVEN_BIT, False, "", ""
+    if path.end < len(argument):
+        seen: set[str] = set()
+        for key, value in _parameters(argument, path.end):
+            _check(key, seen, _MAIL_PARAMETERS, offered)
+            if key == "SIZE":
+                if value is None or not value.isascii() or not value.isdigit() or len(value) > MAX_SIZE_DIGITS:
+                    raise _bad("bad SIZE value")
+                size = int(value)
+            elif key == "BODY":
+                body_type = _body_type(value, offered)
+            elif key == "SMTPUTF8":
+                if value is not None:
+                    raise _bad("SMTPUTF8 has no value")
+                smtputf8 = True
+            elif key == "RET":
+                ret = (value or "").upper()
+                if ret not in {"FULL", "HDRS"}:
+                    raise _bad("bad RET value")
+            else:
+                envid = value or ""
+                if not 0 < len(envid) <= MAX_ENVID or not is_xtext(envid):
+                    raise _bad("bad ENVID value")
+    if path.utf8 and not smtputf8:
+        raise Refusal(reply(553, "5.6.7", "address has characters beyond ASCII: SMTPUTF8 is needed"))
+    address = _address(local, domain, "5.1.7") if domain else ""
+    return Mail(address, size, body_type, smtputf8, ret, envid, path.utf8)
+
+
+def parse_rcpt(argument: bytes, offered: frozenset[str], smtputf8: bool) -> Rcpt:
+    """The argument of RCPT.
+
+    Args:
+        offered: as for `parse_mail`.
+        smtputf8: MAIL had SMTPUTF8.
+
+    Raises:
+        Refusal: 501, 553 or 555.
+    """
+    try:
+        path = parse_path(argument, b"TO:")
+    except ValueError as error:
+        raise Refusal(reply(501, "5.1.3", f"bad recipient address syntax: {error}")) from None
+    if path is None:
+        raise _bad("syntax: RCPT TO:<address>")
+    local, domain = path.local, path.domain
+    # RFC 5321 §4.1.1.3, §4.5.1: <postmaster>, in any case, is the only one without a domain.
+    if not domain and local.lower() != "postmaster":
+        raise Refusal(reply(501, "5.1.3", "bad recipient address syntax: the domain is missing"))
+    notify, orcpt = 0, ""
+    if path.end < len(argument):
+        seen: set[str] = set()
+        for key, value in _parameters(argument, path.end):
+            _check(key, seen, _RCPT_PARAMETERS, offered)
+            if key == "NOTIFY":
+                notify = _notify(value or "")
+            else:
+                orcpt = _orcpt(value or "", smtputf8)
+    if path.utf8 and not smtputf8:
+        raise Refusal(reply(553, "5.6.7", "address has characters beyond ASCII: SMTPUTF8 is needed"))
+    address = _address(local, domain, "5.1.3") if domain else local
+    return Rcpt(address, local, domain.lower(), notify, orcpt, path.routed, path.utf8)
+
+
+def parse_bdat(argument: bytes) -> tuple[int, bool] | None:
+    """The argument of BDAT: octets that follow, and whether they are the last. None if it is none."""
+    digits, _, last = argument.partition(b" ")
+    if not digits.isdigit() or len(digits) > MAX_SIZE_DIGITS:
+        return None
+    last = last.strip().upper()
+    return (int(digits), bool(last)) if last in {b"", b"LAST"} else None
+
+
+def is_xtext(text: str) -> bool:
+    """RFC 3461 §4: printable ASCII without blanks and "=", "+" only before two capital hex digits."""
+    if not text.isascii() or not text.isprintable() or " " in text or "=" in text:
+        return False
+    return all(len(part) >= 2 and part[0] in _HEX and part[1] in _HEX for part in text.split("+")[1:])
+
+
+def _parameters(argument: bytes, start: int) -> list[tuple[str, str | None]]:
+    try:
+        return parse_parameters(argument, start)
+    except ValueError as error:
+        raise _bad(str(error)) from None
+
+
+def _check(key: str, seen: set[str], known: dict[str, str], offered: frozenset[str]) -> None:
+    """Refuse a parameter that was not offered, or is there twice."""
+    if known.get(key) not in offered:
+        raise Refusal(reply(555, "5.5.4", f"parameter not recognised or not offered: {key[:40]}"))
+    if key in seen:
+        raise _bad(f"{key} is given twice")
+    seen.add(key)
+
+
+def _body_type(value: str | None, offered: frozenset[str]) -> BodyType:
+    body_type = _BODY_TYPES.get((value or "").upper())
+    if body_type is None or (body_type is BodyType.BINARY and "BINARYMIME" not in offered):
+        raise _bad("bad BODY value")
+    return body_type
+
+
+def _notify(value: str) -> int:
+    """RFC 3461 §4.1: NEVER stands alone."""
+    flags = 0
+    for word in value.upper().split(","):
+        flag = _NOTIFY.get(word)
+        if flag is None or flags & flag:
+            raise _bad("bad NOTIFY value")
+        flags |= flag
+    if flags & Notify.NEVER and flags != Notify.NEVER:
+        raise _bad("NOTIFY=NEVER excludes all others")
+    return int(flags)
+
+
+def _orcpt(value: str, smtputf8: bool) -> str:
+    """RFC 3461 §4.2; RFC 6533 §3: "utf-8" addresses may be written out where SMTPUTF8 was asked for."""
+    kind, semicolon, address = value.partition(";")
+    is_name = bool(kind) and kind.isascii() and kind.replace("-", "").isalnum()
+    if not semicolon or not is_name or not address or len(value) > MAX_ORCPT:
+        raise _bad("bad ORCPT value")
+    if kind.lower() == "utf-8":
+        if not smtputf8 and not address.isascii():
+            raise _bad("bad ORCPT value: SMTPUTF8 is needed")
+    elif not is_xtext(address):
+        raise _bad("bad ORCPT value: not xtext")
+    return value
+
+
+def _address(local: str, domain: str, enhanced: str) -> str:
+    """local@domain, the domain in lower case; an address literal is checked.
+
+    Raises:
+        Refusal: the literal is not an IP address (RFC 5321 §4.1.3).
+    """
+    if domain[0] == "[":
+        literal = domain[1:-1]
+        try:
+            if literal[:5].lower() == "ipv6:":
+                ipaddress.IPv6Address(literal[5:])
+            else:
+                ipaddress.IPv4Address(literal)
+        except ValueError:
+            raise Refusal(reply(501, enhanced, "bad address literal")) from None
+    return f"{local}@{domain.lower()}"

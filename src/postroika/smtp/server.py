@@ -1,0 +1,417 @@
+"""The server side of SMTP as a sans-IO protocol: bytes in, events and reply bytes out.
+
+Promise: what a client sends is understood in one way only, however TCP has cut it. Commands and messages end at
+CR LF (CR LF . CR LF, or the count of BDAT) and nowhere else; replies come out in the order of the commands; every
+buffer is bounded; what comes after a refused DATA or BDAT is never run as commands.
+
+How: `receive` keeps the bytes, `next_event` takes them apart until there is something that the session has to know.
+Events marked * in `server_events` stop the machine until `answer` gives the verdict. Replies pile up until
+`take_output`. Which command is allowed when is in the table of `states`; what arguments mean is in `grammar`;
+the content of messages is watched by `body`.
+Source: RFC 5321, 1870, 2034, 2920, 3030, 3461, 6152, 6531, 9422.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from postroika.errors import LocalProtocolError
+from postroika.kernels import command
+from postroika.kernels.command import scan_command
+from postroika.mail.envelope import BodyType
+from postroika.mail.reply import Reply, reply
+from postroika.smtp.body import TOO_LARGE, BodyReader
+from postroika.smtp.grammar import Refusal, parse_bdat, parse_mail, parse_rcpt
+from postroika.smtp.server_base import (
+    CHUNK,
+    COMMANDS,
+    CONTENT,
+    LINE_BARE_CR,
+    LINE_BARE_LF,
+    LINE_NUL,
+    LINE_TOO_LONG,
+    MAX_COMMAND_BYTES,
+    ServerBase,
+)
+from postroika.smtp.server_events import BodyChunk, BodyRefused, DataBegin, Helo, Mail, Quit, Reset
+from postroika.smtp.server_settings import EXTENSIONS, ServerSettings, greetings
+from postroika.smtp.states import AFTER_MESSAGE, AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
+
+__all__ = ["EXTENSIONS", "Server", "ServerSettings"]
+
+MAX_HELO_NAME = 255  # RFC 5321 §4.5.3.1.2
+
+# What `answer` is waited for.
+_NOTHING, _HELO, _MAIL, _RCPT, _DATA, _END = range(6)
+_MAIL_OK = reply(250, "2.1.0", "Ok").wire()
+_RCPT_OK = reply(250, "2.1.5", "Ok").wire()
+_OK = reply(250, "2.0.0", "Ok").wire()
+_GO_ON = reply(354, "", "End data with <CR><LF>.<CR><LF>").wire()
+_VRFY = reply(252, "2.5.0", "cannot verify the address, but will take mail for it and try to deliver").wire()
+_HELP = reply(214, "2.0.0", "RFC 5321: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT").wire()
+_NO_ARGUMENT = reply(501, "5.5.4", "this command takes no argument")
+_BINARY_DATA = reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")
+_BAD_BDAT = reply(501, "5.5.4", "syntax: BDAT octets [LAST]; closing, as what follows cannot be told apart")
+_NO_CHUNKING = reply(502, "5.5.1", "BDAT is not offered")
+
+
+class Server(ServerBase):
+    """One SMTP session as the server sees it. The banner is in the output from the start.
+
+    `state` is where the session is; `closed` says that nothing more is read: send the output, then close.
+    """
+
+    __slots__ = (
+        "_body", "_chunk_last", "_chunk_left", "_chunk_refusal", "_dropped", "_lf_ends", "_mail", "_offered",
+        "_recipients", "_says_ehlo", "esmtp",
+    )  # fmt: skip
+
+    def __init__(self, settings: ServerSettings) -> None:
+        super().__init__(settings)
+        self.esmtp = False
+        self._says_ehlo = False
+        self._lf_ends = settings.bare_newlines == "normalise"
+        self._offered: frozenset[str] = frozenset()
+        self._mail: Mail | None = None
+        self._recipients = 0
+        self._body: BodyReader | None = None
+        self._dropped = False
+        self._chunk_left = 0
+        self._chunk_last = False
+        self._chunk_refusal: Reply | None = None
+
+    @property
+    def in_transaction(self) -> bool:
+        """MAIL has been accepted and the message has not ended yet."""
+        return self.state >= State.MAIL
+
+    def answer(self, verdict: Reply | None = None) -> None:
+        """The verdict on the event that waits for one.
+
+        Args:
+            verdict: below 400 accepts, otherwise refuses; 421 also closes. None accepts with the usual words. The
+                words for accepted EHLO, HELO and DATA are always the server's own.
+
+        Raises:
+            LocalProtocolError: nothing waits.
+        """
+        awaiting = self._awaiting
+        if not awaiting or self._events:
+            raise LocalProtocolError("no verdict is awaited")
+        self._awaiting = _NOTHING
+        accepted = verdict is None or verdict.code < 400
+        if awaiting == _RCPT:
+            if accepted:
+                self.state = State.RCPT
+                self._recipients += 1
+            self._out.append(_RCPT_OK if verdict is None else verdict.wire())
+        elif awaiting == _END:
+            self._out.append(_OK if verdict is None else verdict.wire())
+            if accepted:
+                self._bad = 0
+            self._end_transaction(AFTER_MESSAGE)
+        elif awaiting == _MAIL:
+            if accepted:
+                self.state = State.MAIL
+            else:
+                self._mail = None
+            self._out.append(_MAIL_OK if verdict is None else verdict.wire())
+        elif awaiting == _DATA:
+            self._answer_data(verdict, accepted)
+        else:
+            self._answer_helo(verdict, accepted)
+        if verdict is not None and verdict.code == 421:
+            self.closed = True
+
+    def _step(self) -> bool:
+        mode = self._mode
+        if mode == COMMANDS:
+            return self._step_command()
+        if mode == CONTENT:
+            return self._step_content()
+        if mode == CHUNK:
+            return self._step_chunk()
+        return self._step_skip()
+
+    def _step_command(self) -> bool:
+        buffer, start = self._buffer, self._pos
+        code, argument, behind = scan_command(buffer, start, self._lf_ends)
+        if code == command.INCOMPLETE:
+            if self._eof:
+                self.closed = True
+            elif len(buffer) - start > MAX_COMMAND_BYTES:
+                self._skip(LINE_TOO_LONG, start)
+                return True
+            return False
+        if behind - start > MAX_COMMAND_BYTES:
+            self._skip(LINE_TOO_LONG, start)
+            return True
+        if code == command.BARE_LF:
+            # The rest up to CR LF still belongs to this line: what hides in it must not become a second command.
+            self._skip(LINE_BARE_LF, start)
+            return True
+        self._pos = behind
+        if code < 0:
+            self._out.append((LINE_NUL if code == command.NUL else LINE_BARE_CR).wire())
+            self._count_bad()
+            return True
+        if code == command.FOREIGN:
+            self._give_up("that is not SMTP", buffer[start:behind])
+            return True
+        entry = TABLE[self.state][code]
+        if code == command.BDAT:
+            self._bdat(argument, entry)
+        elif isinstance(entry, Reply):
+            self._refuse(code, entry, argument)
+        else:
+            self._HANDLERS[code](self, argument)
+        return True
+
+    def _step_content(self) -> bool:
+        body, buffer = self._body, self._buffer
+        assert body is not None
+        if self._pos == len(buffer):
+            self.closed = self._eof
+            return False
+        piece, self._pos = body.feed(buffer, self._pos, len(buffer))
+        self._pass_on(body, piece)
+        if body.ended:
+            self._end_of_message(body)
+        return True
+
+    def _step_chunk(self) -> bool:
+        left = self._chunk_left
+        if left:
+            start = self._pos
+            stop = min(start + left, len(self._buffer))
+            if start == stop:
+                self.closed = self._eof
+                return False
+            self._pos = stop
+            self._chunk_left = left - (stop - start)
+            if self._chunk_refusal is None:
+                body = self._body
+                assert body is not None
+                piece, _ = body.feed(self._buffer, start, stop)
+                self._pass_on(body, piece)
+                self._chunk_refusal = body.refusal
+            return True
+        self._mode = COMMANDS
+        self._end_of_chunk()
+        return True
+
+    def _pass_on(self, body: BodyReader, piece: bytes) -> None:
+        """Content to the session, or once the news that the message is refused."""
+        if body.refusal is None:
+            if piece:
+                self._events.append(BodyChunk(piece))
+        elif not self._dropped:
+            self._dropped = True
+            self._events.append(BodyRefused(body.refusal))
+
+    def _end_of_message(self, body: BodyReader) -> None:
+        if body.refusal is None:
+            self._events.append(body.facts())
+            self._awaiting = _END
+        else:
+            self._out.append(body.refusal.wire())
+            self._end_transaction(AFTER_MESSAGE)
+
+    def _end_of_chunk(self) -> None:
+        refusal, body = self._chunk_refusal, self._body
+        if refusal is None and self._chunk_last:
+            assert body is not None
+            self._pass_on(body, body.finish())
+            self._end_of_message(body)
+        elif refusal is None:
+            self._out.append(_OK)
+        else:
+            self._out.append(refusal.wire())
+            if self._chunk_last:
+                if self.in_transaction and not self._dropped:
+                    self._events.append(Reset())
+                self._end_transaction(AFTER_REFUSED_LAST_CHUNK[self.state])
+            else:
+                self.state = AFTER_REFUSED_CHUNK[self.state]
+
+    def _end_transaction(self, state: State) -> None:
+        self.state = state
+        self._mode = COMMANDS
+        self._mail = self._body = None
+        self._recipients = 0
+        self._dropped = False
+
+    # ---- commands that the table allows
+
+    def _hello(self, verb: str, argument: bytes, code: int) -> None:
+        if not argument or len(argument) > MAX_HELO_NAME:
+            self._refuse(code, reply(501, "5.5.4", f"syntax: {verb} hostname"), argument)
+            return
+        name = argument.decode("ascii", "replace").replace("\ufffd", "?")
+        if not name.isprintable():
+            name = "".join(c if c.isprintable() else "?" for c in name)
+        self._events.append(Helo(verb, name))
+        self._awaiting = _HELO
+        self._says_ehlo = verb == "EHLO"
+
+    def _ehlo_command(self, argument: bytes) -> None:
+        self._hello("EHLO", argument, command.EHLO)
+
+    def _helo_command(self, argument: bytes) -> None:
+        self._hello("HELO", argument, command.HELO)
+
+    def _answer_helo(self, verdict: Reply | None, accepted: bool) -> None:
+        if not accepted:
+            assert verdict is not None
+            self._out.append(verdict.wire())
+            return
+        if self.in_transaction:
+            self._events.append(Reset())
+        self._end_transaction(State.READY)
+        self._credit = 0
+        self.esmtp = self._says_ehlo
+        self._offered = self.settings.extensions if self.esmtp else frozenset()
+        self._out.append(greetings(self.settings)[2 if self.esmtp else 1])
+
+    def _mail_command(self, argument: bytes) -> None:
+        settings = self.settings
+        self._credit = settings.max_recipients + 2
+        try:
+            mail = parse_mail(argument, self._offered)
+        except Refusal as error:
+            self._refuse(command.MAIL, error.reply, argument)
+            return
+        if mail.size_bytes > settings.max_message_bytes:
+            self._refuse(command.MAIL, TOO_LARGE, argument, bad=False)
+            return
+        self._mail = mail
+        self._events.append(mail)
+        self._awaiting = _MAIL
+
+    def _rcpt_command(self, argument: bytes) -> None:
+        assert self._mail is not None
+        if self._recipients >= self.settings.max_recipients:
+            self._refuse(command.RCPT, reply(452, "4.5.3", "too many recipients"), argument, bad=False)
+            return
+        try:
+            rcpt = parse_rcpt(argument, self._offered, self._mail.smtputf8)
+        except Refusal as error:
+            self._refuse(command.RCPT, error.reply, argument)
+            return
+        self._events.append(rcpt)
+        self._awaiting = _RCPT
+
+    def _data_command(self, argument: bytes) -> None:
+        assert self._mail is not None
+        if argument:
+            self._refuse(command.DATA, _NO_ARGUMENT, argument)
+        elif self._mail.body_type is BodyType.BINARY:
+            self._refuse(command.DATA, _BINARY_DATA, argument)  # RFC 3030 §3
+        else:
+            self._chunk_last = False
+            self._events.append(DataBegin(chunked=False))
+            self._awaiting = _DATA
+
+    def _answer_data(self, verdict: Reply | None, accepted: bool) -> None:
+        chunked = self._mode == CHUNK
+        if accepted:
+            settings, mail = self.settings, self._mail
+            assert mail is not None
+            self._body = BodyReader(
+                dotted=not chunked,
+                normalise=self._lf_ends,
+                binary=chunked and mail.body_type is BodyType.BINARY,
+                max_bytes=settings.max_message_bytes,
+                max_header_bytes=settings.max_header_bytes,
+                max_received=settings.max_received,
+            )
+            if chunked:
+                self.state = State.CHUNKS
+            else:
+                self.state = State.DATA
+                self._mode = CONTENT
+                self._out.append(_GO_ON)
+        elif chunked:
+            self._chunk_refusal = verdict  # said after the chunk (RFC 3030 §2)
+        else:
+            assert verdict is not None
+            self._out.append(verdict.wire())
+            self._guard_commands()
+
+    def _bdat(self, argument: bytes, entry: State | Reply) -> None:
+        """BDAT in any state: the octets that it announces are consumed whatever becomes of them (RFC 3030 §2)."""
+        parsed = parse_bdat(argument)
+        if parsed is None:
+            self._refuse(command.BDAT, _BAD_BDAT, argument)
+            self.closed = True
+            return
+        size, self._chunk_last = parsed
+        self._chunk_left = size
+        self._chunk_refusal = None
+        self._mode = CHUNK
+        before = self._body.size_bytes if self._body is not None else 0
+        if "CHUNKING" not in self._offered:
+            self._refuse_chunk(_NO_CHUNKING, argument)
+        elif isinstance(entry, Reply):
+            self._refuse_chunk(entry, argument)
+        elif before + size > self.settings.max_message_bytes:
+            if self._body is None:
+                self._refuse_chunk(TOO_LARGE, argument)
+            else:
+                self._chunk_refusal = TOO_LARGE
+                self._dropped = True
+                self._events.append(BodyRefused(TOO_LARGE))
+        elif self._body is None:
+            self._events.append(DataBegin(chunked=True))
+            self._awaiting = _DATA
+
+    def _refuse_chunk(self, refusal: Reply, argument: bytes) -> None:
+        """Like `_refuse`, but the reply has to wait until the chunk is over."""
+        self._chunk_refusal = refusal
+        self._note_refusal(command.BDAT, refusal, argument, bad=True)
+
+    def _rset_command(self, argument: bytes) -> None:
+        if argument:
+            self._refuse(command.RSET, _NO_ARGUMENT, argument)
+            return
+        if self.in_transaction:
+            self._events.append(Reset())
+            self._end_transaction(State.READY)
+        self._credit = 0
+        self._out.append(_OK)
+
+    def _noop_command(self, argument: bytes) -> None:
+        del argument  # RFC 5321 §4.1.1.9: allowed, and ignored
+        self._out.append(_OK)
+
+    def _quit_command(self, argument: bytes) -> None:
+        if argument:
+            self._refuse(command.QUIT, _NO_ARGUMENT, argument)
+            return
+        self._out.append(reply(221, "2.0.0", f"{self.settings.hostname} closing the connection").wire())
+        self._events.append(Quit())
+        self.closed = True
+
+    def _vrfy_command(self, argument: bytes) -> None:
+        if argument:
+            self._out.append(_VRFY)
+        else:
+            self._refuse(command.VRFY, reply(501, "5.5.4", "syntax: VRFY address"), argument)
+
+    def _help_command(self, argument: bytes) -> None:
+        del argument
+        self._out.append(_HELP)
+
+    _HANDLERS: ClassVar[dict[int, Callable[[Server, bytes], None]]] = {
+        command.EHLO: _ehlo_command,
+        command.HELO: _helo_command,
+        command.MAIL: _mail_command,
+        command.RCPT: _rcpt_command,
+        command.DATA: _data_command,
+        command.RSET: _rset_command,
+        command.NOOP: _noop_command,
+        command.QUIT: _quit_command,
+        command.VRFY: _vrfy_command,
+        command.HELP: _help_command,
+    }

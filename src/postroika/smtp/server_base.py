@@ -1,0 +1,177 @@
+"""What any line-based server side needs below the commands of SMTP: input, output, refusals and their limits.
+
+Promise: every buffer is bounded; a line that is refused is passed over up to its CR LF and nothing in it is run; a
+peer that keeps sending rubbish is sent away. `server.Server` builds the commands upon this.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from postroika.kernels import command
+from postroika.kernels.command import find_line_end
+from postroika.mail.reply import Reply, reply
+from postroika.smtp.server_events import Event, Refused
+from postroika.smtp.server_settings import ServerSettings, greetings
+from postroika.smtp.states import State
+
+# RFC 5321 §4.5.3.1.4 says 512 octets, to which DSN adds 600 (RFC 3461 §5), SMTPUTF8 10, BODY 17, SIZE 26, …
+MAX_COMMAND_BYTES = 4096
+MAX_SKIPPED_BYTES = 65_536  # of one line that is refused anyway; then the peer is no mail client
+MAX_DETAIL = 300
+
+# What the next input octets are.
+COMMANDS: Final = 0
+SKIPPING: Final = 1
+CONTENT: Final = 2
+CHUNK: Final = 3
+
+_STAGES = {command.MAIL: "mail", command.RCPT: "rcpt", command.DATA: "data", command.BDAT: "data"}
+LINE_BARE_LF = reply(500, "5.5.2", "bare LF in a command line: lines must end with CR LF")
+LINE_BARE_CR = reply(500, "5.5.2", "bare CR in a command line: lines must end with CR LF")
+LINE_NUL = reply(500, "5.5.2", "NUL octet in a command line")
+LINE_TOO_LONG = reply(500, "5.5.2", f"command line is longer than {MAX_COMMAND_BYTES} octets")
+
+
+class ServerBase:
+    """Buffers, limits and refusals of one session; see `Server`."""
+
+    __slots__ = (
+        "_awaiting", "_bad", "_buffer", "_credit", "_eof", "_events", "_greeted", "_mode", "_out", "_pos", "_skipped",
+        "_skipped_lf", "closed", "settings", "state",
+    )  # fmt: skip
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.state = State.START
+        self.closed = False
+        self._buffer = b""
+        self._pos = 0
+        self._eof = False
+        self._out = [greetings(settings)[0]]
+        self._greeted = False
+        self._events: deque[Event] = deque()
+        self._awaiting = 0
+        self._mode: int = COMMANDS
+        self._bad = 0
+        # How many commands of a pipelined group may still fail because of an earlier one without counting as bad.
+        self._credit = 0
+        self._skipped = self._skipped_lf = 0
+
+    @property
+    def mid_command(self) -> bool:
+        """A command line has begun and has not ended."""
+        return self._mode == SKIPPING or (self._mode == COMMANDS and self._pos < len(self._buffer))
+
+    @property
+    def receiving(self) -> bool:
+        """What comes in next is content, not commands."""
+        return self._mode >= CONTENT
+
+    def receive(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Take in bytes from the wire; b"" means that the peer will send no more. `bytes` are kept without a copy."""
+        if not chunk:
+            self._eof = True
+            return
+        fresh = chunk if isinstance(chunk, bytes) else bytes(chunk)
+        self._buffer = fresh if self._pos == len(self._buffer) else self._buffer[self._pos :] + fresh
+        self._pos = 0
+
+    def next_event(self) -> Event | None:
+        """The next thing to act on. None: input or a verdict is needed first, or the server is closed."""
+        events = self._events
+        while not events:
+            if self._awaiting or self.closed or not self._step():
+                return None
+        return events.popleft()
+
+    def take_output(self) -> bytes:
+        """All replies since the last call, to be sent in one write."""
+        out = self._out
+        if not out:
+            return b""
+        self._greeted = True
+        gathered = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return gathered
+
+    def shut_down(self, last: Reply) -> None:
+        """Say `last` (a 421; or whatever refuses the connection, in place of a banner not sent yet) and close."""
+        if self.closed:
+            return
+        if not self._greeted:
+            self._out.clear()
+        self._out.append(last.wire())
+        self._awaiting = 0
+        self._events.clear()
+        self.closed = True
+
+    def _step(self) -> bool:
+        """Use up some input. False: more is needed."""
+        raise NotImplementedError
+
+    def _skip(self, refusal: Reply, start: int) -> None:
+        """Refuse the line that begins at `start`, and pass over it up to its CR LF."""
+        self._out.append(refusal.wire())
+        self._pos = start
+        self._mode = SKIPPING
+        self._skipped = self._skipped_lf = 0
+        self._count_bad()
+
+    def _step_skip(self) -> bool:
+        buffer, start = self._buffer, self._pos
+        behind, bare = find_line_end(buffer, start)
+        if behind < 0:
+            # A CR at the very end may yet be followed by its LF.
+            keep = 1 if buffer.endswith(b"\r") and len(buffer) > start else 0
+            self._pos = len(buffer) - keep
+        else:
+            self._pos = behind
+            self._mode = COMMANDS
+        self._skipped += self._pos - start
+        self._skipped_lf += bare
+        if self._skipped_lf > 1 or self._skipped > MAX_SKIPPED_BYTES:
+            self._give_up("lines must end with CR LF", b"")
+        elif behind < 0 and self._eof:
+            self.closed = True
+        return behind >= 0
+
+    def _refuse(self, code: int, refusal: Reply, argument: bytes, *, bad: bool = True) -> None:
+        """Refuse a command. `bad`: it counts towards the limit, unless it only follows from an earlier refusal."""
+        self._out.append(refusal.wire())
+        self._note_refusal(code, refusal, argument, bad=bad)
+        if code == command.DATA:
+            self._guard_commands()
+
+    def _note_refusal(self, code: int, refusal: Reply, argument: bytes, *, bad: bool) -> None:
+        """All of a refusal but its reply."""
+        stage = _STAGES.get(code)
+        if stage is not None:
+            self._events.append(Refused(stage, refusal, argument[:MAX_DETAIL].decode("utf-8", "replace")))
+            if code != command.MAIL and self._credit:
+                self._credit -= 1
+                return
+        if bad:
+            self._count_bad()
+
+    def _guard_commands(self) -> None:
+        """After a refused DATA: DATA is the last command of a group (RFC 2920 §3.1), so what is already there behind
+        it is the content, sent without waiting for our 354. None of that may be run; harmless ends are let pass."""
+        rest = self._buffer[self._pos :] if len(self._buffer) - self._pos <= 6 else b"content"
+        if rest and rest.upper() not in {b"QUIT\r\n", b"RSET\r\n"}:
+            self._give_up("content was sent although DATA was refused", b"")
+
+    def _count_bad(self) -> None:
+        self._bad += 1
+        if self._bad > self.settings.max_bad_commands:
+            self._give_up("too many bad commands", b"")
+
+    def _give_up(self, why: str, line: bytes) -> None:
+        """Send the peer away."""
+        if self.closed:
+            return
+        last = reply(421, "4.7.0", f"{self.settings.hostname} closing the connection: {why}")
+        self._out.append(last.wire())
+        self._events.append(Refused("protocol", last, line[:MAX_DETAIL].decode("utf-8", "replace").strip()))
+        self.closed = True

@@ -1,0 +1,116 @@
+"""What the SMTP server protocol tells its session. Plain values; those marked * wait for `Server.answer`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from postroika.mail.envelope import BodyType
+from postroika.mail.reply import Reply
+
+
+class Helo(msgspec.Struct, frozen=True, gc=False):
+    """* EHLO or HELO (`verb`) with a name, printable but otherwise unchecked; the server answers."""
+
+    verb: str
+    name: str
+
+
+class Mail(msgspec.Struct, frozen=True, gc=False):
+    """* MAIL FROM.
+
+    Args:
+        reverse_path: without brackets and source route, domain in lower case; "" for the null sender.
+        size_bytes: SIZE=, 0 where it was not given.
+        ret, envid: as in `mail.envelope.Envelope`.
+        utf8_address: the reverse-path has characters beyond ASCII.
+    """
+
+    reverse_path: str
+    size_bytes: int = 0
+    body_type: BodyType = BodyType.SEVEN_BIT
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    utf8_address: bool = False
+
+
+class Rcpt(msgspec.Struct, frozen=True, gc=False):
+    """* RCPT TO.
+
+    Args:
+        address: without brackets and source route, domain in lower case; "postmaster" may stand without domain.
+        local, domain: its two parts.
+        notify, orcpt: as in `mail.envelope.Recipient`.
+        routed: it came with a source route, which has been taken off.
+    """
+
+    address: str
+    local: str
+    domain: str
+    notify: int = 0
+    orcpt: str = ""
+    routed: bool = False
+    utf8_address: bool = False
+
+
+class DataBegin(msgspec.Struct, frozen=True, gc=False):
+    """* DATA, or the first BDAT of a transaction (`chunked`), with at least one recipient. Accepting makes the
+    server send its 354, or take the chunk; refusing a chunk makes it discard the chunk and then reply."""
+
+    chunked: bool
+
+
+class BodyChunk(msgspec.Struct, frozen=True, gc=False):
+    """The next octets of content: dots unstuffed, never empty."""
+
+    piece: bytes
+
+
+class BodyEnd(msgspec.Struct, frozen=True, gc=False):
+    """* The whole message has been received and is well formed. The answer is the reply to the final dot.
+
+    Args:
+        size_bytes: sum of all pieces.
+        eight_bit, header_eight_bit: an octet ≥ 128 is in the message, in its header.
+        longest_line: octets without CR LF.
+        received: number of Received fields.
+        nul: there are NULs (only where BINARYMIME allows them).
+    """
+
+    size_bytes: int
+    eight_bit: bool
+    header_eight_bit: bool
+    longest_line: int
+    received: int
+    nul: bool
+
+
+class BodyRefused(msgspec.Struct, frozen=True, gc=False):
+    """The server refuses the message that is being received: drop what was stored. Comes as soon as it is known;
+    the peer gets `reply` after its real end, and the octets until then are discarded."""
+
+    reply: Reply
+
+
+class Reset(msgspec.Struct, frozen=True, gc=False):
+    """A transaction that had begun ended without a message: RSET, EHLO, HELO, a BDAT LAST without recipients."""
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """The server has itself refused a command: for the record.
+
+    Args:
+        stage: "mail", "rcpt", "data", or "protocol" where the server gave up on the peer.
+        detail: the argument of the command, as sent; at most some hundred characters.
+    """
+
+    stage: str
+    reply: Reply
+    detail: str = ""
+
+
+class Quit(msgspec.Struct, frozen=True, gc=False):
+    """QUIT; 221 is in the output and the server is closed."""
+
+
+Event = Helo | Mail | Rcpt | DataBegin | BodyChunk | BodyEnd | BodyRefused | Reset | Refused | Quit

@@ -1,0 +1,42 @@
+"""What the SMTP server protocol has to know of the configuration, and the greetings that follow from it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import msgspec
+
+from postroika.mail.reply import Reply
+
+EXTENSIONS = frozenset({
+    "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "ENHANCEDSTATUSCODES", "LIMITS",
+})  # fmt: skip
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the protocol has to know of the configuration. `extensions`: those to offer, of EXTENSIONS."""
+
+    hostname: str
+    max_message_bytes: int = 50 * 1024 * 1024
+    max_recipients: int = 5000
+    max_bad_commands: int = 20
+    max_received: int = 50
+    max_header_bytes: int = 1024 * 1024
+    bare_newlines: Literal["refuse", "normalise"] = "refuse"
+    extensions: frozenset[str] = EXTENSIONS
+
+
+@functools.lru_cache(maxsize=64)
+def greetings(settings: ServerSettings) -> tuple[bytes, bytes, bytes]:
+    """The banner, and the replies to HELO and EHLO."""
+    offered = settings.extensions
+    values = {"SIZE": f"SIZE {settings.max_message_bytes}", "LIMITS": f"LIMITS RCPTMAX={settings.max_recipients}"}
+    order = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "ENHANCEDSTATUSCODES",
+             "LIMITS")  # fmt: skip
+    lines = (settings.hostname, *(values.get(name, name) for name in order if name in offered))
+    return (
+        Reply(220, "", (f"{settings.hostname} ESMTP Postroika",)).wire(),
+        Reply(250, "", (settings.hostname,)).wire(),
+        Reply(250, "", lines).wire(),
+    )
