@@ -35,6 +35,9 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
         out = bytearray()
         last = len(self.lines) - 1
         for i, line in enumerate(self.lines):
+            if line.isascii() and line.isprintable() and len(line) <= 480:  # nearly always, and this is a hot path
+                out += f"{self.code}{' ' if i == last else '-'}{prefix}{line}\r\n".encode()
+                continue
             clean = "".join(c if c >= " " and c != "\x7f" else " " for c in line)
             text = f"{self.code}{' ' if i == last else '-'}{prefix}{clean}".encode("utf-8", "replace")[:510]
             # A cut inside a character would leave half of it.
