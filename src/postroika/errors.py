@@ -55,5 +55,9 @@ class SpoolIOError(SpoolError):
     """A sync failed. What the disk holds is unknown; the process has to end (a failed fsync is never retried)."""
 
 
+class SinkError(PostroikaError):
+    """A consumer of the outbox could not take the events now. They stay in the spool and are offered again."""
+
+
 class ControlError(PostroikaError):
     """The control socket refused or could not do what was asked."""
