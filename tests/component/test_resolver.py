@@ -6,11 +6,11 @@ from pathlib import Path
 
 import trio
 import trio.testing
-from tests.component.name_server import NameServer
 
 from postroika.config import Dns
 from postroika.routing.mx import Mx
 from postroika.routing.resolver import FAILURE_TTL_S, Answer, Resolver, Status
+from tests.component.name_server import NameServer
 
 ZONE = """
 shop.test. 300 IN MX 20 mx2.shop.test.
@@ -145,6 +145,18 @@ async def test_second_server_answers_for_a_failing_and_for_a_silent_first(
         bad.silent.add("null.test")
         assert (await resolver.mx("shop.test")).status is Status.FOUND
         assert (await resolver.mx("null.test")).status is Status.FOUND
+
+
+async def test_dead_first_server_costs_time_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as dead, NameServer(ZONE).serve() as good:
+        dead.silent |= {"shop.test", "mx1.shop.test", "short.test"}
+        resolver = Resolver(Dns(servers=(dead.address, good.address)))
+        took_s = []
+        for name in ("shop.test", "mx1.shop.test", "short.test"):
+            began = trio.current_time()
+            await resolver.ipv4(name)
+            took_s.append(round(trio.current_time() - began, 2))
+        assert took_s == [2.0, 0.0, 0.0]
 
 
 async def test_truncated_answer_is_fetched_over_tcp() -> None:

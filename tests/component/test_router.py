@@ -8,13 +8,13 @@ from collections import Counter
 import pytest
 import trio
 import trio.testing
-from tests.component.name_server import NameServer
 
 from postroika.config import Config, Delivery, Dns, Listener, Route, Server
 from postroika.mail.reply import Reply
 from postroika.routing.finder import GRACE_S, INCOMPLETE_S
 from postroika.routing.router import Host, NoRoute, Router
 from postroika.routing.router import Route as Found
+from tests.component.name_server import NameServer
 
 ZONE = """
 shop.test. 300 IN MX 20 mx2.shop.test.

@@ -103,13 +103,11 @@ class Resolver:
         self._slots = trio.Semaphore(_CONCURRENT_QUESTIONS)
         self._backend = dns.asyncbackend.get_backend("trio")
         self._stub: dns.asyncresolver.Resolver | None = None
+        self._order: list[tuple[str, int]] = []
         self._checked_at = -math.inf
         self._system_stamp: tuple[int, int] | None = None
         if settings.servers:
-            self._stub = _stub()
-            self._stub.nameservers = [
-                dns.nameserver.Do53Nameserver(*split_host_port(server, 53)) for server in settings.servers
-            ]
+            self._use([split_host_port(server, 53) for server in settings.servers], _stub())
 
     async def mx(self, name: str) -> Answer[Mx]:
         """The MX records of `name`, null MX and nonsense included.
@@ -189,6 +187,7 @@ class Resolver:
                 return self._settled(Status.NXDOMAIN, (), chain.canonical_name, min(ttl, chain.minimum_ttl))
             except dns.exception.DNSException as error:
                 return self._failed(_cause(error))
+            self._prefer(answer.nameserver, answer.port)
             chain = answer.chaining_result
             ttl = min(ttl, chain.minimum_ttl)
             if chain.answer is not None:
@@ -212,7 +211,7 @@ class Resolver:
         return Answer(Status.FAILED, expires_at=trio.current_time() + ttl_s, detail=detail)
 
     def _timed_out(self) -> Answer[Any]:
-        servers = self._settings.servers or ([str(server) for server in self._stub.nameservers] if self._stub else [])
+        servers = [host if port == 53 else f"{host}:{port}" for host, port in self._order]
         whom = f" from {', '.join(servers)}" if servers else ""
         return self._failed(f"no answer within {self._settings.timeout_s:g} s{whom}")
 
@@ -230,7 +229,8 @@ class Resolver:
                 if stamp != self._system_stamp:
                     stub = _stub()
                     stub.read_resolv_conf(self._system_file)
-                    self._stub, self._system_stamp = stub, stamp
+                    self._use([(str(server), 53) for server in stub.nameservers], stub)
+                    self._system_stamp = stamp
                 self._checked_at = now
             except (OSError, dns.exception.DNSException, ValueError):
                 # Caught in the middle of being rewritten: the servers that we know will do.
@@ -238,6 +238,15 @@ class Resolver:
                     raise
         assert self._stub is not None
         return self._stub
+
+    def _use(self, servers: list[tuple[str, int]], stub: dns.asyncresolver.Resolver) -> None:
+        self._order, self._stub = servers, stub
+        stub.nameservers = [dns.nameserver.Do53Nameserver(*server) for server in servers]
+
+    def _prefer(self, address: str | None, port: int | None) -> None:
+        """Begin with the server that answered last: one that is dead costs `_TRY_S` once, not at every question."""
+        if self._stub is not None and (address, port) in self._order[1:]:
+            self._use(sorted(self._order, key=lambda server: server != (address, port)), self._stub)
 
 
 def _stub() -> dns.asyncresolver.Resolver:
