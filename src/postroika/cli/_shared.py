@@ -59,8 +59,6 @@ def print_json(value: object) -> None:
 
 def console() -> Console:
     """A rich console on stdout: colours and terminal width on a terminal, plain text in a pipe."""
-    from pathlib import Path
-
     from rich.console import Console
 
     return Console(highlight=False)
