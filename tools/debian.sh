@@ -55,9 +55,9 @@ quietly() {
 need() {
     what=$1
     shift
-    [ $# -gt 0 ] || fail "$what is missing: install it, or run make with PYTHON=/usr/bin/python3"
+    [ $# -gt 0 ] || fail "missing: $what; install it, or run make with PYTHON=/usr/bin/python3"
     if may_install && apt_install "$@"; then
         return
     fi
-    fail "$what is missing; mend it with: sudo apt-get install $*"
+    fail "missing: $what; mend it with: sudo apt-get install $*"
 }
