@@ -125,7 +125,7 @@ NOTICES: Final = _family(
 
 OUTBOX_BYTES = _counter("outbox_written", "Event lines handed to all sinks", "bytes")
 OUTBOX_FAILURES = _counter("outbox_failures", "Times that a sink did not take the events it was given")
-OUTBOX_LAG = _gauge("outbox_lag", "Age of the oldest event that the slowest sink has still to take", "seconds", "max")
+OUTBOX_LAG = _gauge("outbox_lag", "How long the slowest sink has had events to take", "seconds", "max")
 
 
 def snapshot() -> dict[str, float]:

@@ -1,0 +1,303 @@
+"""The event log: a file of JSON lines that several workers append to.
+
+Promise: a reader sees whole lines only, each of them once it is complete, whoever writes and whoever is killed while
+writing; a rotation loses none; `sync` returns after the disk has what was written before.
+
+How: a side file `<log>.lock` is held with flock for each append. Under it the writer makes sure that its descriptor is
+still the file of that name (another worker or logrotate may have moved it), cuts off a line that a killed writer left
+half (that one's cursor was not advanced, so it writes the line again), rotates if the file is large enough, and
+appends. An append that fails half-way is taken back before the lock is let go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from postroika.errors import SinkError
+
+LOCK_TIMEOUT_S: Final = 5.0  # An append takes milliseconds; whoever holds the lock this long has been stopped.
+_LOCK_POLL_S: Final = 0.002
+_TAIL_BYTES: Final = 64 * 1024
+_FILE_MODE: Final = 0o640  # The log holds addresses.
+
+
+class LogFile:
+    """The file itself. Blocking: for worker threads, one call at a time.
+
+    Args:
+        path: of the log. Its directory is made if it is missing.
+        rotate_bytes: an append that would make the file larger goes to a new one.
+        keep: how many rotated files stay, as `<log>.1` (the latest) to `<log>.<keep>`.
+    """
+
+    def __init__(self, path: Path, *, rotate_bytes: int, keep: int) -> None:
+        self._path = path
+        self._lock_path = path.with_name(path.name + ".lock")
+        self._rotate_bytes = rotate_bytes
+        self._keep = keep
+        self._fd = -1
+        self._lock_fd = -1
+        self._dirty = False
+        self._unsure: OSError | None = None
+
+    def append(self, lines: bytes) -> None:
+        """Add whole lines. They are visible at once, and on the disk after `sync`.
+
+        Raises:
+            OSError: nothing of `lines` is in the file (disk full, no permission, the lock held too long).
+        """
+        with self._locked():
+            self._follow()
+            size = self._cut_torn_tail()
+            if size and size + len(lines) > self._rotate_bytes:
+                self._rotate()
+                size = 0
+            try:
+                written = 0
+                while written < len(lines):
+                    written += os.write(self._fd, lines[written:] if written else lines)
+            except OSError:
+                os.ftruncate(self._fd, size)
+                raise
+            self._dirty = True
+
+    def sync(self) -> None:
+        """Return once the disk has all that was appended here.
+
+        Raises:
+            OSError: it is unknown what of the appends since the last `sync` is there.
+        """
+        if self._unsure is not None:
+            error, self._unsure = self._unsure, None
+            raise error
+        if self._dirty:
+            self._dirty = False
+            os.fsync(self._fd)
+
+    def reopen(self) -> None:
+        """Let go of a file that was moved away, and make the new one at once.
+
+        Raises:
+            OSError: as for `append` and `sync`.
+        """
+        with self._locked():
+            self._follow()
+
+    def rotate(self) -> None:
+        """Begin a new file now, unless there is nothing in the present one.
+
+        Raises:
+            OSError: as for `append` and `sync`.
+        """
+        with self._locked():
+            self._follow()
+            if self._cut_torn_tail():
+                self._rotate()
+
+    def close(self) -> None:
+        """Sync and close.
+
+        Raises:
+            OSError: as for `sync`; the file is closed all the same.
+        """
+        try:
+            self.sync()
+        finally:
+            for fd in (self._fd, self._lock_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._fd = self._lock_fd = -1
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            if self._lock_fd < 0:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, _FILE_MODE)
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        errno.ETIMEDOUT, "another process holds the lock", str(self._lock_path)
+                    ) from None
+                time.sleep(_LOCK_POLL_S)
+                continue
+            if _is_at(self._lock_fd, self._lock_path):
+                break
+            # Someone has removed the lock file: a lock on what no one else can find is none.
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def _follow(self) -> None:
+        """Have the descriptor of the file that bears the name now."""
+        if self._fd >= 0:
+            if _is_at(self._fd, self._path):
+                return
+            self._let_go()
+        self._open()
+
+    def _let_go(self) -> None:
+        """Close a file that is not the log any more; as later nobody could sync it, now is the time."""
+        fd, self._fd = self._fd, -1
+        try:
+            if self._dirty:
+                self._dirty = False
+                os.fsync(fd)
+        except OSError as error:
+            self._unsure = error  # What to do about it is for whoever asks, by `sync`, whether all is there.
+        finally:
+            os.close(fd)
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_APPEND
+        try:
+            self._fd = os.open(self._path, flags)
+        except FileNotFoundError:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, flags | os.O_CREAT, _FILE_MODE)
+            _sync_directory(self._path.parent)
+
+    def _cut_torn_tail(self) -> int:
+        """Remove an unfinished last line. Returns the size of the file."""
+        size = os.fstat(self._fd).st_size
+        if not size or os.pread(self._fd, 1, size - 1) == b"\n":
+            return size
+        end = size
+        while end:
+            start = max(0, end - _TAIL_BYTES)
+            newline = os.pread(self._fd, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        os.ftruncate(self._fd, end)
+        return end
+
+    def _rotate(self) -> None:
+        names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, self._keep + 1))]
+        self._let_go()
+        for old, new in reversed(list(itertools.pairwise(names))):
+            with contextlib.suppress(FileNotFoundError):
+                old.replace(new)
+        if not self._keep:
+            self._path.unlink()
+        self._open()
+
+
+class EventLog:
+    """The outbox consumer's sink that is a `LogFile`.
+
+    Args: as for `LogFile`.
+    """
+
+    def __init__(self, path: Path, *, rotate_bytes: int, keep: int) -> None:
+        self._file = LogFile(path, rotate_bytes=rotate_bytes, keep=keep)
+        self._path = path
+        self._one_call = trio.CapacityLimiter(1)
+
+    def __str__(self) -> str:
+        return f"event log {self._path}"
+
+    async def write(self, lines: bytes) -> None:
+        """Append whole lines.
+
+        Raises:
+            SinkError: nothing was appended.
+
+        Cancellation: before it begins; what has begun is finished first.
+        """
+        try:
+            await trio.to_thread.run_sync(self._file.append, lines, limiter=self._one_call)
+        except OSError as error:
+            raise SinkError(_plain(error)) from error
+
+    async def sync(self) -> None:
+        """Return once all that was written is on the disk.
+
+        Raises:
+            SinkError: some of it may be lost.
+
+        Cancellation: as for `write`.
+        """
+        try:
+            await trio.to_thread.run_sync(self._file.sync, limiter=self._one_call)
+        except OSError as error:
+            raise SinkError(_plain(error)) from error
+
+    async def reopen(self) -> None:
+        """After SIGHUP: let go of a file that was moved away.
+
+        Raises:
+            SinkError: it could not be opened anew now; the next `write` tries again.
+
+        Cancellation: as for `write`.
+        """
+        try:
+            await trio.to_thread.run_sync(self._file.reopen, limiter=self._one_call)
+        except OSError as error:
+            raise SinkError(_plain(error)) from error
+
+    async def aclose(self) -> None:
+        """Sync and close.
+
+        Raises:
+            SinkError: some of what was written may be lost; the file is closed.
+
+        Cancellation: as for `write`.
+        """
+        try:
+            await trio.to_thread.run_sync(self._file.close, limiter=self._one_call)
+        except OSError as error:
+            raise SinkError(_plain(error)) from error
+
+
+class Discard:
+    """The sink for those who want no log: takes everything, so that the outbox does not grow."""
+
+    def __str__(self) -> str:
+        return "no event log"
+
+    async def write(self, lines: bytes) -> None:
+        """Forget `lines`. Cancellation: at a checkpoint before it."""
+        await trio.lowlevel.checkpoint()
+
+    async def sync(self) -> None:
+        """Nothing to do. Cancellation: at a checkpoint before it."""
+        await trio.lowlevel.checkpoint()
+
+
+def _plain(error: OSError) -> str:
+    return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the open file `fd` is what `path` names."""
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), named)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
