@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def feed(pieces: list[bytes]) -> tuple[bytes, bool]:
 
 def cut(body: bytes, cuts: list[int]) -> list[bytes]:
     at = sorted({0, len(body), *(c for c in cuts if c < len(body))})
-    return [body[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [body[a:b] for a, b in itertools.pairwise(at)]
 
 
 @given(body=BODIES, cuts=CUTS)

@@ -1,0 +1,559 @@
+"""The client side of SMTP: bytes of the server in, events and bytes for the server out. No I/O.
+
+Promise: every recipient of every transaction gets the reply that was meant for it, however much is pipelined; and
+whoever drives the client can tell, after a connection was lost at any point, whether a message may have arrived.
+
+The driver feeds `receive`, takes events until there are none, offers a further transaction while `ready_for_next`,
+and sends what `take_output` gives. Transactions under way form a queue: all replies belong to the first one, in the
+order of its steps (`_on_reply` is the table), until it is done. With PIPELINING the whole of MAIL, RCPT …, DATA is
+written at once, and that of the next message directly behind the final dot of this one (RFC 2920 §3.1). With CHUNKING
+a body in memory follows its RCPTs in the same write; since such a message can fail with the transaction left open, the
+next one then begins with RSET (RFC 3030 §2).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+import msgspec
+
+from postroika.errors import LocalProtocolError, RemoteProtocolError
+from postroika.kernels.replies import ReplyParser
+from postroika.mail.envelope import BodyType
+from postroika.mail.outcome import Stage
+from postroika.mail.reply import Reply
+from postroika.smtp.client_capabilities import (
+    Capabilities,
+    bare_newline_reply,
+    envelope_commands,
+    obstacle,
+    parse_capabilities,
+    unusable_address_reply,
+)
+from postroika.smtp.client_transaction import (
+    BodyWanted,
+    Closed,
+    Done,
+    Event,
+    Fate,
+    Ready,
+    Refused,
+    Step,
+    Transaction,
+    Verdict,
+)
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to speak.
+
+    Args:
+        ehlo_name: what to call ourselves.
+        pipelining, chunking: use them where they are offered.
+        depth: how many transactions may be under way at once.
+        one_write_bytes: a body up to this size goes with its RCPTs in one write where CHUNKING is offered. A larger
+            one waits for their replies: it could be in vain.
+        max_reply_line_bytes, max_reply_lines: a peer that exceeds them breaks the protocol.
+    """
+
+    ehlo_name: str
+    pipelining: bool = True
+    chunking: bool = True
+    depth: int = 2
+    one_write_bytes: int = 256 * 1024
+    max_reply_line_bytes: int = 2048
+    max_reply_lines: int = 128
+
+
+class _Phase(enum.Enum):
+    GREETING = enum.auto()
+    EHLO = enum.auto()
+    HELO = enum.auto()
+    REFUSED = enum.auto()
+    READY = enum.auto()
+    QUIT = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Client:
+    """One SMTP connection, seen from the client.
+
+    Attributes:
+        capabilities: what the server offers, once Ready was given.
+        replies: how many replies were read; where it stands still, the server says nothing.
+        finals: transactions whose final dot (or last chunk) came into the output since the driver last cleared the
+            list: mark them in the in-flight table before the output is sent.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+        self.capabilities = Capabilities()
+        self.replies = 0
+        self.finals: list[Transaction] = []
+        self._parser = ReplyParser(settings.max_reply_line_bytes, settings.max_reply_lines)
+        self._phase = _Phase.GREETING
+        self._pipelining = False
+        self._flights: deque[Transaction] = deque()
+        self._events: deque[Event] = deque()
+        self._hungry: Transaction | None = None
+        self._out: list[bytes] = []
+        self._produced = 0  # octets that were ever put into _out …
+        self._taken = 0  # … and those of them that were given away
+        self._mails = 0
+        self._unclean = False  # The server may hold a transaction open.
+        self._hung_up = False  # By 421: what was sent behind it was not looked at.
+        self._eof = False
+
+    # --- what the driver may ask
+
+    @property
+    def ready_for_next(self) -> bool:
+        """`send` may be called."""
+        if self._phase is not _Phase.READY:
+            return False
+        flights = self._flights
+        if flights and not (self._pipelining and len(flights) < self.settings.depth and flights[-1].dot_end):
+            return False
+        return not 0 < self.capabilities.max_messages <= self._mails
+
+    @property
+    def exhausted(self) -> bool:
+        """The server takes no further transaction on this connection (LIMITS MAILMAX), or the session is over."""
+        return self._phase is not _Phase.READY or 0 < self.capabilities.max_messages <= self._mails
+
+    @property
+    def busy(self) -> bool:
+        """A transaction is under way."""
+        return bool(self._flights)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more will come."""
+        return self._phase is _Phase.CLOSED
+
+    @property
+    def waiting(self) -> Step:
+        """Which reply is awaited."""
+        if self._phase is _Phase.READY:
+            return self._flights[0].step if self._flights else Step.NOTHING
+        return _WAITING[self._phase]
+
+    # --- bytes
+
+    def receive(self, chunk: bytes) -> None:
+        """Take what the server sent; b"" is the end of the stream."""
+        if chunk:
+            self._parser.feed(chunk)
+        else:
+            self._eof = True
+
+    def take_output(self) -> list[bytes]:
+        """What to send now, in pieces that belong into one write. Empty if there is nothing."""
+        out = self._out
+        if out:
+            self._out = []
+            self._taken = self._produced
+        return out
+
+    def next_event(self) -> Event | None:
+        """The next thing that the driver has to know, None if the server has to say something first.
+
+        Raises:
+            RemoteProtocolError: what came is not SMTP, or is the answer to nothing. The connection is useless; go on
+                as after Closed.
+        """
+        events = self._events
+        if not events:
+            try:
+                self._read_replies()
+            except RemoteProtocolError:
+                self._phase = _Phase.CLOSED
+                self._hungry = None
+                raise
+        if events:
+            return events.popleft()
+        if self._hungry is not None:
+            wanting, self._hungry = self._hungry, None
+            return BodyWanted(wanting)
+        if self._eof and self._phase is not _Phase.CLOSED:
+            self._phase = _Phase.CLOSED
+            return Closed(None)
+        return None
+
+    def abandon(self, unsent_bytes: int) -> list[tuple[Transaction, Fate]]:
+        """Give up the connection: the transactions that are not done, in order, and how far they had come.
+
+        Args:
+            unsent_bytes: how much of what `take_output` gave was never handed to the kernel.
+        """
+        self._phase = _Phase.CLOSED
+        self._hungry = None
+        sent = self._taken - unsent_bytes
+        rest = []
+        for t in self._flights:
+            if 0 < t.dot_end <= sent and not self._hung_up:
+                fate = Fate.IN_DOUBT
+            else:
+                fate = Fate.STARTED if t.mail_answered else Fate.UNTOUCHED
+            rest.append((t, fate))
+        self._flights.clear()
+        return rest
+
+    # --- what the driver may want
+
+    def send(self, transaction: Transaction) -> None:
+        """Begin a transaction. If the server cannot take the message, it is Done at once and nothing is sent.
+
+        Raises:
+            LocalProtocolError: not `ready_for_next`.
+        """
+        if not self.ready_for_next:
+            raise LocalProtocolError("send() while no further transaction can be taken")
+        t = transaction
+        group = envelope_commands(t.envelope, t.recipients, self.capabilities)
+        refusal = obstacle(t.envelope, t.recipients, self.capabilities) or self._prepare_body(t)
+        if refusal is not None or group is None:
+            _settle(t, Verdict(Stage.MAIL, refusal or unusable_address_reply(), remote=False))
+            self._events.append(Done(t))
+            return
+        self._mails += 1
+        flights = self._flights
+        if self._unclean or (flights and flights[-1].chunked):
+            t.step = Step.RSET
+            group = b"RSET\r\n" + group
+        flights.append(t)
+        if not self._pipelining:
+            t.commands = group.splitlines(keepends=True)[::-1]
+            self._say(t)
+        elif not t.chunked:
+            self._put(group + b"DATA\r\n")
+        elif t.body is not None and len(t.body) <= self.settings.one_write_bytes:
+            self._put(group)
+            self._write_last_chunk(t, t.body)
+        else:
+            self._put(group)
+
+    def body(self, piece: bytes, *, last: bool) -> None:
+        """The next piece of the body, after BodyWanted. If it has bare newlines that must not be sent, the
+        transaction is Done with a verdict of ours and the connection is given up before the message is complete.
+
+        Raises:
+            LocalProtocolError: no body is wanted.
+        """
+        t = self._flights[0] if self._flights else None
+        if t is None or t.dot_end or t.step not in {Step.BODY, Step.CHUNK}:
+            raise LocalProtocolError("body() while no body is wanted")
+        stuffer = t.stuffer
+        if t.step is Step.BODY:
+            pieces = [stuffer.feed(piece)]
+        else:
+            pieces = [b"BDAT %d%s\r\n" % (len(piece), b" LAST" if last else b""), piece]
+            if t.envelope.body_type is not BodyType.BINARY:
+                stuffer.scan(piece)
+        if last:
+            end = stuffer.finish()
+            if t.step is Step.BODY:
+                pieces.append(end)
+        if stuffer.bare_newline:
+            _settle(t, Verdict(Stage.DATA, bare_newline_reply(), remote=False))
+            self._flights.popleft()
+            self._phase = _Phase.CLOSED
+            self._events += (Done(t), Closed(None))
+            return
+        for part in pieces:
+            self._put(part)
+        if t.step is Step.CHUNK:
+            t.chunks += 1
+        if last:
+            self._ended(t)
+            if t.step is Step.BODY or t.answered == t.chunks - 1:
+                t.step = Step.FINAL_DOT
+        elif t.step is Step.BODY or self._pipelining:
+            self._hungry = t
+
+    def quit(self) -> None:
+        """Take leave; Closed follows. Does nothing on a connection that is closed already.
+
+        Raises:
+            LocalProtocolError: a transaction is under way, or the server has not greeted yet.
+        """
+        if self._phase is _Phase.CLOSED:
+            return
+        if self._flights or self._phase not in {_Phase.READY, _Phase.REFUSED}:
+            raise LocalProtocolError("quit() in the middle of something")
+        self._phase = _Phase.QUIT
+        self._put(b"QUIT\r\n")
+
+    # --- writing
+
+    def _prepare_body(self, t: Transaction) -> Reply | None:
+        """Decide between DATA and BDAT, stuff a body that is here already, and see that it smuggles nothing."""
+        binary = t.envelope.body_type is BodyType.BINARY
+        t.chunked = self.capabilities.chunking and (binary or self.settings.chunking)
+        if t.body is None or binary:
+            return None
+        stuffer = t.stuffer
+        if t.chunked:
+            stuffer.scan(t.body)
+        else:
+            t.body = stuffer.feed(t.body)
+        t.end = stuffer.finish()
+        return bare_newline_reply() if stuffer.bare_newline else None
+
+    def _put(self, piece: bytes) -> None:
+        self._out.append(piece)
+        self._produced += len(piece)
+
+    def _say(self, t: Transaction) -> None:
+        """Without PIPELINING: the next command."""
+        self._put(t.commands.pop())
+
+    def _write_last_chunk(self, t: Transaction, body: bytes) -> None:
+        self._put(b"BDAT %d LAST\r\n" % len(body))
+        self._put(body)
+        self._ended(t)
+
+    def _ended(self, t: Transaction) -> None:
+        """The last octet of the message is in the output."""
+        t.dot_end = self._produced
+        t.body = None
+        self.finals.append(t)
+
+    # --- replies
+
+    def _read_replies(self) -> None:
+        """Act on replies until one of them is an event."""
+        parser, events = self._parser, self._events
+        while not events and self._phase is not _Phase.CLOSED:
+            parsed = parser.next()
+            if parsed is None:
+                return
+            self.replies += 1
+            reply = Reply(*parsed)
+            if self._phase is not _Phase.READY:
+                _SESSION_TABLE[self._phase](self, reply)
+            elif not self._flights:
+                self._on_unasked(reply)
+            elif reply.code == 421:
+                self._on_421(self._flights[0], reply)
+            else:
+                t = self._flights[0]
+                _TABLE[t.step](self, t, reply)
+
+    def _on_greeting(self, reply: Reply) -> None:
+        if reply.kind == 2:
+            self._phase = _Phase.EHLO
+            self._put(f"EHLO {self.settings.ehlo_name}\r\n".encode())
+        else:
+            self._refuse(Stage.GREETING, reply)
+
+    def _on_ehlo(self, reply: Reply) -> None:
+        if reply.kind == 2:
+            self._stand(parse_capabilities(reply))
+        elif reply.kind == 5:
+            self._phase = _Phase.HELO
+            self._put(f"HELO {self.settings.ehlo_name}\r\n".encode())
+        else:
+            self._refuse(Stage.EHLO, reply)
+
+    def _on_helo(self, reply: Reply) -> None:
+        if reply.kind == 2:
+            self._stand(Capabilities())
+        else:
+            self._refuse(Stage.EHLO, reply)
+
+    def _stand(self, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self._pipelining = capabilities.pipelining and self.settings.pipelining
+        self._phase = _Phase.READY
+        self._events.append(Ready(capabilities))
+
+    def _refuse(self, stage: Stage, reply: Reply) -> None:
+        if reply.kind == 3:
+            raise _odd(reply, stage.value)
+        self._phase = _Phase.REFUSED
+        self._events.append(Refused(stage, reply))
+
+    def _on_quit(self, reply: Reply) -> None:
+        self._phase = _Phase.CLOSED
+        self._events.append(Closed(reply if reply.code == 421 else None))
+
+    def _on_unasked(self, reply: Reply) -> None:
+        if reply.code != 421:
+            raise RemoteProtocolError(f"a reply to nothing: {reply}")
+        self._phase = _Phase.CLOSED
+        self._events.append(Closed(reply))
+
+    def _on_421(self, t: Transaction, reply: Reply) -> None:
+        """The server closes, whatever it was asked: nothing behind this has been looked at (RFC 5321 §3.8)."""
+        self._hung_up = True
+        self._hungry = None
+        if t.step not in {Step.RSET, Step.MAIL}:
+            _settle(t, Verdict(_STAGES[t.step], reply))
+            self._finish(t, unclean=True)
+        self._phase = _Phase.CLOSED
+        self._events.append(Closed(reply))
+
+    def _on_rset(self, t: Transaction, reply: Reply) -> None:
+        if reply.kind != 2:
+            raise _odd(reply, "RSET")
+        self._unclean = False
+        t.step = Step.MAIL
+        if not self._pipelining:
+            self._say(t)
+
+    def _on_mail(self, t: Transaction, reply: Reply) -> None:
+        if reply.kind == 3:
+            raise _odd(reply, "MAIL")
+        t.mail_answered = True
+        t.step = Step.RCPT
+        if reply.kind == 2:
+            t.mail_accepted = True
+        else:
+            _settle(t, Verdict(Stage.MAIL, reply))
+        if not self._pipelining:
+            if t.mail_accepted:
+                self._say(t)
+            else:
+                self._finish(t, unclean=False)
+
+    def _on_rcpt(self, t: Transaction, reply: Reply) -> None:
+        if reply.kind == 2:
+            t.accepted += t.mail_accepted
+        elif reply.kind == 3:
+            raise _odd(reply, "RCPT")
+        elif t.verdicts[t.index] is None:
+            t.verdicts[t.index] = Verdict(Stage.RCPT, reply)
+        t.index += 1
+        if t.index < len(t.recipients):
+            if not self._pipelining:
+                self._say(t)
+        elif t.dot_end:
+            t.step = Step.FINAL_DOT
+        elif self._pipelining and not t.chunked:
+            t.step = Step.DATA
+        elif not t.accepted:
+            self._finish(t, unclean=t.mail_accepted)
+        elif not t.chunked:
+            t.step = Step.DATA
+            self._put(b"DATA\r\n")
+        elif t.body is not None:
+            t.step = Step.FINAL_DOT
+            self._write_last_chunk(t, t.body)
+        else:
+            t.step = Step.CHUNK
+            self._hungry = t
+
+    def _on_data(self, t: Transaction, reply: Reply) -> None:
+        if reply.kind == 2:
+            raise _odd(reply, "DATA")
+        if reply.kind != 3:
+            _settle(t, Verdict(Stage.DATA, reply))
+            self._finish(t, unclean=t.mail_accepted)
+        elif not t.accepted:
+            t.step = Step.LONE_DOT
+            self._put(b".\r\n")
+            t.dot_end = self._produced
+        elif t.body is not None:
+            t.step = Step.FINAL_DOT
+            self._put(t.body)
+            self._put(t.end)
+            self._ended(t)
+        else:
+            t.step = Step.BODY
+            self._hungry = t
+
+    def _on_body(self, t: Transaction, reply: Reply) -> None:
+        """A verdict before the message was complete. There is no way back into the dialogue."""
+        if reply.kind < 4:
+            raise _odd(reply, "half a message")
+        _settle(t, Verdict(Stage.DATA, reply))
+        self._hungry = None
+        self._finish(t, unclean=True)
+        self._phase = _Phase.CLOSED
+        self._events.append(Closed(None))
+
+    def _on_chunk(self, t: Transaction, reply: Reply) -> None:
+        if reply.kind == 3:
+            raise _odd(reply, "BDAT")
+        t.answered += 1
+        if reply.kind == 2:
+            if t.dot_end and t.answered == t.chunks - 1:
+                t.step = Step.FINAL_DOT
+            elif not t.dot_end and not self._pipelining:
+                self._hungry = t
+            return
+        _settle(t, Verdict(Stage.DATA, reply))
+        self._hungry = None
+        if t.answered == t.chunks:
+            self._finish(t, unclean=True)
+        else:
+            t.step = Step.SKIP
+
+    def _on_skip(self, t: Transaction, _reply: Reply) -> None:
+        t.answered += 1
+        if t.answered == t.chunks:
+            self._finish(t, unclean=True)
+
+    def _on_final_dot(self, t: Transaction, reply: Reply) -> None:
+        if reply.kind == 3:
+            raise _odd(reply, "the message")
+        if t.dot_end > self._taken:
+            raise RemoteProtocolError(f"an answer to the message before it was sent: {reply}")
+        _settle(t, Verdict(Stage.FINAL_DOT, reply))
+        self._finish(t, unclean=t.chunked and (reply.kind != 2 or not t.accepted))
+
+    def _on_lone_dot(self, t: Transaction, reply: Reply) -> None:
+        self._finish(t, unclean=reply.kind != 2)
+
+    def _finish(self, t: Transaction, unclean: bool) -> None:
+        self._unclean = unclean
+        self._flights.popleft()
+        self._events.append(Done(t))
+
+
+def _settle(t: Transaction, verdict: Verdict) -> None:
+    """Give `verdict` to all recipients that have none."""
+    t.verdicts = [verdict if known is None else known for known in t.verdicts]
+
+
+def _odd(reply: Reply, command: str) -> RemoteProtocolError:
+    return RemoteProtocolError(f"not an answer to {command}: {reply}")
+
+
+_SESSION_TABLE = {
+    _Phase.GREETING: Client._on_greeting,
+    _Phase.EHLO: Client._on_ehlo,
+    _Phase.HELO: Client._on_helo,
+    _Phase.REFUSED: Client._on_quit,
+    _Phase.QUIT: Client._on_quit,
+}
+_TABLE = {
+    Step.RSET: Client._on_rset,
+    Step.MAIL: Client._on_mail,
+    Step.RCPT: Client._on_rcpt,
+    Step.DATA: Client._on_data,
+    Step.BODY: Client._on_body,
+    Step.CHUNK: Client._on_chunk,
+    Step.SKIP: Client._on_skip,
+    Step.FINAL_DOT: Client._on_final_dot,
+    Step.LONE_DOT: Client._on_lone_dot,
+}
+_STAGES = {
+    Step.RCPT: Stage.RCPT,
+    Step.DATA: Stage.DATA,
+    Step.BODY: Stage.DATA,
+    Step.CHUNK: Stage.DATA,
+    Step.SKIP: Stage.DATA,
+    Step.FINAL_DOT: Stage.FINAL_DOT,
+    Step.LONE_DOT: Stage.FINAL_DOT,
+}
+_WAITING = {
+    _Phase.GREETING: Step.GREETING,
+    _Phase.EHLO: Step.EHLO,
+    _Phase.HELO: Step.EHLO,
+    _Phase.REFUSED: Step.NOTHING,
+    _Phase.QUIT: Step.QUIT,
+    _Phase.CLOSED: Step.NOTHING,
+}
