@@ -72,7 +72,6 @@ class Consumer:
         self.sink = sink
         self.position = 0
         self.synced = 0
-        self._source: Source | None = None
         self._wanted = trio.Event()
         self._closed = trio.Event()
         self._broken = False
@@ -102,7 +101,6 @@ class Consumer:
 
         Cancellation: at any time; what was not synced comes again.
         """
-        self._source = source
         self.position = self.synced = source.cursor(self.name)
         while True:
             self._wanted = trio.Event()
@@ -123,6 +121,8 @@ class Consumer:
                 continue
             if self._broken:
                 self._works_again()
+            if sum(len(lines) for _, lines in records) >= READ_BYTES:
+                continue  # Behind: no time to gather.
             if records:
                 await self._pause(GATHER_S)
             elif self._closed.is_set():

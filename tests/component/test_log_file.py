@@ -1,0 +1,203 @@
+"""The event log as a file: whole lines through rotation, removal, torn tails and full disks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio.testing
+
+from postroika.errors import SinkError
+from postroika.outcome import sinks
+from postroika.outcome.sinks import Discard, EventLog, LogFile
+
+
+def log_file(directory: Path, rotate_bytes: int = 1 << 20, keep: int = 3) -> LogFile:
+    return LogFile(directory / "events.jsonl", rotate_bytes=rotate_bytes, keep=keep)
+
+
+def files(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(directory.iterdir()) if path.suffix != ".lock"}
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """A disk that is full at `size` octets a file: a write is cut short first, and then refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_directory_and_file_are_made_and_not_open_to_everyone(tmp_path: Path) -> None:
+    log = log_file(tmp_path / "var/log")
+    log.append(b"one\n")
+    log.append(b"two\nthree\n")
+    log.close()
+    assert files(tmp_path / "var/log") == {"events.jsonl": "one\ntwo\nthree\n"}
+    assert (tmp_path / "var/log/events.jsonl").stat().st_mode & 0o007 == 0
+
+
+def test_rotation_keeps_so_many_and_never_splits_an_append(tmp_path: Path) -> None:
+    log = log_file(tmp_path, rotate_bytes=10, keep=2)
+    for lines in (b"a1\na2\n", b"b1\n", b"c1\nc2\n", b"d1\nd2\nd3\nd4\nd5\n", b"e1\n"):
+        log.append(lines)
+    log.close()
+    assert files(tmp_path) == {
+        "events.jsonl": "e1\n",
+        "events.jsonl.1": "d1\nd2\nd3\nd4\nd5\n",
+        "events.jsonl.2": "c1\nc2\n",
+    }
+
+
+def test_nothing_is_kept_if_so_asked(tmp_path: Path) -> None:
+    log = log_file(tmp_path, rotate_bytes=4, keep=0)
+    for lines in (b"a1\n", b"b1\n", b"c1\n"):
+        log.append(lines)
+    log.close()
+    assert files(tmp_path) == {"events.jsonl": "c1\n"}
+
+
+def test_another_writer_follows_a_rotation(tmp_path: Path) -> None:
+    first, second = log_file(tmp_path, rotate_bytes=6), log_file(tmp_path, rotate_bytes=6)
+    first.append(b"a1\n")
+    second.append(b"b1\n")
+    first.append(b"a2\n")  # rotates
+    second.append(b"b2\n")
+    first.append(b"a3\n")  # rotates
+    for log in (first, second):
+        log.close()
+    assert files(tmp_path) == {"events.jsonl": "a3\n", "events.jsonl.1": "a2\nb2\n", "events.jsonl.2": "a1\nb1\n"}
+
+
+def test_file_moved_away_is_left_alone_and_a_new_one_begun(tmp_path: Path) -> None:
+    log = log_file(tmp_path)
+    log.append(b"old\n")
+    (tmp_path / "events.jsonl").rename(tmp_path / "kept")
+    log.append(b"new\n")
+    log.close()
+    assert files(tmp_path) == {"events.jsonl": "new\n", "kept": "old\n"}
+
+
+def test_reopen_makes_the_new_file_at_once(tmp_path: Path) -> None:
+    log = log_file(tmp_path)
+    log.append(b"old\n")
+    (tmp_path / "events.jsonl").rename(tmp_path / "kept")
+    log.reopen()
+    assert files(tmp_path) == {"events.jsonl": "", "kept": "old\n"}
+    log.close()
+
+
+def test_rotate_on_demand_but_not_an_empty_file(tmp_path: Path) -> None:
+    log = log_file(tmp_path)
+    log.rotate()
+    log.append(b"one\n")
+    log.rotate()
+    log.rotate()
+    log.close()
+    assert files(tmp_path) == {"events.jsonl": "", "events.jsonl.1": "one\n"}
+
+
+def test_removed_directory_and_removed_lock_are_made_again(tmp_path: Path) -> None:
+    log = log_file(tmp_path / "log")
+    log.append(b"one\n")
+    for name in ("events.jsonl", "events.jsonl.lock"):
+        (tmp_path / "log" / name).unlink()
+    (tmp_path / "log").rmdir()
+    log.append(b"two\n")
+    log.close()
+    assert files(tmp_path / "log") == {"events.jsonl": "two\n"}
+
+
+@pytest.mark.parametrize("whole", ["", "one\ntwo\n", "x" * 200_000 + "\n"])
+@pytest.mark.parametrize("torn", ["t", '{"id":"6g', "y" * 200_000])
+def test_line_that_a_killed_writer_left_half_is_cut_off(tmp_path: Path, whole: str, torn: str) -> None:
+    (tmp_path / "events.jsonl").write_text(whole + torn)
+    log = log_file(tmp_path)
+    log.append(b"next\n")
+    log.close()
+    assert files(tmp_path) == {"events.jsonl": whole + "next\n"}
+
+
+def test_full_disk_takes_nothing_and_leaves_no_half_line(tmp_path: Path) -> None:
+    log = log_file(tmp_path)
+    log.append(b"one\n")
+    with largest_file(10), pytest.raises(OSError) as caught:
+        log.append(b"two\n" + b"x" * 100 + b"\n")
+    assert caught.value.errno == errno.EFBIG
+    assert files(tmp_path) == {"events.jsonl": "one\n"}
+    log.append(b"three\n")
+    log.close()
+    assert files(tmp_path) == {"events.jsonl": "one\nthree\n"}
+
+
+def test_lock_that_is_never_let_go_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "LOCK_TIMEOUT_S", 0.01)
+    log = log_file(tmp_path)
+    log.append(b"one\n")
+    with (tmp_path / "events.jsonl.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="another process holds the lock"):
+            log.append(b"two\n")
+    log.append(b"three\n")
+    log.close()
+    assert files(tmp_path) == {"events.jsonl": "one\nthree\n"}
+
+
+def test_sync_that_failed_before_a_rotation_is_told_by_the_next_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_file(tmp_path, rotate_bytes=4)
+    log.append(b"a1\n")
+    real = os.fsync
+    broken = [True]
+
+    def fsync(fd: int) -> None:
+        if broken:
+            broken.pop()
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    log.append(b"b1\n")  # rotates, and so has to sync
+    with pytest.raises(OSError, match="Input/output"):
+        log.sync()
+    log.sync()
+    log.close()
+
+
+async def test_event_log_writes_syncs_and_closes(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log/events.jsonl", rotate_bytes=1000, keep=1)
+    await log.write(b"one\n")
+    await log.sync()
+    await log.reopen()
+    await log.aclose()
+    assert files(tmp_path / "log") == {"events.jsonl": "one\n"}
+    assert str(log) == f"event log {tmp_path}/log/events.jsonl"
+
+
+async def test_event_log_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    log = EventLog(tmp_path / "file/events.jsonl", rotate_bytes=1000, keep=1)
+    for call in (lambda: log.write(b"one\n"), log.reopen):
+        with pytest.raises(SinkError, match=f"File exists: {tmp_path}/file"):
+            await call()
+    await log.sync()
+    await log.aclose()
+
+
+async def test_discard_takes_everything() -> None:
+    sink = Discard()
+    with trio.testing.assert_checkpoints():
+        await sink.write(b"one\n")
+    with trio.testing.assert_checkpoints():
+        await sink.sync()
+    assert str(sink) == "no event log"
