@@ -19,7 +19,7 @@ from postroika.mail.envelope import Batch, BodyType, Envelope, Recipient
 from postroika.mail.ids import IdSource, id_text
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply
-from postroika.metrics import COUNTERS
+from postroika.metrics import COUNTERS, NOTICES
 from postroika.outcome import dsn
 from postroika.outcome.events import EventWriter
 from postroika.spool.changes import Changes
@@ -273,6 +273,7 @@ class Settler:
         wanted = dsn.select(kind, original, reports)
         if not wanted:
             return
+        NOTICES[kind.value].value += 1
         now = self._clock()
         full = dsn.returns_full(kind, original)
         number = self._ids.next_id()

@@ -22,6 +22,7 @@ import trio
 from postroika.config import Delivery, Retry
 from postroika.mail.outcome import Attempt, Outcome
 from postroika.mail.reply import Reply
+from postroika.metrics import ATTEMPTS
 from postroika.outcome.settle import Settled, Settler
 from postroika.queue import retry as schedule
 from postroika.queue.destination import Destination
@@ -374,6 +375,7 @@ class Scheduler:
         if not attempt.counted:
             self.give_back(state, loaded)
             return
+        ATTEMPTS.value += 1
         outcomes = {result.outcome for result in attempt.results}
         if Outcome.DELIVERED in outcomes:
             state.ramp.succeeded()

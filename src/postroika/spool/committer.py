@@ -15,6 +15,7 @@ import trio
 
 from postroika.errors import SpoolDoubtError, SpoolError, SpoolFullError, SpoolIOError
 from postroika.mail.ids import IdSource
+from postroika.metrics import COMMIT_CHANGES, COMMIT_SECONDS, COMMITS, SPOOL_REFUSALS
 from postroika.spool.changes import Changes
 from postroika.spool.store import Store
 
@@ -43,13 +44,12 @@ class Committer:
         self._queue: deque[tuple[Changes, Done]] = deque()
         self._wanted = trio.Event()
         self._closing = False
+        self._writing = False
         self._limiter = trio.CapacityLimiter(1)
         self._room_checked_at = -1.0
         self._room = True
         self._full_until = 0.0
         self.after_commit: list[Callable[[], None]] = []
-        self.commits = 0
-        self.committed = 0
 
     def has_room(self) -> bool:
         """Whether intake may go on: more than the low-water mark is free."""
@@ -58,6 +58,11 @@ class Committer:
             self._room_checked_at = now
             self._room = self._store.room_bytes() >= self._low_water_bytes
         return self._room and now >= self._full_until
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued or being written."""
+        return not self._queue and not self._writing
 
     def commit_nowait(self, changes: Changes, done: Done) -> None:
         """Queue `changes`; `done(None)` is called from the committer's task after the sync, `done(error)` if they
@@ -118,7 +123,9 @@ class Committer:
                 await self._wanted.wait()
                 continue
             group = self._take_group()
+            self._writing = True
             error = await self._apply(group)
+            self._writing = False
             if isinstance(error, SpoolFullError):
                 await self._without_room(group, error)
             else:
@@ -135,6 +142,7 @@ class Committer:
 
     async def _apply(self, group: list[tuple[Changes, Done]]) -> SpoolError | None:
         batch = [changes for changes, _ in group]
+        started_at = trio.current_time()
         try:
             await trio.to_thread.run_sync(self._store.apply, batch, self._ids.last, limiter=self._limiter)
         except SpoolIOError:
@@ -143,8 +151,9 @@ class Committer:
             if not isinstance(error, SpoolFullError) and any(changes.must for changes in batch):
                 raise  # a done-mark that can never be written would be a duplicate delivery after the next start
             return error
-        self.commits += 1
-        self.committed += len(group)
+        COMMITS.value += 1
+        COMMIT_CHANGES.value += len(group)
+        COMMIT_SECONDS.value += trio.current_time() - started_at
         return None
 
     async def _without_room(self, group: list[tuple[Changes, Done]], error: SpoolFullError) -> None:
@@ -152,6 +161,7 @@ class Committer:
         refused = [entry for entry in group if not entry[0].must]
         kept = [entry for entry in group if entry[0].must]
         self._full_until = trio.current_time() + 1.0
+        SPOOL_REFUSALS.value += len(refused)
         self._tell(refused, error)
         logged = False
         while kept:
@@ -165,6 +175,7 @@ class Committer:
             self._full_until = trio.current_time() + 1.0
             while self._queue and not self._queue[0][0].must:
                 _, done = self._queue.popleft()
+                SPOOL_REFUSALS.value += 1
                 done(SpoolFullError(str(failure)))
             await trio.sleep(_FULL_RETRY_S)
 

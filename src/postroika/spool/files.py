@@ -82,7 +82,7 @@ def open_env(path: Path, max_bytes: int, *, writable: bool) -> lmdb.Environment:
     try:
         env = lmdb.open(
             str(path),
-            map_size=max(max_bytes, size) if writable else 0,
+            map_size=max(max_bytes, size),
             max_dbs=len(Table),
             create=False,
             readonly=not writable,

@@ -36,6 +36,7 @@ class Intake:
         max_recipients_per_batch: how a long recipient list is cut.
         commit_timeout_s: how long a hand-over may take.
         fresh: gets the batches of each committed message that is due at once, bodies still in memory.
+        clock: epoch seconds.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Intake:
         max_recipients_per_batch: int,
         commit_timeout_s: float,
         fresh: Callable[[list[Loaded]], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._committer = committer
@@ -54,6 +56,7 @@ class Intake:
         self._max_recipients = max_recipients_per_batch
         self._timeout_s = commit_timeout_s
         self._fresh = fresh
+        self.clock = clock
 
     def begin(self) -> MessageWriter:
         """A writer for one message."""
@@ -94,7 +97,7 @@ class Intake:
 
     def hand_over(self, batches: list[Batch], body: bytes | None) -> None:
         """Give committed batches to the queue, if they are due."""
-        now_ms = time.time() * 1000
+        now_ms = self.clock() * 1000
         due = [
             Loaded(batch_key(batch.envelope.message, batch.number), batch, body)
             for batch in batches
@@ -194,7 +197,7 @@ class MessageWriter:
         envelope = Envelope(
             message=self.message,
             reverse_path=reverse_path,
-            received_at=time.time(),
+            received_at=self._intake.clock(),
             size_bytes=self._size,
             chunks=self._chunks,
             body_type=body_type,

@@ -1,0 +1,408 @@
+"""From an accepted message to its outcome: scheduling, retries, destinations that are down, notices."""
+
+from pathlib import Path
+
+import pytest
+
+from postroika.mail.envelope import Notify, Recipient
+from postroika.mail.ids import id_text
+from postroika.mail.reply import Reply
+from postroika.spool.schema import DestinationState
+from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, REFUSED, Clock, world
+
+BODY = b"Subject: hello\r\n\r\nhello\r\n"
+
+
+async def test_a_message_is_delivered_and_leaves_nothing_behind(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        message = await w.accept("a@one.test", "b@two.test", "c@one.test")
+        await w.settle_down()
+        assert sorted(w.hops.delivered) == [
+            ("one.test", "a@one.test", BODY),
+            ("one.test", "c@one.test", BODY),
+            ("two.test", "b@two.test", BODY),
+        ]
+        assert sorted(w.happened()) == [
+            ("delivered", "a@one.test"),
+            ("delivered", "b@two.test"),
+            ("delivered", "c@one.test"),
+            ("received", "a@one.test"),
+            ("received", "b@two.test"),
+            ("received", "c@one.test"),
+        ]
+        assert {event.message for event in w.logged()} == {id_text(message)}
+        counts = w.store.counts()
+        assert {name: counts[name] for name in ("body", "batch", "ready", "wake", "partial", "doubt")} == {
+            "body": 0, "batch": 0, "ready": 0, "wake": 0, "partial": 0, "doubt": 0
+        }  # fmt: skip
+        assert w.scheduler.snapshot()["in_memory"] == 0
+        assert w.scheduler.snapshot()["body_bytes"] == 0
+
+
+async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_clock: object) -> None:
+    body = bytes(range(256)) * 5000
+    async with world(tmp_path) as w:
+        writer = w.intake.begin()
+        for start in range(0, len(body), 7001):
+            await writer.write(body[start : start + 7001])
+        assert w.store.counts()["partial"] == 1
+        await writer.finish(reverse_path="", recipients=[Recipient("a@one.test")], received=w.events.received)
+        await w.settle_down()
+        assert w.hops.delivered == [("one.test", "a@one.test", body)]
+        assert (w.store.counts()["body"], w.store.counts()["partial"]) == (0, 0)
+
+
+async def test_an_abandoned_message_leaves_nothing_behind(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        writer = w.intake.begin()
+        await writer.write(bytes(1_000_000))
+        assert w.store.counts()["body"] > 0
+        writer.abandon()
+        writer.abandon()
+        await w.settle_down()
+        assert (w.store.counts()["body"], w.store.counts()["partial"], w.happened()) == (0, 0, [])
+
+
+async def test_a_long_list_is_cut_into_batches(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, max_recipients_per_batch=10, enabled=False) as w:
+        await w.accept(*(f"r{number}@one.test" for number in range(25)), "x@two.test")
+        assert [(name, len(recipients)) for name, recipients in w.queued()] == [
+            ("one.test", 10), ("one.test", 10), ("one.test", 5), ("two.test", 1)
+        ]  # fmt: skip
+        assert [envelope.batches for envelope in w.envelopes()] == [4, 4, 4, 4]
+
+
+async def test_what_was_accepted_is_delivered_after_a_restart(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False) as w:
+        for number in range(1000):
+            await w.accept(f"r{number}@d{number % 7}.test")
+    async with world(tmp_path, clock, loaded_batches=50) as w:
+        await w.settle_down()
+        assert len(w.hops.delivered) == 1000
+        assert len(set(w.hops.delivered)) == 1000
+        assert w.queued() == []
+
+
+async def test_memory_holds_a_window_of_the_backlog(tmp_path: Path, mock_clock: object) -> None:
+    import trio
+
+    async with world(tmp_path, loaded_batches=40, max_connections_per_site=2, initial_connections_per_site=2) as w:
+        w.hops.gate = trio.Event()
+        for number in range(500):
+            await w.accept(f"r{number}@one.test")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert w.scheduler.snapshot()["in_memory"] <= 42
+        w.hops.gate.set()
+        await w.settle_down()
+        assert len(w.hops.delivered) == 500
+        assert w.queued() == []
+
+
+async def test_deferred_recipients_are_tried_again_by_the_schedule(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(300, 900), expire_after_s=10_000) as w:
+        answers = {"a@one.test": [OK], "b@one.test": [GREYLISTED, GREYLISTED, GREYLISTED, OK]}
+        w.hops.verdict = lambda destination, recipient: answers[recipient.address].pop(0)
+        started = w.clock.at
+        await w.accept("a@one.test", "b@one.test")
+        await w.settle_down()
+        assert w.queued() == [("one.test", ("b@one.test",))]
+        await w.pass_time(299)
+        assert len(w.hops.attempts) == 1
+        for wait in (2, 901, 901):
+            await w.pass_time(wait)
+        assert w.happened("delivered", "deferred") == [
+            ("delivered", "a@one.test"), ("deferred", "b@one.test"), ("deferred", "b@one.test"),
+            ("deferred", "b@one.test"), ("delivered", "b@one.test"),
+        ]  # fmt: skip
+        deferred = [event for event in w.logged() if event.type == "deferred"]
+        assert [event.attempt for event in deferred] == [1, 2, 3]
+        assert deferred[0].next_attempt_at == started + 300
+        assert deferred[0].reply is not None
+        assert (deferred[0].reply.code, deferred[0].reply.text) == (451, "come back later")
+        assert w.store.counts()["ready"] == 0
+
+
+async def test_a_refused_recipient_gets_a_notice_for_its_sender(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        w.hops.verdict = lambda destination, recipient: NO_SUCH_USER if recipient.address.startswith("no") else OK
+        await w.accept("no1@one.test", "yes@one.test", "no2@one.test")
+        await w.settle_down()
+        assert sorted(w.happened("bounced", "delivered")) == [
+            ("bounced", "no1@one.test"), ("bounced", "no2@one.test"),
+            ("delivered", "sender@news.test"), ("delivered", "yes@one.test"),
+        ]  # fmt: skip
+        notices = [body for name, recipient, body in w.hops.delivered if recipient == "sender@news.test"]
+        assert len(notices) == 1
+        assert b"Final-Recipient: rfc822; no1@one.test" in notices[0]
+        assert b"Final-Recipient: rfc822; no2@one.test" in notices[0]
+        assert b"Diagnostic-Code: smtp; 550 5.1.1 no such user" in notices[0]
+        assert w.queued() == []
+
+
+@pytest.mark.parametrize(
+    ("sender", "notify"), [("", Notify.NONE), ("sender@news.test", Notify.NEVER), ("sender@news.test", Notify.SUCCESS)]
+)
+async def test_nobody_is_told_who_does_not_want_to_know(
+    tmp_path: Path, mock_clock: object, sender: str, notify: Notify
+) -> None:
+    async with world(tmp_path) as w:
+        w.hops.verdict = lambda destination, recipient: NO_SUCH_USER
+        await w.accept(Recipient("no@one.test", int(notify)), sender=sender)
+        await w.settle_down()
+        assert w.happened() == [("received", "no@one.test"), ("bounced", "no@one.test")]
+        assert w.queued() == []
+
+
+async def test_a_notice_that_cannot_be_delivered_is_dropped_with_a_record(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        w.hops.verdict = lambda destination, recipient: NO_SUCH_USER
+        await w.accept("no@one.test")
+        await w.settle_down()
+        assert w.happened("bounced") == [("bounced", "no@one.test"), ("bounced", "sender@news.test")]
+        assert w.queued() == []
+
+
+async def test_a_destination_that_is_down_is_probed_once_and_each_message_is_told(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    settings = {"down_delays_s": (30, 60), "delays_s": (300,), "loaded_batches": 30}
+    async with world(tmp_path, **settings) as w:  # type: ignore[arg-type]
+        w.hops.unreachable.add("dead.test")
+        for number in range(700):
+            await w.accept(f"r{number}@dead.test")
+        await w.settle_down()
+        assert 1 <= len(w.hops.attempts) <= 4  # as many as may begin before the first has failed
+        assert sorted(w.happened("deferred")) == sorted(("deferred", f"r{n}@dead.test") for n in range(700))
+        assert {event.reply.text for event in w.logged() if event.reply} == {"connection refused"}
+        assert w.scheduler.snapshot()["active_destinations"] == 0
+        state = w.store.destination_state("dead.test")
+        assert state == DestinationState(1, w.clock.at, w.clock.at + 30, REFUSED, "")
+
+        before = len(w.hops.attempts)
+        await w.pass_time(31)
+        assert len(w.hops.attempts) == before + 1
+        state = w.store.destination_state("dead.test")
+        assert state is not None
+        assert (state.failures, state.down_until) == (2, w.clock.at + 60)
+        await w.accept("late@dead.test")
+        await w.settle_down()
+        assert len(w.hops.attempts) == before + 1
+
+        w.hops.unreachable.clear()
+        await w.pass_time(61)
+        await w.pass_time(300)
+        assert len({recipient for _, recipient, _ in w.hops.delivered}) == len(w.hops.delivered) == 701
+        assert w.store.destination_state("dead.test") is None
+        assert w.queued() == []
+
+
+async def test_a_destination_stays_down_over_a_restart(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, down_delays_s=(100,)) as w:
+        w.hops.unreachable.add("dead.test")
+        await w.accept("a@dead.test")
+        await w.settle_down()
+    async with world(tmp_path, clock, down_delays_s=(100,), delays_s=(10,)) as w:
+        await w.accept("b@dead.test")
+        await w.pass_time(50)
+        assert w.hops.attempts == []
+        await w.pass_time(300)
+        assert sorted(recipient for _, recipient, _ in w.hops.delivered) == ["a@dead.test", "b@dead.test"]
+
+
+async def test_one_stuck_destination_does_not_hold_up_others(tmp_path: Path, mock_clock: object) -> None:
+    import trio
+
+    async with world(tmp_path, max_connections=6, max_connections_per_site=4, initial_connections_per_site=4) as w:
+        stuck = trio.Event()
+
+        async def deliver(lane: object) -> None:
+            if lane.destination == "stuck.test":  # type: ignore[attr-defined]
+                lane.take_nowait()  # type: ignore[attr-defined]
+                await stuck.wait()
+                return
+            await type(w.hops).deliver(w.hops, lane)  # type: ignore[arg-type]
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        for number in range(50):
+            await w.accept(f"r{number}@stuck.test")
+        for number in range(100):
+            await w.accept(f"r@fine{number}.test")
+        await w.settle_down()
+        assert len(w.hops.delivered) == 100
+
+
+async def test_connections_are_shared_when_there_are_too_few(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, max_connections=2, max_connections_per_site=2) as w:
+        for number in range(200):
+            await w.accept(f"r{number}@d{number % 20}.test")
+        await w.settle_down()
+        assert len(w.hops.delivered) == 200
+        assert w.hops.most_lanes <= 2
+
+
+async def test_classes_of_a_destination_take_turns(tmp_path: Path, mock_clock: object) -> None:
+    settings = {"max_connections_per_site": 1, "initial_connections_per_site": 1, "loaded_batches": 40}
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False, **settings) as w:  # type: ignore[arg-type]
+        for number in range(300):
+            await w.accept(f"news{number}@one.test", campaign="autumn")
+        await w.accept("receipt@one.test")
+    async with world(tmp_path, clock, **settings) as w:  # type: ignore[arg-type]
+        await w.settle_down()
+        order = [recipient for _, recipient, _ in w.hops.delivered]
+        assert len(order) == 301
+        assert order.index("receipt@one.test") <= 1
+
+
+async def test_an_old_message_expires_with_a_notice(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, janitor=True, delays_s=(50,), expire_after_s=1000, delay_dsn_after_s=0) as w:
+        w.hops.verdict = lambda destination, recipient: GREYLISTED if destination == "slow.test" else OK
+        await w.accept("a@slow.test")
+        await w.pass_time(900)
+        assert w.happened("expired") == []
+        await w.pass_time(101)
+        assert w.happened("expired") == [("expired", "a@slow.test")]
+        ((_, recipient, notice),) = w.hops.delivered
+        assert recipient == "sender@news.test"
+        assert b"Action: failed" in notice
+        assert b"451 4.7.1 come back later" in notice
+        assert w.queued() == []
+
+
+async def test_mail_to_a_dead_destination_expires_though_it_is_not_tried(tmp_path: Path, mock_clock: object) -> None:
+
+    settings = {"down_delays_s": (100_000,), "expire_after_s": 1000, "delay_dsn_after_s": 0}
+    async with world(tmp_path, janitor=True, **settings) as w:  # type: ignore[arg-type]
+        w.hops.unreachable.add("dead.test")
+        for number in range(5):
+            await w.accept(f"r{number}@dead.test", sender="")
+        await w.settle_down()
+        w.clock.at += 1001
+        await w.sleep(6)
+        await w.settle_down()
+        assert sorted(w.happened("expired")) == [("expired", f"r{n}@dead.test") for n in range(5)]
+        assert w.queued() == []
+
+
+async def test_a_sender_is_told_once_that_mail_is_late(tmp_path: Path, mock_clock: object) -> None:
+
+    clock = Clock()
+    settings = {"delays_s": (100,), "delay_dsn_after_s": 500, "expire_after_s": 10_000}
+    async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
+        w.hops.verdict = lambda destination, recipient: GREYLISTED if destination == "slow.test" else OK
+        await w.accept("a@slow.test", Recipient("b@slow.test", int(Notify.FAILURE)))
+        for _ in range(10):
+            w.clock.at += 101
+            await w.sleep(6)
+        await w.settle_down()
+        notices = [body for _, recipient, body in w.hops.delivered if recipient == "sender@news.test"]
+        assert len(notices) == 1
+        assert b"Action: delayed" in notices[0]
+        assert b"a@slow.test" in notices[0]
+        assert b"b@slow.test" not in notices[0]
+    async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
+        w.hops.verdict = lambda destination, recipient: GREYLISTED
+        await w.sleep(20)
+        await w.settle_down()
+        assert w.hops.delivered == []
+
+
+async def test_flush_tries_now_what_was_put_off(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,), down_delays_s=(5000,)) as w:
+        w.hops.verdict = lambda destination, recipient: GREYLISTED
+        w.hops.unreachable.add("dead.test")
+        first = await w.accept("a@one.test")
+        await w.accept("b@two.test")
+        await w.accept("c@dead.test")
+        await w.settle_down()
+        w.hops.verdict = lambda destination, recipient: OK
+        w.hops.unreachable.clear()
+        assert await w.operator.flush_messages([first]) == 1
+        await w.settle_down()
+        assert [recipient for _, recipient, _ in w.hops.delivered] == ["a@one.test"]
+        assert await w.operator.flush_all() == 2
+        await w.settle_down()
+        assert sorted(recipient for _, recipient, _ in w.hops.delivered) == ["a@one.test", "b@two.test", "c@dead.test"]
+        assert w.queued() == []
+
+
+async def test_cancelled_mail_is_not_delivered(tmp_path: Path, mock_clock: object) -> None:
+    import trio
+
+    async with world(tmp_path, max_connections_per_site=1, initial_connections_per_site=1) as w:
+        w.hops.gate = trio.Event()
+        under_way = await w.accept("a@one.test")
+        waiting = await w.accept("b@one.test")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        w.hops.verdict = lambda destination, recipient: GREYLISTED
+        assert await w.operator.cancel_messages([under_way, waiting]) == 1
+        w.hops.gate.set()
+        await w.settle_down()
+        assert sorted(w.happened("cancelled")) == [("cancelled", "a@one.test"), ("cancelled", "b@one.test")]
+        assert w.hops.delivered == []
+        assert w.queued() == []
+
+
+async def test_mail_in_the_spool_only_is_cancelled_by_a_filter(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,)) as w:
+        w.hops.verdict = lambda destination, recipient: GREYLISTED
+        await w.accept("a@one.test", campaign="autumn")
+        await w.accept("b@one.test")
+        await w.settle_down()
+        count = await w.operator.cancel_where(lambda loaded: loaded.batch.envelope.campaign == "autumn")
+        assert count == 1
+        await w.settle_down()
+        assert w.queued() == [("one.test", ("b@one.test",))]
+        assert w.happened("cancelled") == [("cancelled", "a@one.test")]
+
+
+async def test_success_is_reported_if_the_next_hop_cannot(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        original = w.hops._deliver
+
+        async def deliver(lane: object) -> None:
+            real_report = lane.report  # type: ignore[attr-defined]
+
+            class Without:
+                destination = lane.destination  # type: ignore[attr-defined]
+                take = lane.take  # type: ignore[attr-defined]
+                connected = lane.connected  # type: ignore[attr-defined]
+
+                def report(self, loaded: object, attempt: object) -> None:
+                    import msgspec
+
+                    results = tuple(
+                        msgspec.structs.replace(r, relayed_without_dsn=True)
+                        for r in attempt.results  # type: ignore[attr-defined]
+                    )
+                    real_report(loaded, msgspec.structs.replace(attempt, results=results))
+
+            await original(Without())  # type: ignore[arg-type]
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        await w.accept(Recipient("a@one.test", int(Notify.SUCCESS)), Recipient("b@one.test"))
+        await w.settle_down()
+        notices = [body for _, recipient, body in w.hops.delivered if recipient == "sender@news.test"]
+        assert len(notices) == 1
+        assert b"Action: relayed" in notices[0]
+        assert b"b@one.test" not in notices[0]
+
+
+async def test_a_lost_reply_to_the_final_dot_is_listed_as_doubt(tmp_path: Path, mock_clock: object) -> None:
+    from postroika.mail.outcome import Attempt, Outcome, RecipientResult, Stage
+
+    async with world(tmp_path, delays_s=(5000,)) as w:
+        lost = Reply(451, "4.4.2", ("connection lost after the final dot",))
+
+        async def deliver(lane: object) -> None:
+            while (loaded := await lane.take(1)) is not None:  # type: ignore[attr-defined]
+                result = RecipientResult(0, Outcome.DEFERRED, lost, Stage.FINAL_DOT, remote=False)
+                lane.report(loaded, Attempt((result,)))  # type: ignore[attr-defined]
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        await w.accept("a@one.test")
+        await w.settle_down()
+        assert len(w.store.doubts(10)) == 1
+        assert w.queued() == [("one.test", ("a@one.test",))]
