@@ -61,3 +61,15 @@ class SinkError(PostroikaError):
 
 class ControlError(PostroikaError):
     """The control socket refused or could not do what was asked."""
+
+
+class NoServerError(ControlError):
+    """Nothing answers at the control socket: no server is running, or another one than was meant."""
+
+
+class RefusedError(PostroikaError):
+    """A running server did not do what it was asked, because the request makes no sense or cannot be met."""
+
+
+class NotQueuedError(RefusedError):
+    """The message is not in the queue: it was settled, or there never was such a one."""
