@@ -1,0 +1,179 @@
+"""Group commit: who is told what, and when; what a full disk and a failing one do."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from postroika.errors import SpoolDoubtError, SpoolError, SpoolFullError, SpoolIOError
+from postroika.mail.ids import IdSource
+from postroika.spool.changes import Changes
+from postroika.spool.committer import Committer
+from postroika.spool.schema import Table
+from postroika.spool.store import Store
+
+
+class Disk:
+    """A store whose commits wait for `gate`, and fail as `fails` says."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.groups: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fails: Callable[[list[Changes]], SpoolError | None] = lambda group: None
+
+    def apply(self, group: list[Changes], last_id: int = 0) -> None:
+        self.gate.wait(10)
+        error = self.fails(group)
+        if error is not None:
+            raise error
+        self.groups.append(len(group))
+        self.store.apply(group, last_id)
+
+    def room_bytes(self) -> int:
+        return self.store.room_bytes()
+
+
+@pytest.fixture
+def disk(tmp_path: Path):
+    store = Store.create_or_open(tmp_path, 0, max_bytes=1 << 26)
+    yield Disk(store)
+    store.close()
+
+
+def committer_on(disk: Disk, low_water_bytes: int = 1) -> Committer:
+    return Committer(disk, IdSource(0), low_water_bytes=low_water_bytes)  # type: ignore[arg-type]
+
+
+def mark(name: bytes, *, must: bool = False) -> Changes:
+    changes = Changes(must=must)
+    changes.put(Table.META, name, b"1")
+    return changes
+
+
+async def test_what_comes_while_a_commit_syncs_goes_into_the_next_one(disk: Disk) -> None:
+    committer = committer_on(disk)
+    disk.gate.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.commit, mark(b"0"), 10)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(committer.run)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for number in range(1, 51):
+            nursery.start_soon(committer.commit, mark(b"%d" % number), 10)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        committer.close()
+        disk.gate.set()
+    assert disk.groups == [1, 50]
+    assert disk.store.counts()["meta"] >= 51
+
+
+async def test_close_writes_all_that_was_queued(disk: Disk) -> None:
+    committer = committer_on(disk)
+    done: list[SpoolError | None] = []
+    committer.commit_nowait(mark(b"a"), done.append)
+    committer.close()
+    committer.commit_nowait(mark(b"b"), done.append)
+    await committer.run()
+    assert done == [None, None]
+
+
+async def test_a_full_disk_refuses_mail_and_keeps_done_marks(disk: Disk, mock_clock: trio.testing.MockClock) -> None:
+    committer = committer_on(disk)
+    full = True
+    disk.fails = lambda group: SpoolFullError("the disk of the spool is full") if full else None
+    told: dict[str, SpoolError | None] = {}
+    async with trio.open_nursery() as nursery:
+        committer.commit_nowait(mark(b"mail"), lambda error: told.update(mail=error))
+        committer.commit_nowait(mark(b"done", must=True), lambda error: told.update(done=error))
+        nursery.start_soon(committer.run)
+        while "mail" not in told:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert isinstance(told["mail"], SpoolFullError)
+        assert not committer.has_room()
+        committer.commit_nowait(mark(b"late"), lambda error: told.update(late=error))
+        while "late" not in told:
+            mock_clock.jump(0.3)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert isinstance(told["late"], SpoolFullError)
+        assert "done" not in told
+        full = False
+        while "done" not in told:
+            mock_clock.jump(0.3)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert told["done"] is None
+        mock_clock.jump(2)
+        assert committer.has_room()
+        committer.close()
+    assert disk.groups == [1]
+
+
+async def test_a_failed_sync_ends_the_committer_and_nobody_is_told_that_it_went_well(disk: Disk) -> None:
+    committer = committer_on(disk)
+    disk.fails = lambda group: SpoolIOError("mdb_txn_commit: Input/output error")
+    told: list[SpoolError | None] = []
+    committer.commit_nowait(mark(b"a"), told.append)
+    with pytest.raises(SpoolIOError):
+        await committer.run()
+    assert told == []
+    assert disk.groups == []
+
+
+async def test_a_commit_that_takes_too_long_is_in_doubt(disk: Disk, mock_clock: trio.testing.MockClock) -> None:
+    committer = committer_on(disk)
+    disk.gate.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+
+        async def wait() -> None:
+            with pytest.raises(SpoolDoubtError, match="more than 10 s"):
+                await committer.commit(mark(b"slow"), 10)
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+        async def queued_behind() -> None:
+            with pytest.raises(SpoolError, match="no commit within 5 s"):
+                await committer.commit(mark(b"never"), 5)
+
+        nursery.start_soon(queued_behind)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(11)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        committer.close()
+        disk.gate.set()
+    assert disk.groups == [1]
+
+
+async def test_a_cancelled_caller_leaves_its_commit_alone(disk: Disk) -> None:
+    committer = committer_on(disk)
+    disk.gate.clear()
+    outcomes: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+
+        async def caller(scope: trio.CancelScope) -> None:
+            with scope:
+                await committer.commit(mark(b"kept"), 10)
+                outcomes.append("committed")
+
+        scope = trio.CancelScope()
+        nursery.start_soon(caller, scope)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert outcomes == []
+        disk.gate.set()
+        committer.close()
+    assert outcomes == ["committed"]
+    assert disk.store.counts()["meta"] >= 2
+
+
+async def test_intake_stops_at_the_low_water_mark(disk: Disk, mock_clock: trio.testing.MockClock) -> None:
+    room = disk.store.room_bytes()
+    assert committer_on(disk, low_water_bytes=room // 2).has_room()
+    assert not committer_on(disk, low_water_bytes=room * 2).has_room()
