@@ -42,6 +42,8 @@ def literal_ip(domain: str) -> str:
         raise ValueError(f"{domain!r} is not an address literal")
     text = domain[1:-1]
     if text[:5].lower() == "ipv6:":
+        if "%" in text:
+            raise ValueError(f"{domain!r} has a scope, which means nothing outside of one machine")
         return str(ipaddress.IPv6Address(text[5:]))
     return str(ipaddress.IPv4Address(text))
 

@@ -5,9 +5,8 @@ Promise: a value that comes out of here keeps to its RFC, whatever went in; a Re
 
 from __future__ import annotations
 
-import ipaddress
-
 from postroika.kernels.command import parse_parameters, parse_path
+from postroika.mail.address import canonical_domain
 from postroika.mail.envelope import BodyType, Notify
 from postroika.mail.reply import Reply, reply
 from postroika.smtp.server_events import Mail, Rcpt
@@ -184,18 +183,15 @@ def _orcpt(value: str, smtputf8: bool) -> str:
 
 
 def _address(local: str, domain: str, enhanced: str) -> str:
-    """local@domain, the domain in lower case; an address literal is checked.
+    """local@domain, the domain in lower case.
 
     Raises:
-        Refusal: the literal is not an IP address (RFC 5321 §4.1.3).
+        Refusal: an address literal that is no IP address (RFC 5321 §4.1.3), or a domain beyond ASCII without A-labels.
     """
-    if domain[0] == "[":
-        literal = domain[1:-1]
+    if domain[0] == "[" or not domain.isascii():
         try:
-            if literal[:5].lower() == "ipv6:":
-                ipaddress.IPv6Address(literal[5:])
-            else:
-                ipaddress.IPv4Address(literal)
+            canonical_domain(domain)
         except ValueError:
-            raise Refusal(reply(501, enhanced, "bad address literal")) from None
+            what = "bad address literal" if domain[0] == "[" else "the domain is not a valid name"
+            raise Refusal(reply(501, enhanced, what)) from None
     return f"{local}@{domain.lower()}"

@@ -1,0 +1,211 @@
+"""The only door into the spool.
+
+Promise: `finish` says 250 only after the writer has said that message and recipients are on disk. Everything else
+that can happen becomes a 4xx, and nothing is left behind. The Received field is the first thing in each message.
+
+How: an Acceptance is one message being received. It gathers the facts of the envelope, streams pieces to the spool's
+MessageWriter, and keeps the first thing that went wrong until there is a reply to give: SMTP lets us speak only
+after the final dot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from postroika import metrics
+from postroika.errors import SpoolError, SpoolFullError
+from postroika.mail.envelope import BodyType, Envelope, Recipient
+from postroika.mail.ids import id_text
+from postroika.mail.reply import Reply, reply
+from postroika.mail.trace import received_field, with_protocol
+from postroika.policy.pipeline import Client
+from postroika.smtp.server_events import BodyEnd, Mail
+
+NO_ROOM = reply(452, "4.3.1", "insufficient system storage, please try again later")
+NOT_STORED = reply(451, "4.3.0", "the message could not be stored, please try again later")
+
+# Makes the "received" event of (envelope, recipient, destination), stored in the message's own transaction.
+Received = Callable[[Envelope, Recipient, str], bytes]
+
+
+class MessageWriter(Protocol):
+    """What the spool gives for one message; see `spool.writer.MessageWriter`."""
+
+    message: int
+
+    async def write(self, piece: bytes) -> None:
+        """Take the next piece. Raises SpoolError."""
+
+    async def finish(
+        self,
+        *,
+        reverse_path: str,
+        recipients: Sequence[Recipient],
+        received: Received,
+        body_type: BodyType,
+        eight_bit: bool,
+        smtputf8: bool,
+        utf8_needed: bool,
+        ret: str,
+        envid: str,
+        client_ip: str,
+        client_helo: str,
+    ) -> None:
+        """Commit; returns when it is on disk. Raises SpoolError."""
+
+    def abandon(self) -> None:
+        """Drop all of it. May be called twice."""
+
+
+class Spool(Protocol):
+    """Where messages go; see `spool.writer.Intake`."""
+
+    def begin(self) -> MessageWriter:
+        """A writer for one message."""
+
+    def has_room(self) -> bool:
+        """Whether more may come in."""
+
+
+class Rejected(Protocol):
+    """Records a "rejected" event; must not block and must not fail."""
+
+    def __call__(
+        self,
+        *,
+        client_ip: str,
+        helo: str,
+        sender: str | None,
+        recipient: str,
+        reply: Reply,
+        stage: str,
+        size_bytes: int = 0,
+    ) -> None:
+        """As `outcome.events.EventWriter.rejected`."""
+
+
+class Door:
+    """What all acceptances of a worker share.
+
+    Args:
+        received: see Received.
+        hostname: ours, in the Received field.
+        clock: epoch seconds.
+    """
+
+    __slots__ = ("clock", "hostname", "received", "spool")
+
+    def __init__(
+        self, spool: Spool, received: Received, *, hostname: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.spool = spool
+        self.received = received
+        self.hostname = hostname
+        self.clock = clock
+
+    def has_room(self) -> bool:
+        """Whether MAIL and DATA may be accepted; otherwise answer NO_ROOM."""
+        return self.spool.has_room()
+
+    def open(self, client: Client, *, esmtp: bool, utf8_recipient: bool) -> Acceptance:
+        """Begin to receive the message of `client.mail` for `client.recipients`; both stay as they are until its end.
+
+        Args:
+            utf8_recipient: a recipient has characters beyond ASCII.
+        """
+        assert client.mail is not None
+        return Acceptance(self, client, client.mail, client.recipients, esmtp, utf8_recipient)
+
+
+class Acceptance:
+    """One message on its way through the door."""
+
+    __slots__ = ("_client", "_door", "_failure", "_mail", "_recipients", "_stamp", "_utf8_recipient", "_writer")
+
+    def __init__(
+        self,
+        door: Door,
+        client: Client,
+        mail: Mail,
+        recipients: list[Recipient],
+        esmtp: bool,
+        utf8_recipient: bool,
+    ) -> None:
+        self._door = door
+        self._client = client
+        self._mail = mail
+        self._recipients = recipients
+        self._utf8_recipient = utf8_recipient
+        self._failure: Reply | None = None
+        self._writer = door.spool.begin()
+        self._stamp: bytes | None = received_field(
+            helo=client.helo,
+            ip=client.ip,
+            hostname=door.hostname,
+            protocol=with_protocol(esmtp=esmtp, smtputf8=mail.smtputf8),
+            id_text=id_text(self._writer.message),
+            at=door.clock(),
+            recipient=recipients[0].address if len(recipients) == 1 else "",
+        )
+
+    async def write(self, piece: bytes) -> None:
+        """Store the next piece of content. What goes wrong is told by `finish`.
+
+        Cancellation: the message must then be abandoned.
+        """
+        if self._failure is not None:
+            return
+        try:
+            if self._stamp is not None:
+                stamp, self._stamp = self._stamp, None
+                await self._writer.write(stamp)
+            await self._writer.write(piece)
+        except SpoolError as error:
+            self._fail(error)
+
+    async def finish(self, end: BodyEnd) -> Reply:
+        """Commit the message.
+
+        Returns:
+            250 with the id, or 451 or 452: then nothing was kept, or (a commit that outlasted its deadline) it is
+            not known, and the client's next try may make a second copy.
+
+        Cancellation: see `spool.writer.MessageWriter.finish`; once handed over, the commit goes on.
+        """
+        if self._stamp is not None:
+            await self.write(b"")
+        if self._failure is not None:
+            return self._failure
+        mail = self._mail
+        try:
+            await self._writer.finish(
+                reverse_path=mail.reverse_path,
+                recipients=self._recipients,
+                received=self._door.received,
+                body_type=mail.body_type,
+                # Our own stamp names a recipient beyond ASCII, if it is the only one.
+                eight_bit=end.eight_bit or self._utf8_recipient,
+                smtputf8=mail.smtputf8,
+                utf8_needed=mail.utf8_address or self._utf8_recipient or end.header_eight_bit,
+                ret=mail.ret,
+                envid=mail.envid,
+                client_ip=self._client.ip,
+                client_helo=self._client.helo,
+            )
+        except SpoolError as error:
+            return self._fail(error)
+        metrics.ACCEPTED_MESSAGES.value += 1
+        metrics.ACCEPTED_RECIPIENTS.value += len(self._recipients)
+        metrics.ACCEPTED_BYTES.value += end.size_bytes
+        return Reply(250, "2.0.0", (f"Ok: queued as {id_text(self._writer.message)}",))
+
+    def abandon(self) -> None:
+        """Drop the message. May be called twice, and after a failure; not after a `finish` that gave 250."""
+        self._writer.abandon()
+
+    def _fail(self, error: SpoolError) -> Reply:
+        self._failure = NO_ROOM if isinstance(error, SpoolFullError) else NOT_STORED
+        self._writer.abandon()
+        return self._failure
