@@ -4,13 +4,13 @@ Promise: what `load` returns can be used. An unknown or impossible key is a Conf
 the nearest valid key. Units are in the key names: `_s` seconds, `_bytes` octets.
 
 `sections` has the structs, with the meaning, default and bounds of every key; `addresses` reads host:port and domain
-names; `check` finds what is wrong with a file; `load` finds, reads and settles it; `text` writes it.
+names; `check` finds what is wrong with a file; `file` finds, reads and settles it; `text` writes it.
 """
 
 from __future__ import annotations
 
 from postroika.config.addresses import canonical_domain, parse_next_hop, split_host_port
-from postroika.config.load import DEFAULT_PATHS, find, load, parse
+from postroika.config.file import DEFAULT_PATHS, find, load, parse
 from postroika.config.sections import (
     SECTIONS,
     Config,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,21 +21,21 @@ from postroika.errors import ConfigError
 DEFAULT_PATHS = (Path("postroika.toml"), Path("/etc/postroika/postroika.toml"))
 
 
-def find(explicit: str | None = None) -> Path:
-    """The file to use: `explicit`, or the first of DEFAULT_PATHS that exists.
+def find(explicit: str | None = None, among: Sequence[Path] = DEFAULT_PATHS) -> Path:
+    """The file to use: `explicit`, or the first of `among` that exists.
 
     Raises:
         ConfigError: there is none.
     """
     if explicit is not None:
         return Path(explicit)
-    for path in DEFAULT_PATHS:
+    for path in among:
         if path.exists():
             return path
-    tried = " and ".join(str(path) for path in DEFAULT_PATHS)
+    tried = " and ".join(str(path) for path in among)
     raise ConfigError(
         f"no config file: tried {tried}; name one with --config FILE, or make one with "
-        f"`postroika default-config > {DEFAULT_PATHS[0]}`"
+        f"`postroika default-config > {among[0]}`"
     )
 
 
@@ -80,7 +81,7 @@ def _anchored(config: Config, base: Path) -> Config:
     server, log = config.server, config.log
     server = replace(
         server,
-        hostname=server.hostname or _machine_name(),
+        hostname=server.hostname or qualified(os.uname().nodename),
         spool=str(base / server.spool),
         control=str(base / server.control),
     )
@@ -89,11 +90,9 @@ def _anchored(config: Config, base: Path) -> Config:
     return replace(config, server=server, log=log)
 
 
-def _machine_name() -> str:
-    """The name the machine has by itself, qualified as Postfix does; never asks the DNS, which may hang."""
-    name = os.uname().nodename
-    if "." not in name:
-        name += ".localdomain"
+def qualified(node: str) -> str:
+    """The name a machine has by itself, made a domain as Postfix does; never asks the DNS, which may hang."""
+    name = node if "." in node else f"{node}.localdomain"
     return name if is_host_name(name) else "localhost.localdomain"
 
 

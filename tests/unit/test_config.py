@@ -1,0 +1,405 @@
+"""What a config file may say, and how it is told that it may not."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from postroika.config import (
+    SECTIONS,
+    Config,
+    Listener,
+    Relay,
+    Route,
+    Server,
+    Sink,
+    canonical_domain,
+    default_text,
+    find,
+    load,
+    parse,
+    parse_next_hop,
+    split_host_port,
+    to_toml,
+)
+from postroika.config.file import qualified
+from postroika.errors import ConfigError
+from tools import config_page
+
+FILE = Path("/etc/mail/p.toml")
+
+
+def problems(text: str) -> list[str]:
+    """The lines of the error for `text`, without the name of the file, which every line has to begin with."""
+    with pytest.raises(ConfigError) as caught:
+        parse(text, FILE)
+    lines = str(caught.value).split("\n")
+    assert all(line.startswith("/etc/mail/p.toml: ") for line in lines)
+    return [line.removeprefix("/etc/mail/p.toml: ") for line in lines]
+
+
+def settled(config: Config) -> Config:
+    """`config` as `parse` returns it for a file in /etc/mail on a machine named mx.shop.example."""
+    server = msgspec.structs.replace(
+        config.server,
+        hostname=config.server.hostname or "mx.shop.example",
+        spool=f"/etc/mail/{config.server.spool}",
+        control=f"/etc/mail/{config.server.control}",
+    )
+    log = msgspec.structs.replace(config.log, events=f"/etc/mail/{config.log.events}")
+    return msgspec.structs.replace(config, server=server, log=log)
+
+
+def test_empty_file_means_the_defaults_with_absolute_paths() -> None:
+    assert parse('server.hostname = "mx.shop.example"', FILE) == settled(Config())
+
+
+def test_absolute_paths_and_no_event_log_stay() -> None:
+    config = parse('[server]\nspool = "/srv/spool"\ncontrol = "/run/p.sock"\n[log]\nevents = ""', FILE)
+    assert (config.server.spool, config.server.control, config.log.events) == ("/srv/spool", "/run/p.sock", "")
+
+
+@pytest.mark.parametrize(
+    ("node", "hostname"),
+    [
+        ("mx.shop.example", "mx.shop.example"),
+        ("box", "box.localdomain"),
+        ("under_score", "localhost.localdomain"),
+        ("10.0.0.7", "localhost.localdomain"),
+        ("", "localhost.localdomain"),
+    ],
+)
+def test_host_name_of_a_machine_is_qualified(node: str, hostname: str) -> None:
+    assert qualified(node) == hostname
+
+
+def test_host_name_left_open_is_that_of_the_machine() -> None:
+    assert parse("", FILE).server.hostname == qualified(os.uname().nodename)
+
+
+def test_domains_come_out_in_lower_case_as_a_labels() -> None:
+    config = parse(
+        '[relay]\ndomains = ["Shop.Example.", ".BÜCHER.example"]\n[[route]]\ndomains = ["*"]\n'
+        'next_hop = ["smtp://a.example", "smtp://[::1]:2526"]',
+        FILE,
+    )
+    assert config.relay == Relay(domains=("shop.example", ".xn--bcher-kva.example"))
+    assert config.route == (Route(domains=("*",), next_hop=("smtp://a.example", "smtp://[::1]:2526")),)
+
+
+# -- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[listner]", "listner: unknown key; did you mean 'listener'?"),
+        ("[server]\nworker = 1", "server.worker: unknown key; did you mean 'workers'?"),
+        ("[server]\nhost-name = 'x'", "server.host-name: unknown key; did you mean 'hostname'?"),
+        ("[[listener]]\nadress = ':25'", "listener[0].adress: unknown key; did you mean 'address'?"),
+        ("[[route]]\ndomains = ['a']\n[[route]]\ndomain = ['b']", "route[1].domain: unknown key; did you mean 'domains'?"),
+        ("[retry]\nexpire_after = 3", "retry.expire_after: unknown key; did you mean 'expire_after_s'?"),
+        ("[sink]\nxyzzy = 1", "sink.xyzzy: unknown key; known here: address, refuse, defer"),
+        ("[server.tls]\nx = 1", "server.tls: unknown key; known here: hostname, workers, spool, control"),
+        ("hostname = 'a.example'", "hostname: unknown key; it belongs into [server]"),
+        ("xyzzy = 1", f"xyzzy: unknown key; known here: {', '.join(SECTIONS)}"),
+    ],
+)  # fmt: skip
+def test_unknown_key_is_named_with_the_nearest_that_is_known(text: str, expected: str) -> None:
+    assert problems(text) == [expected]
+
+
+def test_all_unknown_keys_are_told_at_once() -> None:
+    assert problems("[log]\nlevl = 1\n[dns]\nserver = 2") == [
+        "log.levl: unknown key; did you mean 'level'?",
+        "dns.server: unknown key; did you mean 'servers'?",
+    ]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_refuses_unknown_keys(section: str) -> None:
+    [problem] = problems(f"[{section}]\nqqqqqqqqqqqqqq = 1")
+    assert problem.startswith(f"{section}.qqqqqqqqqqqqqq: unknown key; known here: ")
+
+
+# -- types and bounds
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[server]\nworkers = 'two'", "server.workers: expected a whole number, got a string"),
+        ("[server]\nworkers = true", "server.workers: expected a whole number, got true or false"),
+        ("[server]\nworkers = 1.5", "server.workers: expected a whole number, got a number"),
+        ("[server]\nhostname = 5", "server.hostname: expected a string, got a whole number"),
+        ("[delivery]\nenabled = 'yes'", "delivery.enabled: expected true or false, got a string"),
+        ("[relay]\nnetworks = '10.0.0.0/8'", "relay.networks: expected a list, got a string"),
+        ("[relay]\nnetworks = [10]", "relay.networks[0]: expected a string, got a whole number"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 25", "route[0].next_hop: expected a string or a list, got a whole number"),
+        ("server = 3", "server: expected a table, got a whole number"),
+        ("[[server]]", "server: expected a table, got a list; write [server]"),
+        ("[listener]\naddress = ':1'", "listener: expected a list, got a table; write [[listener]]"),
+        ("listener = ['127.0.0.1:25']", "listener[0]: expected a table, got a string"),
+        ("[[listener]]", "listener[0]: the key 'address' is missing"),
+        ("[sink]", "sink: the key 'address' is missing"),
+        ("[log]\nlevel = 'trace'", "log.level: 'trace' is not one of 'debug', 'info', 'warning', 'error'"),
+        (
+            "[[listener]]\naddress = '127.0.0.1:25'\nbare_newlines = 'keep'",
+            "listener[0].bare_newlines: 'keep' is not one of 'refuse', 'normalise'",
+        ),
+        ("[server]\nworkers = -1", "server.workers: expected a whole number >= 0"),
+        ("[server]\nworkers = 257", "server.workers: expected a whole number <= 256"),
+        ("[server]\nspool = ''", "server.spool: expected a string of length >= 1"),
+        ("[limits]\nmax_recipients = 99", "limits.max_recipients: expected a whole number >= 100"),
+        ("[limits]\nidle_timeout_s = 0", "limits.idle_timeout_s: expected a number > 0.0"),
+        ("[limits]\nidle_timeout_s = nan", "limits.idle_timeout_s: expected a number > 0.0"),
+        ("[limits]\nidle_timeout_s = inf", "limits.idle_timeout_s: expected a number <= 31536000.0"),
+        ("[retry]\ndelays_s = []", "retry.delays_s: expected a list of length >= 1"),
+        ("[retry]\ndelays_s = [300, 0]", "retry.delays_s[1]: expected a number > 0.0"),
+        ("[retry]\njitter = 1", "retry.jitter: expected a number < 1.0"),
+        ("[dns]\nmx_port = 65536", "dns.mx_port: expected a whole number <= 65535"),
+        ("[[route]]\ndomains = []", "route[0].domains: expected a list of length >= 1"),
+    ],
+)  # fmt: skip
+def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: str) -> None:
+    assert problems(text) == [expected]
+
+
+# -- values that cannot be meant
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("listener = []", "listener: at least one [[listener]] is needed"),
+        ("[server]\nhostname = 'two words'", "server.hostname: 'two words' is not a host name"),
+        ("[server]\nhostname = '192.0.2.1'", "server.hostname: '192.0.2.1' is not a host name"),
+        ("[server]\nhostname = 'mx.example.'", "server.hostname: 'mx.example.' is not a host name"),
+        ("[delivery]\nehlo_name = 'a_b.example'", "delivery.ehlo_name: 'a_b.example' is not a host name"),
+        ("[delivery]\nsource_address = 'eth0'", "delivery.source_address: 'eth0' is not an IP address"),
+        ("[[listener]]\naddress = 'localhost:25'", "listener[0].address: 'localhost' does not appear to be an IPv4 or IPv6 address"),
+        ("[[listener]]\naddress = '127.0.0.1'", "listener[0].address: '127.0.0.1' has no port"),
+        ("[[listener]]\naddress = ':25'", "listener[0].address: ':25' names no host"),
+        ("[[listener]]\naddress = '::1:25'", "listener[0].address: '::1:25': write an IPv6 address in brackets, as [::1]:25"),
+        ("[[listener]]\naddress = '[::1]25'", "listener[0].address: '[::1]25' is not [address]:port"),
+        ("[[listener]]\naddress = '127.0.0.1:70000'", "listener[0].address: '70000' is not a port"),
+        (
+            "[[listener]]\naddress = '[::1]:25'\n[[listener]]\naddress = '[0::1]:25'",
+            "listener[1].address: [0::1]:25 is already the address of listener[0]",
+        ),
+        ("[sink]\naddress = '127.0.0.1:2525'", "sink.address: 127.0.0.1:2525 is already the address of listener[0]"),
+        ("[sink]\naddress = '0.0.0.0:2526'", "sink.address: 0.0.0.0:2526: the sink swallows all mail, so it listens on loopback only"),
+        ("[relay]\nnetworks = ['10.1.0.0/8']", "relay.networks[0]: 10.1.0.0/8 has host bits set"),
+        ("[relay]\nnetworks = ['0.0.0.0/0']", "relay.networks[0]: 0.0.0.0/0 is everyone: an open relay"),
+        ("[relay]\nnetworks = ['::/0']", "relay.networks[0]: ::/0 is everyone: an open relay"),
+        ("[relay]\ndomains = ['*']", 'relay.domains[0]: "*" would accept mail from anyone to anywhere: an open relay'),
+        ("[relay]\ndomains = ['a b']", "relay.domains[0]: 'a b' is not a domain or \".subdomains\""),
+        ("[relay]\ndomains = ['user@a.example']", "relay.domains[0]: 'user@a.example' is not a domain or \".subdomains\""),
+        ("[[route]]\ndomains = ['[300.1.1.1]']", "route[0].domains[0]: '[300.1.1.1]' is not an address literal"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'MX'", "route[0].next_hop: 'MX' is neither \"mx\" nor smtp://host:port"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'relay.example:25'", "route[0].next_hop: 'relay.example:25' is neither \"mx\" nor smtp://host:port"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'smtp://h:0'", "route[0].next_hop: 'smtp://h:0' has no usable host and port"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'smtp://h/x'", "route[0].next_hop: 'smtp://h/x' has no usable host and port"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = []", "route[0].next_hop: names no host"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = ['smtp://h', 'mx']", 'route[0].next_hop: "mx" stands alone, not in a list'),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'smtp://127.0.0.1:2525'", "route[0].next_hop: smtp://127.0.0.1:2525 is our own listener: mail would go in a circle"),
+        ("[[listener]]\naddress = '0.0.0.0:25'\n[[route]]\ndomains = ['a']\nnext_hop = 'smtp://localhost'", "route[0].next_hop: smtp://localhost is our own listener: mail would go in a circle"),
+        ("[[route]]\ndomains = ['*']\n[[route]]\ndomains = ['a.example']", "route[1].domains[0]: 'a.example' is never reached: route[0] takes it first"),
+        ("[[route]]\ndomains = ['a.example']\n[[route]]\ndomains = ['b', 'A.example']", "route[1].domains[1]: 'A.example' is never reached: route[0] takes it first"),
+        ("[dns]\nservers = ['ns.example']", "dns.servers[0]: 'ns.example' does not appear to be an IPv4 or IPv6 address"),
+        ("[dns]\nallow_private = ['127']", "dns.allow_private[0]: '127' does not appear to be an IPv4 or IPv6 network"),
+        ("[spool]\nmax_bytes = 67108864", "spool.low_water_bytes: must be below spool.max_bytes (67108864), or no mail is accepted"),
+        (f"[server]\ncontrol = '/{'x' * 107}'", "server.control: the path of a Unix socket has at most 107 octets, this one has 108"),
+    ],
+)  # fmt: skip
+def test_value_that_cannot_be_meant_is_refused(text: str, expected: str) -> None:
+    if "hostname" not in text:
+        text = f"server.hostname = 'mx.shop.example'\n{text}" if "[server]" not in text else text
+    assert problems(text) == [expected]
+
+
+def test_the_same_free_port_may_be_asked_for_twice() -> None:
+    text = "[[listener]]\naddress = '127.0.0.1:0'\n[[listener]]\naddress = '127.0.0.1:0'"
+    assert parse(text, FILE).listener == (Listener(address="127.0.0.1:0"), Listener(address="127.0.0.1:0"))
+
+
+def test_ways_to_write_name_servers() -> None:
+    servers = ("127.0.0.1:5353", "192.0.2.1", "[::1]", "[::1]:5353")
+    assert parse(f"dns.servers = {list(servers)}", FILE).dns.servers == servers
+
+
+# -- files
+
+
+def test_file_that_is_not_toml() -> None:
+    assert problems("[server\n") == ["not TOML: Expected ']' at the end of a table declaration (at line 1, column 8)"]
+
+
+def test_key_that_stands_twice() -> None:
+    [problem] = problems("[server]\nworkers = 1\nworkers = 2")
+    assert problem.startswith("not TOML: Cannot overwrite a value (at ")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "none.toml")
+    assert str(caught.value) == f"{tmp_path}/none.toml: cannot read it: No such file or directory"
+
+
+def test_directory_instead_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot read it: Is a directory"
+
+
+def test_file_that_is_not_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    file.write_bytes(b"[server]\nhostname = '\xff'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value) == f"{file}: not UTF-8: invalid start byte at octet 21"
+
+
+def test_first_default_file_that_exists_is_found(tmp_path: Path) -> None:
+    here, there = tmp_path / "postroika.toml", tmp_path / "etc.toml"
+    with pytest.raises(
+        ConfigError, match=re.escape(f"no config file: tried {here} and {there}; name one with --config")
+    ):
+        find(among=(here, there))
+    there.touch()
+    assert find(among=(here, there)) == there
+    here.touch()
+    assert find(among=(here, there)) == here
+    assert find("elsewhere.toml", (here, there)) == Path("elsewhere.toml")
+
+
+# -- the text we write
+
+
+def test_default_file_routes_test_mail_to_the_built_in_sink() -> None:
+    text = default_text()
+    expected = Config(
+        server=Server(hostname="mx.shop.example"),
+        route=(Route(domains=("test", ".test"), next_hop="smtp://127.0.0.1:2526"), Route(domains=("*",))),
+        sink=Sink(address="127.0.0.1:2526"),
+    )
+    assert parse(text.replace('#hostname = ""', 'hostname = "mx.shop.example"'), FILE) == settled(expected)
+
+
+def test_default_file_stays_the_same_with_all_keys_uncommented() -> None:
+    text = default_text()
+    uncommented = re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE)
+    assert parse(uncommented, FILE) == parse(text, FILE)
+    keys = {f"{section}.{field.name}" for section, s in SECTIONS.items() for field in msgspec.structs.fields(s)}
+    section, written = "", set()
+    for line in uncommented.splitlines():
+        if header := re.fullmatch(r"\[+(\w+)\]+", line):
+            section = header[1]
+        elif key := re.match(r"(\w+) = ", line):
+            written.add(f"{section}.{key[1]}")
+    assert written == keys
+
+
+def test_default_file_fits_a_terminal() -> None:
+    assert max(map(len, default_text().splitlines())) <= 120
+
+
+def test_effective_config_reads_back_equal() -> None:
+    text = default_text().replace('#events = "var/log/events.jsonl"', r'events = "a\"b\\c\u007f\u0000é"')
+    config = parse(
+        text.replace("#jitter = 0.1", "jitter = 0.123").replace("#domains = []", 'domains = ["é.test"]'), FILE
+    )
+    assert config.log.events == '/etc/mail/a"b\\c\x7f\0é'
+    assert parse(to_toml(config), FILE) == config
+
+
+def test_every_key_says_its_meaning() -> None:
+    for struct in SECTIONS.values():
+        for field in msgspec.structs.fields(struct):
+            notes = [note for note in field.type.__metadata__ if isinstance(note, str)]
+            assert len(notes) == 1, field.name
+            assert notes[0].endswith("."), field.name
+            assert "|" not in notes[0], field.name  # would break the table in docs/config.md
+
+
+def test_reference_page_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "config.md"
+    assert page.read_text() == config_page.page(), "run `make docs`"
+
+
+# -- the small languages
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:25", ("127.0.0.1", 25)),
+        ("mx.example:0", ("mx.example", 0)),
+        ("[::1]:65535", ("::1", 65535)),
+        ("mx.example", ("mx.example", 2525)),
+        ("[::1]", ("::1", 2525)),
+    ],
+)
+def test_host_and_port_are_split(text: str, expected: tuple[str, int]) -> None:
+    assert split_host_port(text, 2525) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":25", "[", "[::1", "[127.0.0.1]:25", "[::1]x", "[::1]:", "h:", "h:p", "h:-1", "h:65536", "h:²", "a:1:2"],
+)
+def test_host_and_port_that_make_no_sense(text: str) -> None:
+    with pytest.raises(ValueError):
+        split_host_port(text, 2525)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("smtp://relay.example", ("relay.example", 25)),
+        ("smtp://127.0.0.1:2526", ("127.0.0.1", 2526)),
+        ("smtp://[2001:db8::1]:587", ("2001:db8::1", 587)),
+        ("smtp://_relay.local:26", ("_relay.local", 26)),
+    ],
+)
+def test_next_hop_is_read(text: str, expected: tuple[str, int]) -> None:
+    assert parse_next_hop(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mx", "smtp://", "smtps://h", "smtp:h", "smtp://1.2.3", "smtp://u@h", "smtp://h:0"]
+)
+def test_next_hop_that_makes_no_sense(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_next_hop(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Example.COM", "example.com"),
+        ("example.com.", "example.com"),
+        (".Example.com", ".example.com"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        (".BÜCHER.example", ".xn--bcher-kva.example"),
+        ("[192.0.2.1]", "[192.0.2.1]"),
+        ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
+        ("a_b.example", "a_b.example"),
+        ("com", "com"),
+    ],
+)
+def test_domain_in_canonical_form(text: str, expected: str) -> None:
+    assert canonical_domain(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "*", "..a", "a..b", "-a.example", "a-.example", "1.2.3.4", f"{'a' * 64}.example", "a\n", "[]", "☃..x"],
+)
+def test_text_that_is_no_domain(text: str) -> None:
+    with pytest.raises(ValueError):
+        canonical_domain(text)
