@@ -127,6 +127,15 @@ OUTBOX_BYTES = _counter("outbox_written", "Event lines handed to all sinks", "by
 OUTBOX_FAILURES = _counter("outbox_failures", "Times that a sink did not take the events it was given")
 OUTBOX_LAG = _gauge("outbox_lag", "How long the slowest sink has had events to take", "seconds", "max")
 
+# No worker counts these: they are read from the spool, over all shards, when somebody asks for the metrics.
+QUEUE_BATCHES = _gauge("queue_batches", "Batches (recipients of one message at one destination) in the queue")
+QUEUE_OLDEST = _gauge("queue_oldest", "Age of the oldest message in the queue", "seconds", "max")
+QUEUE_IN_DOUBT = _gauge("queue_in_doubt", "Batches that may have been delivered twice, or may yet be")
+DESTINATIONS_DOWN = _gauge("destinations_down", "Destinations that are left alone because no host answers, per shard")
+SPOOL_FILES = _gauge("spool_files", "Size of the spool's files", "bytes")
+SPOOL_ROOM = _gauge("spool_room", "What the fullest shard can still take", "bytes")
+WORKERS = _gauge("workers", "Workers that answer")
+
 
 def snapshot() -> dict[str, float]:
     """The figures of this process, by key."""
