@@ -1,9 +1,9 @@
 """The command line. Promise: one clear line on stderr and a meaningful exit code for whatever goes wrong.
 
-Every module of this package whose name has no leading underscore is a verb: it exports a click command named
-`command` (a click.Group of class `Verbs` where it has verbs of its own). A module is imported only when its verb is
-called, and verbs import the rest of Postroika inside their functions, so that `postroika version` costs little more
-than the interpreter.
+Every module of this package whose name has no leading underscore is a verb: it exports a click command named `command`
+(a click.Group of class `Verbs` where it has verbs of its own), which may return an exit code. A module is imported only
+when its verb is called, and verbs import the rest of Postroika inside their functions, so that `postroika version`
+costs little more than the interpreter.
 
 Exit codes: see `ExitCode`. A PostroikaError is shown as one line, with its traceback under `--debug`; any other
 exception is a bug and keeps its traceback.
@@ -82,9 +82,14 @@ def command(debug: bool) -> None:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command line `args` (without the program's name) and return the exit code; never raises SystemExit."""
+    """Run the command line `args` (without the program's name) and return the exit code."""
+    if "_POSTROIKA_COMPLETE" in os.environ:  # the shell asks for completions; click answers and ends the process
+        command.main(prog_name="postroika")
+    debug, args = _take_debug(args)
     try:
-        result = command.main(args=list(args), prog_name="postroika", standalone_mode=False)
+        # Not command.main(), which turns a broken pipe and others into exit codes of its own.
+        with command.make_context("postroika", args) as context:
+            result = command.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -97,21 +102,23 @@ def run(args: Sequence[str]) -> int:
         _give_up_stdout()
         return ExitCode.BROKEN_PIPE
     except PostroikaError as error:
-        return _report([error], debug=_wants_traceback(args))
+        return _report([error], debug=debug)
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
         errors = [leaf for leaf in leaves if isinstance(leaf, PostroikaError)]
         if len(errors) == len(leaves):
-            return _report(errors, debug=_wants_traceback(args))
+            return _report(errors, debug=debug)
         if all(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
             return ExitCode.INTERRUPTED
         raise
-    # Without standalone mode click hands back what the verb returned, or the code of ctx.exit().
     return result if isinstance(result, int) else ExitCode.OK
 
 
-def _wants_traceback(args: Sequence[str]) -> bool:
-    return "--debug" in args
+def _take_debug(args: Sequence[str]) -> tuple[bool, list[str]]:
+    """--debug may stand anywhere before a "--", also after the verb."""
+    end = args.index("--") if "--" in args else len(args)
+    kept = [arg for arg in args[:end] if arg != "--debug"]
+    return len(kept) < end, [*kept, *args[end:]]
 
 
 def _report(errors: Sequence[PostroikaError], *, debug: bool) -> int:
@@ -121,7 +128,8 @@ def _report(errors: Sequence[PostroikaError], *, debug: bool) -> int:
 
             traceback.print_exception(error)
         else:
-            click.echo(f"postroika: {error}", err=True)
+            for line in str(error).splitlines():
+                click.echo(f"postroika: {line}", err=True)
     return _exit_code(errors[0])
 
 
