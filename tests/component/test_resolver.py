@@ -60,6 +60,11 @@ async def test_server_failure_says_so(autojump_clock: trio.testing.MockClock) ->
         assert (answer.status, answer.detail) == (Status.FAILED, "SERVFAIL")
 
 
+async def test_server_that_cannot_be_reached_says_so() -> None:
+    answer = await Resolver(Dns(servers=("255.255.255.255:53",))).mx("shop.test")
+    assert (answer.status, answer.detail) == (Status.FAILED, "[Errno 13] Permission denied")
+
+
 async def test_aliases_are_followed() -> None:
     async with NameServer(ZONE).serve() as server:
         resolver = _resolver(server)

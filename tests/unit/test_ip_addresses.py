@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import random
 from collections import Counter
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroika.routing.addresses import in_order, is_public, parse_literal, shares
+from postroika.routing.addresses import in_order, is_public, mixed, parse_literal, shares
 
 PRIVATE = [
     "0.0.0.0",
@@ -120,8 +121,8 @@ def test_many_addresses_of_one_host_do_not_displace_its_backup() -> None:
     assert shares([1, 1, 1], 2) == [1, 1, 0]
 
 
-V4 = [f"192.0.2.{i}" for i in range(1, 7)]
-V6 = [f"2001:db8::{i}" for i in range(1, 7)]
+V4 = tuple(f"192.0.2.{i}" for i in range(1, 7))
+V6 = tuple(f"2001:db8::{i}" for i in range(1, 7))
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("prefer", "664444"), ("after_ipv4", "444466")])
@@ -129,6 +130,15 @@ def test_policy_orders_the_families(policy: str, expected: str) -> None:
     order = in_order(V4[:4], V6[:2], policy, 10, random.Random(1))  # type: ignore[arg-type]
     assert "".join("6" if ":" in address else "4" for address in order) == expected
     assert sorted(order) == sorted(V4[:4] + V6[:2])
+
+
+@pytest.mark.parametrize("items", [(), ("a",), ("a", "b"), ("a", "b", "c")])
+def test_every_order_is_as_likely_as_any_other(items: tuple[str, ...]) -> None:
+    rng = random.Random(1)
+    orders = Counter(tuple(mixed(items, rng)) for _ in range(6000))
+    expected = set(itertools.permutations(items))
+    assert set(orders) == expected
+    assert all(0.9 < count * len(expected) / 6000 < 1.1 for count in orders.values())
 
 
 def test_equal_policy_mixes_the_families() -> None:

@@ -14,7 +14,6 @@ from postroika.routing.mx import (
     cut,
     is_host_name,
     preference_groups,
-    shuffled,
     site_name,
 )
 
@@ -82,22 +81,6 @@ def test_cut_keeps_the_best(groups: tuple[tuple[str, ...], ...], limit: int, see
     assert len(flat) == min(limit, len(everything))
     assert kept[:-1] == groups[: max(0, len(kept) - 1)]
     assert all(set(some) <= set(whole) for some, whole in zip(kept, groups, strict=False))
-
-
-@given(GROUPS, st.integers())
-def test_shuffling_stays_within_groups(groups: tuple[tuple[str, ...], ...], seed: int) -> None:
-    order = shuffled(groups, random.Random(seed))
-    for group in groups:
-        assert sorted(order[: len(group)]) == sorted(group)
-        order = order[len(group) :]
-    assert order == []
-
-
-def test_equal_hosts_get_equal_shares() -> None:
-    rng = random.Random(1)
-    first = [shuffled((("a.test", "b.test"), ("c.test",)), rng)[0] for _ in range(1000)]
-    assert 450 < first.count("a.test") < 550
-    assert "c.test" not in first
 
 
 @given(st.lists(st.from_regex(r"[a-z]{1,40}\.[a-z]{1,20}\.test", fullmatch=True), min_size=1), st.randoms())

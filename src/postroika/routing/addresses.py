@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
+T = TypeVar("T")
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Ipv6Policy: TypeAlias = Literal["prefer", "equal", "after_ipv4", "never"]
@@ -120,20 +121,30 @@ def shares(counts: Sequence[int], limit: int) -> list[int]:
     return kept
 
 
+def mixed(items: Sequence[T], rng: random.Random) -> Sequence[T]:
+    """The same items in an order of chance; like `rng.sample` but a tenth of its cost for the usual one or two."""
+    if len(items) < 2:
+        return items
+    if len(items) == 2:
+        return items if rng.random() < 0.5 else (items[1], items[0])
+    shuffled = list(items)
+    rng.shuffle(shuffled)
+    return shuffled
+
+
 def in_order(
-    v4: Sequence[str], v6: Sequence[str], policy: Ipv6Policy, limit: int, rng: random.Random
+    v4: tuple[str, ...], v6: tuple[str, ...], policy: Ipv6Policy, limit: int, rng: random.Random
 ) -> tuple[str, ...]:
     """At most `limit` addresses of one host in the order to try: shuffled, then by the policy on IPv6.
 
     When something has to go, each family keeps up to half of the places, so that one broken family never takes the
     other's last chance.
     """
-    v6_kept = min(len(v6), max(limit - len(v4), limit // 2))
-    v4_kept = min(len(v4), limit - v6_kept)
-    first, second = rng.sample(v6, v6_kept), rng.sample(v4, v4_kept)
-    if policy == "after_ipv4":
-        first, second = second, first
-    both = first + second
+    if len(v4) + len(v6) > limit:
+        v6_kept = min(len(v6), max(limit - len(v4), limit // 2))
+        v4_kept = min(len(v4), limit - v6_kept)
+        v4, v6 = tuple(rng.sample(v4, v4_kept)), tuple(rng.sample(v6, v6_kept))
     if policy in {"equal", "never"}:
-        rng.shuffle(both)
-    return tuple(both)
+        return tuple(mixed(v4 + v6, rng))
+    first, second = (v6, v4) if policy == "prefer" else (v4, v6)
+    return (*mixed(first, rng), *mixed(second, rng))

@@ -9,9 +9,11 @@ How: A and AAAA of a window of hosts are asked for at once; the next window only
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 import msgspec
 import trio
@@ -21,6 +23,8 @@ from postroika.config.addresses import is_ip
 from postroika.routing.addresses import is_public
 from postroika.routing.resolver import Answer, Resolver, Status
 from postroika.routing.table import Hop
+
+_Kind: TypeAlias = Literal["A", "AAAA"]
 
 # Once the best host is known, the rest may take this long; what is still missing then is not worth the wait.
 GRACE_S = 2.0
@@ -58,10 +62,10 @@ class Found(msgspec.Struct, frozen=True):
 class _Search:
     """One host while its answers come in."""
 
-    def __init__(self, hop: Hop, kinds: set[str]) -> None:
+    def __init__(self, hop: Hop, kinds: tuple[_Kind, ...]) -> None:
         self.hop = hop
-        self.missing = kinds
-        self.addresses: dict[str, tuple[str, ...]] = {}
+        self.missing = list(kinds)
+        self.addresses: dict[_Kind, tuple[str, ...]] = {}
         self.refused: list[str] = []
         self.failure = ""
         self.expires_at = math.inf
@@ -70,9 +74,9 @@ class _Search:
     def usable(self) -> bool:
         return any(self.addresses.values())
 
-    def take(self, kind: str, answer: Answer[str], trusts: Callable[[str], bool]) -> None:
+    def take(self, kind: _Kind, answer: Answer[str], trusts: Callable[[str], bool]) -> None:
         """Note the answer to one of the questions."""
-        self.missing.discard(kind)
+        self.missing.remove(kind)
         if answer.status is Status.FAILED:
             self._lacks(answer.detail)
             return
@@ -108,11 +112,17 @@ class Finder:
     """
 
     def __init__(self, settings: Dns, resolver: Resolver) -> None:
-        self._settings = settings
-        self._ask = {"A": resolver.ipv4, "AAAA": resolver.ipv6}
-        if settings.ipv6 == "never":
-            del self._ask["AAAA"]
-        self._allowed = [ipaddress.ip_network(text) for text in settings.allow_private]
+        self._resolver = resolver
+        self._room = settings.max_addresses
+        self._kinds: tuple[_Kind, ...] = ("A",) if settings.ipv6 == "never" else ("A", "AAAA")
+        allowed = [ipaddress.ip_network(text) for text in settings.allow_private]
+
+        # The same hosts take the mail of many domains; the verdict on an address never changes.
+        @functools.lru_cache(maxsize=settings.cache_entries)
+        def is_trusted(address: str) -> bool:
+            return is_public(ipaddress.ip_address(address), allowed)
+
+        self._is_trusted: Callable[[str], bool] = is_trusted
 
     async def find(
         self, groups: Sequence[Sequence[Hop]], deadline: float, *, trusted: bool = False
@@ -126,53 +136,69 @@ class Finder:
 
         Cancellation: safe at any point.
         """
+        trusts = _everywhere if trusted else self._is_trusted
         searches = [[self._search(hop, trusted) for hop in group] for group in groups]
         in_order = [search for group in searches for search in group]
-        room = self._settings.max_addresses
+        room = self._room
         begun: set[_Search] = set()
         with trio.move_on_at(deadline) as scope:
             while len(begun) < len(in_order) and room > 0:
                 window = in_order[len(begun) : len(begun) + _WINDOW]
                 begun.update(window)
-                async with trio.open_nursery() as nursery:
-                    for search in window:
-                        for kind in tuple(search.missing):
-                            nursery.start_soon(self._inquire, search, kind, trusted, in_order, scope)
+                for search in window:
+                    self._recall(search, trusts)
+                if any(search.missing for search in window):
+                    _limit_wait(scope, in_order)
+                    async with trio.open_nursery() as nursery:
+                        for search in window:
+                            for kind in search.missing:
+                                nursery.start_soon(self._inquire, search, kind, trusts, in_order, scope)
                 room -= sum(len(addresses) for search in window for addresses in search.addresses.values())
         return [found for group in searches if (found := [search.end() for search in group if search in begun])]
 
     def _search(self, hop: Hop, trusted: bool) -> _Search:
         """A search, ended already where there is nothing to ask."""
-        search = _Search(hop, set(self._ask))
+        search = _Search(hop, self._kinds)
         if trusted and hop.host.rpartition(".")[2] == "localhost":
             # RFC 6761 §6.3: these names are not for the DNS.
             search.missing.clear()
-            search.addresses = {"A": ("127.0.0.1",), "AAAA": ("::1",) if "AAAA" in self._ask else ()}
+            search.addresses = {"A": ("127.0.0.1",), "AAAA": ("::1",) if "AAAA" in self._kinds else ()}
         elif trusted and is_ip(hop.host):
             search.missing.clear()
             search.addresses = {"AAAA" if ":" in hop.host else "A": (hop.host,)}
         return search
 
+    def _recall(self, search: _Search, trusts: Callable[[str], bool]) -> None:
+        """Take what is known without asking."""
+        for kind in tuple(search.missing):
+            answer = self._resolver.known(search.hop.host, kind)
+            if answer is not None:
+                search.take(kind, answer, trusts)
+
     async def _inquire(
-        self, search: _Search, kind: str, trusted: bool, in_order: Sequence[_Search], scope: trio.CancelScope
+        self,
+        search: _Search,
+        kind: _Kind,
+        trusts: Callable[[str], bool],
+        in_order: Sequence[_Search],
+        scope: trio.CancelScope,
     ) -> None:
-        answer = await self._ask[kind](search.hop.host)
-        search.take(kind, answer, self._trusts_all if trusted else self._trusts)
-        if _best_is_known(in_order):
-            scope.deadline = min(scope.deadline, trio.current_time() + GRACE_S)
-
-    def _trusts(self, address: str) -> bool:
-        return is_public(ipaddress.ip_address(address), self._allowed)
-
-    def _trusts_all(self, address: str) -> bool:
-        return True
+        resolver = self._resolver
+        answer = await (resolver.ipv4 if kind == "A" else resolver.ipv6)(search.hop.host)
+        search.take(kind, answer, trusts)
+        _limit_wait(scope, in_order)
 
 
-def _best_is_known(in_order: Sequence[_Search]) -> bool:
-    """Whether there is a host to start with, all better ones having turned out to be no use."""
+def _everywhere(address: str) -> bool:
+    del address
+    return True
+
+
+def _limit_wait(scope: trio.CancelScope, in_order: Sequence[_Search]) -> None:
+    """Start the grace time, once there is a host to begin with: all better ones have turned out to be no use."""
     for search in in_order:
         if search.usable:
-            return True
+            scope.deadline = min(scope.deadline, trio.current_time() + GRACE_S)
+            return
         if search.missing:
-            return False
-    return False
+            return

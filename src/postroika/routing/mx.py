@@ -9,7 +9,7 @@ import enum
 import hashlib
 import random
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, TypeAlias
 
 Groups: TypeAlias = tuple[tuple[str, ...], ...]
@@ -85,11 +85,6 @@ def cut(groups: Groups, limit: int, rng: random.Random) -> Groups:
         kept.append(group if len(group) <= limit else tuple(sorted(rng.sample(group, limit))))
         limit -= len(group)
     return tuple(kept)
-
-
-def shuffled(groups: Sequence[Sequence[str]], rng: random.Random) -> list[str]:
-    """All hosts in an order to try: by group, and within each by chance (RFC 5321 §5.1: "MUST randomize")."""
-    return [host for group in groups for host in rng.sample(group, len(group))]
 
 
 def site_name(hosts: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import enum
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 import dns.asyncbackend
 import dns.asyncresolver
@@ -33,6 +33,7 @@ from postroika.routing.cache import TtlCache
 from postroika.routing.mx import Mx
 
 T = TypeVar("T")
+_Kind: TypeAlias = Literal["MX", "A", "AAAA"]
 
 SYSTEM_FILE = Path("/etc/resolv.conf")
 
@@ -127,11 +128,15 @@ class Resolver:
         """The AAAA records of `name`, as `mx` otherwise."""
         return cast(Answer[str], await self._look_up(name, "AAAA", _address_records))
 
-    async def _look_up(self, name: str, kind: str, convert: Callable[[Any], tuple[Any, ...]]) -> Answer[Any]:
-        key = (name.rstrip(".").lower(), kind)
-        known = self._cache.get(key, trio.current_time())
+    def known(self, name: str, kind: _Kind) -> Answer[Any] | None:
+        """The answer that is remembered, if there is one: costs no task."""
+        return self._cache.get((name.rstrip(".").lower(), kind), trio.current_time())
+
+    async def _look_up(self, name: str, kind: _Kind, convert: Callable[[Any], tuple[Any, ...]]) -> Answer[Any]:
+        known = self.known(name, kind)
         if known is not None:
             return known
+        key = (name.rstrip(".").lower(), kind)
         deadline = trio.current_time() + self._settings.timeout_s
         while True:
             question = self._asked.get(key)
@@ -276,12 +281,6 @@ def _has_soa(response: dns.message.Message) -> bool:
 
 
 def _cause(error: dns.exception.DNSException) -> str:
-    """What the servers did, without the question: "SERVFAIL", "no answer from 192.0.2.53"."""
-    failures = error.kwargs.get("errors") or []
-    said = {str(result) for _, _, _, result, response in failures if response is not None}
-    if said:
-        return ", ".join(sorted(said))
-    servers = {str(server) for server, *_ in failures}
-    if servers:
-        return f"no answer from {', '.join(sorted(servers))}"
-    return str(error) or type(error).__name__
+    """What the servers did, without the question: "SERVFAIL", "[Errno 101] Network is unreachable"."""
+    results = {str(result).rstrip(".") for _, _, _, result, _ in error.kwargs.get("errors") or ()}
+    return ", ".join(sorted(results)) or str(error) or type(error).__name__

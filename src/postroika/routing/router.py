@@ -23,7 +23,7 @@ from postroika.config import Config
 from postroika.errors import RoutingError
 from postroika.mail.reply import Reply, reply
 from postroika.routing import mx
-from postroika.routing.addresses import in_order, is_public, parse_literal, shares
+from postroika.routing.addresses import in_order, is_public, mixed, parse_literal, shares
 from postroika.routing.cache import TtlCache
 from postroika.routing.doors import Doors
 from postroika.routing.finder import Finder, Found
@@ -126,10 +126,12 @@ class Router:
         return self._shuffled(plan)
 
     def _shuffled(self, plan: _Plan) -> Route:
-        found = [host for group in plan.groups for host in self._rng.sample(group, len(group))]
-        room = shares([len(host.v4) + len(host.v6) for host in found], self._dns.max_addresses)
+        rng, limit, policy = self._rng, self._dns.max_addresses, self._dns.ipv6
+        found = [host for group in plan.groups for host in mixed(group, rng)]
+        counts = [len(host.v4) + len(host.v6) for host in found]
+        room = shares(counts, limit) if sum(counts) > limit else counts
         hosts = tuple(
-            Host(host.name, in_order(host.v4, host.v6, self._dns.ipv6, places, self._rng), host.port)
+            Host(host.name, in_order(host.v4, host.v6, policy, places, rng), host.port)
             for host, places in zip(found, room, strict=True)
             if places
         )
