@@ -28,8 +28,8 @@ from postroika.control.records import (
     QueueStats,
     ReplyText,
 )
-from postroika.control.survey import down_record, survey
-from postroika.errors import NotQueuedError, SpoolFormatError
+from postroika.control.survey import down_record, gauges, survey
+from postroika.errors import NotQueuedError, RefusedError, SpoolFormatError
 from postroika.mail.envelope import Batch, Envelope, Notify, Recipient
 from postroika.mail.ids import first_id_at, id_shard, id_text
 from postroika.queue.retry import expires_at
@@ -114,14 +114,14 @@ class Queries:
             after: `Doubts.next` of the page before.
 
         Raises:
-            ValueError: `after` is something else.
+            RefusedError: `after` is something else.
             SpoolError: there is no spool, or it cannot be read.
         """
         limit = min(limit, MAX_PAGE)
         try:
             start = bytes.fromhex(after) + b"\0" if after else b""
         except ValueError:
-            raise ValueError(f"{after!r} is not where a page of doubts ended") from None
+            raise RefusedError(f"{after!r} is not where a page of doubts ended") from None
         scans = [((key, record, shard) for key, record in _doubts(shard, start)) for shard in self._shards]
         found: list[DoubtfulBatch] = []
         position = b""
@@ -235,6 +235,10 @@ class Queries:
     def stats(self, top: int = 10) -> QueueStats:
         """Figures of the whole queue, with the `top` destinations that have most."""
         return survey(list(self._shards), min(top, MAX_PAGE))
+
+    def gauges(self) -> dict[str, float]:
+        """Those of the figures that cost nothing, by the keys of `metrics`."""
+        return gauges(list(self._shards), self._clock())
 
 
 _Seen = tuple[Loaded, bool]

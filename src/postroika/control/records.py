@@ -265,6 +265,7 @@ class WorkerStatus(Record, frozen=True, kw_only=True):
     """One worker. `error` says why it does not answer; "" if it does."""
 
     worker: int
+    pid: int
     error: str
     gauges: dict[str, float] = {}
 

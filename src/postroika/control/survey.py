@@ -178,3 +178,26 @@ def _consumers(shards: Sequence[Shard]) -> list[ConsumerLag]:
 def _event_time(lines: bytes) -> float:
     """The time of the first of some event lines."""
     return decode_event(lines.split(b"\n", 1)[0]).at
+
+
+def gauges(shards: Sequence[Shard], now: float) -> dict[str, float]:
+    """Those figures of the queue that cost nothing, by the keys of `metrics`.
+
+    Args:
+        now: epoch seconds.
+
+    Raises:
+        SpoolError: a shard cannot be read.
+    """
+    figures = dict.fromkeys(("queue_batches", "queue_in_doubt", "destinations_down", "spool_files"), 0.0)
+    oldest_at, room = now, float("inf")
+    for shard in shards:
+        counts = shard.counts()
+        figures["queue_batches"] += counts["batch"]
+        figures["queue_in_doubt"] += counts["doubt"]
+        figures["destinations_down"] += counts["destination"]
+        figures["spool_files"] += shard.file_bytes()
+        room = min(room, shard.room_bytes())
+        if oldest := shard.oldest_batch_key():
+            oldest_at = min(oldest_at, id_time_s(split_batch_key(oldest)[0]))
+    return {**figures, "queue_oldest": now - oldest_at, "spool_room": room if shards else 0.0}
