@@ -61,8 +61,8 @@ async def test_server_failure_says_so(autojump_clock: trio.testing.MockClock) ->
 
 
 async def test_server_that_cannot_be_reached_says_so() -> None:
-    answer = await Resolver(Dns(servers=("255.255.255.255:53",))).mx("shop.test")
-    assert (answer.status, answer.detail) == (Status.FAILED, "[Errno 13] Permission denied")
+    answer = await Resolver(Dns(servers=("127.0.0.1:0",))).mx("shop.test")
+    assert (answer.status, answer.detail) == (Status.FAILED, "[Errno 22] Invalid argument")
 
 
 async def test_aliases_are_followed() -> None:
