@@ -58,6 +58,21 @@ def test_rotation_keeps_so_many_and_never_splits_an_append(tmp_path: Path) -> No
     }
 
 
+def test_a_gap_among_the_rotated_files_is_filled(tmp_path: Path) -> None:
+    for name, text in {"events.jsonl.1": "b\n", "events.jsonl.3": "a\n"}.items():
+        (tmp_path / name).write_text(text)
+    log = log_file(tmp_path)
+    log.append(b"c\n")
+    log.rotate()
+    log.close()
+    assert files(tmp_path) == {
+        "events.jsonl": "",
+        "events.jsonl.1": "c\n",
+        "events.jsonl.2": "b\n",
+        "events.jsonl.3": "a\n",
+    }
+
+
 def test_nothing_is_kept_if_so_asked(tmp_path: Path) -> None:
     log = log_file(tmp_path, rotate_bytes=4, keep=0)
     for lines in (b"a1\n", b"b1\n", b"c1\n"):
@@ -152,26 +167,42 @@ def test_lock_that_is_never_let_go_is_an_error(tmp_path: Path, monkeypatch: pyte
     assert files(tmp_path) == {"events.jsonl": "one\nthree\n"}
 
 
-def test_sync_that_failed_before_a_rotation_is_told_by_the_next_sync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = log_file(tmp_path, rotate_bytes=4)
-    log.append(b"a1\n")
+def test_sync_looks_after_the_files_that_were_left_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
     real = os.fsync
-    broken = [True]
 
     def fsync(fd: int) -> None:
-        if broken:
-            broken.pop()
-            raise OSError(errno.EIO, "Input/output error")
+        synced.append(os.fstat(fd).st_ino)
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    log.append(b"b1\n")  # rotates, and so has to sync
-    with pytest.raises(OSError, match="Input/output"):
-        log.sync()
+    log = log_file(tmp_path, rotate_bytes=4)
+    for lines in (b"a1\n", b"b1\n", b"c1\n"):
+        log.append(lines)
     log.sync()
+    names = ("events.jsonl.2", "events.jsonl.1", "events.jsonl", ".")
+    assert synced == [(tmp_path / name).stat().st_ino for name in names]
+    log.sync()
+    log.append(b"d1\n")
     log.close()
+    assert synced[4:] == [(tmp_path / name).stat().st_ino for name in ("events.jsonl", ".")]
+
+
+def test_failed_sync_is_told_and_no_descriptor_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    log = log_file(tmp_path, rotate_bytes=4)
+    log.append(b"a1\n")
+    log.append(b"b1\n")
+
+    def fsync(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(os, "fsync", fsync)
+        log.sync()
+    log.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert files(tmp_path) == {"events.jsonl": "b1\n", "events.jsonl.1": "a1\n"}
 
 
 async def test_event_log_writes_syncs_and_closes(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ from postroika.errors import SinkError
 
 LOCK_TIMEOUT_S: Final = 5.0  # An append takes milliseconds; whoever holds the lock this long has been stopped.
 _LOCK_POLL_S: Final = 0.002
+_YIELD_S: Final = (
+    2 * _LOCK_POLL_S
+)  # Who has just had the lock waits this long, or the others would hardly ever meet it free.
 _TAIL_BYTES: Final = 64 * 1024
 _FILE_MODE: Final = 0o640  # The log holds addresses.
 
@@ -47,8 +50,10 @@ class LogFile:
         self._keep = keep
         self._fd = -1
         self._lock_fd = -1
+        self._unlocked_at = 0.0
         self._dirty = False
-        self._unsure: OSError | None = None
+        self._left: list[int] = []
+        self._directory_dirty = False
 
     def append(self, lines: bytes) -> None:
         """Add whole lines. They are visible at once, and on the disk after `sync`.
@@ -77,12 +82,19 @@ class LogFile:
         Raises:
             OSError: it is unknown what of the appends since the last `sync` is there.
         """
-        if self._unsure is not None:
-            error, self._unsure = self._unsure, None
-            raise error
-        if self._dirty:
-            self._dirty = False
-            os.fsync(self._fd)
+        dirty, self._dirty = self._dirty, False
+        directory_dirty, self._directory_dirty = self._directory_dirty, False
+        try:
+            for fd in self._left:
+                os.fsync(fd)
+            if dirty:
+                os.fsync(self._fd)
+            if directory_dirty:
+                _sync_directory(self._path.parent)
+        finally:
+            for fd in self._left:
+                os.close(fd)
+            self._left.clear()
 
     def reopen(self) -> None:
         """Let go of a file that was moved away, and make the new one at once.
@@ -120,7 +132,10 @@ class LogFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        now = time.monotonic()
+        deadline = now + LOCK_TIMEOUT_S
+        if now < self._unlocked_at + _YIELD_S:
+            time.sleep(self._unlocked_at + _YIELD_S - now)
         while True:
             if self._lock_fd < 0:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +158,7 @@ class LogFile:
             yield
         finally:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            self._unlocked_at = time.monotonic()
 
     def _follow(self) -> None:
         """Have the descriptor of the file that bears the name now."""
@@ -153,25 +169,18 @@ class LogFile:
         self._open()
 
     def _let_go(self) -> None:
-        """Close a file that is not the log any more; as later nobody could sync it, now is the time."""
+        """Turn from a file that is not the log any more. `sync` still has to look after what we wrote there."""
         fd, self._fd = self._fd, -1
-        try:
-            if self._dirty:
-                self._dirty = False
-                os.fsync(fd)
-        except OSError as error:
-            self._unsure = error  # What to do about it is for whoever asks, by `sync`, whether all is there.
-        finally:
+        if self._dirty:
+            self._dirty = False
+            self._left.append(fd)
+        else:
             os.close(fd)
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_APPEND
-        try:
-            self._fd = os.open(self._path, flags)
-        except FileNotFoundError:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, flags | os.O_CREAT, _FILE_MODE)
-            _sync_directory(self._path.parent)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        self._fd = os.open(self._path, flags, _FILE_MODE)
+        self._directory_dirty = True  # Whoever has made the file may have been killed before he synced its name.
 
     def _cut_torn_tail(self) -> int:
         """Remove an unfinished last line. Returns the size of the file."""
@@ -190,13 +199,16 @@ class LogFile:
         return end
 
     def _rotate(self) -> None:
-        names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, self._keep + 1))]
         self._let_go()
-        for old, new in reversed(list(itertools.pairwise(names))):
-            with contextlib.suppress(FileNotFoundError):
-                old.replace(new)
         if not self._keep:
             self._path.unlink()
+        else:
+            names = [self._path]
+            while names[-1].exists() and len(names) <= self._keep:
+                names.append(self._path.with_name(f"{self._path.name}.{len(names)}"))
+            # From the oldest: a crash in between leaves a gap, which the next rotation fills.
+            for old, new in reversed(list(itertools.pairwise(names))):
+                old.replace(new)
         self._open()
 
 
