@@ -49,6 +49,7 @@ class RecipientResult(msgspec.Struct, frozen=True):
         index: position in `Batch.recipients` as it was when the attempt began.
         reply: the peer's reply, or one of our own making (then `remote` is False).
         relayed_without_dsn: delivered to a peer that does not speak DSN, so that a SUCCESS notice is ours to send.
+        peer: who gave `reply`, where that is not `Attempt.peer` (several hosts were tried in one attempt).
     """
 
     index: int
@@ -57,6 +58,7 @@ class RecipientResult(msgspec.Struct, frozen=True):
     stage: Stage
     remote: bool = True
     relayed_without_dsn: bool = False
+    peer: Peer | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True):
