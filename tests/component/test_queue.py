@@ -351,7 +351,7 @@ async def test_mail_in_the_spool_only_is_cancelled_by_a_filter(tmp_path: Path, m
         await w.accept("a@one.test", campaign="autumn")
         await w.accept("b@one.test")
         await w.settle_down()
-        count = await w.operator.cancel_where(lambda loaded: loaded.batch.envelope.campaign == "autumn")
+        count = await w.operator.cancel_where(lambda batch: batch.envelope.campaign == "autumn")
         assert count == 1
         await w.settle_down()
         assert w.queued() == [("one.test", ("b@one.test",))]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import trio
 
+from postroika.mail.envelope import Batch
 from postroika.mail.ids import id_shard
 from postroika.outcome.settle import Settled, Settler
 from postroika.queue.scheduler import Scheduler
@@ -87,12 +88,12 @@ class Operator:
                 count += await self._cancel_page(self._store.batches_of(message))
         return count
 
-    async def cancel_where(self, matches: Callable[[Loaded], bool]) -> int:
+    async def cancel_where(self, matches: Callable[[Batch], bool]) -> int:
         """Take back all that `matches`, oldest first. Returns as `cancel_messages`."""
         count = 0
         start = b""
         while page := self._store.batches_from(start, _PAGE):
-            count += await self._cancel_page([loaded for loaded in page if matches(loaded)])
+            count += await self._cancel_page([loaded for loaded in page if matches(loaded.batch)])
             start = page[-1].key + b"\0"
             await trio.lowlevel.checkpoint()
         return count

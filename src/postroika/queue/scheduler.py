@@ -28,6 +28,7 @@ from postroika.queue import retry as schedule
 from postroika.queue.destination import Destination
 from postroika.queue.lane import Lane
 from postroika.queue.limits import Ramp, window
+from postroika.queue.loader import SWEEP_PAGE, Loader
 from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
 from postroika.spool.reader import Loaded
@@ -40,7 +41,7 @@ Deliver = Callable[[Lane], Awaitable[None]]
 
 _POLL_S = 1.0
 _WAKES_PER_POLL = 5_000
-_SWEEP_PAGE = 500
+_WAKES_PAGE = 500
 
 
 class Scheduler:
@@ -75,12 +76,14 @@ class Scheduler:
         self._retry = retry
         self._rng = rng
         self._clock = clock
+        self._loader = Loader(store, clock)
         self._active: dict[str, Destination] = {}
         self._hungry: OrderedDict[str, None] = OrderedDict()
         self._cancelled: set[int] = set()
         self._lanes = 0
         self._body_bytes = 0
         self._kicked = trio.Event()
+        self._all_ended = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.stopping = False
 
@@ -102,12 +105,17 @@ class Scheduler:
                 with trio.move_on_after(self._sleep_s()):
                     await self._kicked.wait()
 
-    def stop(self) -> None:
-        """Start nothing new; lanes end when the batch they have is done."""
+    async def stop(self) -> None:
+        """Start nothing new, and wait until the lanes have ended, each with the batch that it has.
+
+        Cancellation: the lanes go on, until `run` is cancelled.
+        """
         self.stopping = True
         for state in self._active.values():
             while state.wake_lane():
                 pass
+        if self._lanes:
+            await self._all_ended.wait()
 
     @property
     def lanes(self) -> int:
@@ -127,8 +135,8 @@ class Scheduler:
     def _activate_due(self) -> None:
         now_ms = int(self._clock() * 1000)
         position = b""
-        for _ in range(_WAKES_PER_POLL // _SWEEP_PAGE):
-            page = self._store.wakes(position, now_ms, _SWEEP_PAGE)
+        for _ in range(_WAKES_PER_POLL // _WAKES_PAGE):
+            page = self._store.wakes(position, now_ms, _WAKES_PAGE)
             for key, name in page:
                 state = self._active.get(name)
                 if state is None:
@@ -139,7 +147,7 @@ class Scheduler:
                     state.more = True
                 state.wakes.add(key)
                 self._pump(state)
-            if len(page) < _SWEEP_PAGE:
+            if len(page) < _WAKES_PAGE:
                 return
             position = page[-1][0]
 
@@ -188,43 +196,12 @@ class Scheduler:
     def _window(self, state: Destination) -> int:
         return window(self._delivery.loaded_batches, len(self._active), state.ramp.allowed)
 
-    def _refill(self, state: Destination) -> None:
-        """Load what is due, an equal part of the window for each class that has something."""
-        if not state.more or self.stopping:
-            return
-        room = self._window(state) - state.waiting
-        if room <= 0 or (state.waiting and room * 2 < self._window(state)):
-            return
-        now_ms = int(self._clock() * 1000)
-        due = []
-        for class_id, first_ms in self._store.ready_classes(state.name):
-            if first_ms <= now_ms:
-                due.append(class_id)
-            else:
-                state.due_later(first_ms)
-        state.more = False
-        for class_id in due:
-            after = state.positions.pop(class_id, b"")
-            found, position, next_ms = self._store.load_ready(
-                state.name, class_id, after, now_ms, -(-room // len(due)), state.held
-            )
-            for loaded in found:
-                state.append(loaded)
-            if next_ms is not None and next_ms <= now_ms:
-                state.positions[class_id] = position
-                state.more = True
-            elif next_ms is not None:
-                state.due_later(next_ms)
-            if after and (next_ms is None or next_ms > now_ms):
-                # From the beginning next time: a commit may have put something before the point we had reached.
-                state.more = True
-
     def next_batch(self, state: Destination) -> Loaded | None:
         """For a lane: the next batch of its destination."""
         if self.stopping or state.is_down(self._clock()):
             return None
         if state.more and state.waiting < self._window(state) // 2:
-            self._refill(state)
+            self._loader.refill(state, self._window(state))
         loaded = state.pop()
         if loaded is not None and loaded.batch.envelope.message in self._cancelled:
             self._settle(state, loaded, self._settler.cancel(loaded))
@@ -242,7 +219,7 @@ class Scheduler:
         else:
             for _ in range(2):  # from where it was, and, at the end, once more from the beginning
                 if state.more and not state.waiting:
-                    self._refill(state)
+                    self._loader.refill(state, self._window(state))
             while state.waiting > state.starting and state.wake_lane():
                 pass
             while state.wants_lane():
@@ -271,6 +248,8 @@ class Scheduler:
                 # try it again by itself.
                 log.warning("%r was left unreported", loaded)
             self._lanes -= 1
+            if self.stopping and not self._lanes:
+                self._all_ended.set()
         self._feed_hungry()
         self._pump(state)
 
@@ -332,32 +311,14 @@ class Scheduler:
         self._hungry.pop(state.name, None)
         while state.wake_lane():
             pass
-        if state.sweeping and len(state.held) < _SWEEP_PAGE:
-            self._sweep(state)
+        if state.sweeping and len(state.held) < SWEEP_PAGE:
+            self._loader.sweep(state)
         for loaded in state.drop_waiting():
             if loaded.batch.deferrals:
                 self._release(state, loaded)
             else:
                 self._settle(state, loaded, self._settler.defer_untried(loaded, state.down))
         state.more = False
-
-    def _sweep(self, state: Destination) -> None:
-        """Load the next page of what is due, so that it can be told too."""
-        now_ms = int(self._clock() * 1000)
-        for class_id, first_ms in self._store.ready_classes(state.name):
-            if first_ms > now_ms:
-                continue
-            after = state.positions.get(class_id, b"")
-            found, position, next_ms = self._store.load_ready(
-                state.name, class_id, after, now_ms, _SWEEP_PAGE, state.held
-            )
-            state.positions[class_id] = position
-            for loaded in found:
-                state.append(loaded)
-            if next_ms is not None and next_ms <= now_ms:
-                return
-        state.sweeping = False
-        state.positions.clear()
 
     def _rest(self, state: Destination) -> None:
         """Nothing more to do now: out of memory, to be woken by the spool."""

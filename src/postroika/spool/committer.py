@@ -44,6 +44,7 @@ class Committer:
         self._queue: deque[tuple[Changes, Done]] = deque()
         self._wanted = trio.Event()
         self._closing = False
+        self.closed = trio.Event()
         self._writing = False
         self._limiter = trio.CapacityLimiter(1)
         self._room_checked_at = -1.0
@@ -102,8 +103,8 @@ class Committer:
             raise result[0]
 
     def close(self) -> None:
-        """Let `run` return once everything queued is written. What is queued later is written too, if it comes
-        before that."""
+        """Let `run` return, and set `closed`, once everything queued is written. What is queued later is written
+        too, if it comes before that."""
         self._closing = True
         self._wanted.set()
 
@@ -118,6 +119,7 @@ class Committer:
         while True:
             if not self._queue:
                 if self._closing:
+                    self.closed.set()
                     return
                 self._wanted = trio.Event()
                 await self._wanted.wait()

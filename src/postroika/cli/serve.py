@@ -1,0 +1,70 @@
+"""`postroika serve`: runs the server in the foreground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from postroika.cli._shared import config_option, load_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from postroika.config import Config
+
+
+@click.command("serve")
+@config_option
+def command(config_file: str | None) -> None:
+    """Accept mail, keep it safe, deliver it, until SIGTERM or Ctrl-C.
+
+    What is under way is finished first; a second signal ends at once (nothing that was accepted is lost). SIGHUP opens
+    the log files anew. Exit code 75: the spool is in use by another instance.
+    """
+    import logging
+    import sys
+
+    import trio
+
+    from postroika.lifeline import call_process
+    from postroika.supervisor import Supervisor
+
+    path, config = load_config(config_file)
+    logging.basicConfig(
+        level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    call_process("postroika")
+
+    def announce(addresses: Sequence[str]) -> None:
+        for line in _welcome(path, config, addresses):
+            click.echo(line)
+
+    trio.run(Supervisor(config, announce).run)
+
+
+def _welcome(path: Path, config: Config, addresses: Sequence[str]) -> list[str]:
+    """What is printed when mail is accepted; ends with the line "Ready." and what to try next."""
+    from postroika import __version__
+
+    options = "" if str(path) == "postroika.toml" else f" --config {path}"
+    lines = [
+        f"Postroika {__version__} as {config.server.hostname}",
+        f"  listening on {', '.join(addresses)}",
+        f"  spool {config.server.spool}",
+        f"  events {config.log.events or 'not logged'}",
+    ]
+    if config.sink is not None:
+        lines.append(f"  sink on {config.sink.address}, for trying things out")
+    lines.append("Ready.")
+    if config.sink is not None:
+        lines += [
+            "Try, in another terminal:",
+            f"  postroika send --to you@shop.test --wait{options}",
+            f"  postroika send --to bounce@shop.test --wait{options}",
+        ]
+    else:
+        lines.append("Try, in another terminal:")
+    lines += [f"  postroika queue list{options}", f"  postroika events tail{options}"]
+    return lines

@@ -1,0 +1,224 @@
+"""The small process above the workers: binds, starts, restarts, hands connections over, answers the control socket.
+
+Promise: it holds no mail, so nothing is lost with it. A worker that dies is started again; a worker whose supervisor is
+gone is killed by the kernel. One supervisor owns a spool; a second one refuses to start. Connections are dealt to the
+workers in turn, so that a client that opens only a few still loads them evenly.
+
+Shutdown in order: listeners, then (in each worker) sessions, deliveries, committer.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from postroika.config import Config, split_host_port
+from postroika.control import api, wire
+from postroika.errors import PostroikaError, SpoolError
+from postroika.spool import files
+from postroika.supervisor.child import WorkerProcess
+from postroika.supervisor.process import ChildProcess
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_STOP_GRACE_S = 45.0  # above the worker's own, which ends by itself unless it hangs
+_OVERLOADED = b"421 4.3.2 Service not available, closing transmission channel\r\n"
+
+_SINK_CODE = """
+import os, sys
+from postroika.lifeline import die_with
+die_with(int(sys.argv[1]))
+from postroika import cli
+sys.exit(cli.run(sys.argv[2:]))
+"""
+
+
+class Supervisor:
+    """Runs Postroika.
+
+    Args:
+        config: checked.
+        announce: called once when mail is accepted, with the addresses that are bound.
+    """
+
+    def __init__(self, config: Config, announce: Callable[[Sequence[str]], None]) -> None:
+        self._config = config
+        self._announce = announce
+        self._listeners: list[socket.socket] = []
+        self._workers: list[WorkerProcess] = []
+        self._turn = 0
+        self._shutdown = trio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; a second one ends at once.
+
+        Raises:
+            SpoolLockedError: another supervisor owns the spool.
+            PostroikaError: it cannot start; the text says why.
+        """
+        config = self._config
+        spool = Path(config.server.spool)
+        lock_fd = await trio.to_thread.run_sync(_own, spool, config.spool.lock_wait_s)
+        try:
+            self._bind()
+            self._make_workers(spool)
+            async with trio.open_nursery() as nursery:
+                await self._serve(nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            for listener in self._listeners:
+                listener.close()
+            os.close(lock_fd)
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        await nursery.start(self._signals)
+        for worker in self._workers:
+            nursery.start_soon(worker.run)
+        for worker in self._workers:
+            await worker.ready.wait()
+        await nursery.start(api.serve, self._config, self)
+        if self._config.sink is not None:
+            nursery.start_soon(self._run_sink)
+        async with trio.open_nursery() as accepting:
+            for number, listener in enumerate(self._listeners):
+                accepting.start_soon(self._accept, number, listener)
+            self._announce([_shown(listener) for listener in self._listeners])
+            await self._shutdown.wait()
+            accepting.cancel_scope.cancel()
+        for listener in self._listeners:
+            listener.close()
+        with trio.move_on_after(_STOP_GRACE_S) as grace:
+            async with trio.open_nursery() as stopping:
+                for worker in self._workers:
+                    stopping.start_soon(worker.stop)
+        if grace.cancelled_caught:
+            log.error("a worker did not end within %g s and is killed; nothing is lost", _STOP_GRACE_S)
+
+    def _make_workers(self, spool: Path) -> None:
+        wanted = self._config.server.workers or len(os.sched_getaffinity(0))
+        highest = max(files.existing_shards(spool), default=-1)
+        for shard in range(max(wanted, highest + 1)):
+            self._workers.append(WorkerProcess(shard, self._config, takes_connections=shard < wanted))
+        if highest >= wanted:
+            log.warning("shards %d to %d are left from a run with more workers and are drained", wanted, highest)
+
+    def _bind(self) -> None:
+        for entry in self._config.listener:
+            host, port = split_host_port(entry.address)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            self._listeners.append(listener)
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                listener.bind((host, port))
+                listener.listen(_BACKLOG)
+            except OSError as error:
+                hint = {
+                    errno.EADDRINUSE: "; another program listens there",
+                    errno.EACCES: "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+                    errno.EADDRNOTAVAIL: "; this machine has no such address",
+                }.get(error.errno or 0, "")
+                raise PostroikaError(f"cannot listen on {entry.address}: {error.strerror}{hint}") from error
+
+    async def _accept(self, number: int, listener: socket.socket) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            for _ in range(64):
+                try:
+                    connection, _ = listener.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                        log.error("cannot accept a connection: %s", error.strerror)
+                        await trio.sleep(0.1)
+                    break  # others: the client is gone already (accept(2), "Error handling")
+                with connection:
+                    self._deal(connection, number)
+
+    def _deal(self, connection: socket.socket, listener: int) -> None:
+        """Give the connection to the next worker that can take it."""
+        count = len(self._workers)
+        for step in range(count):
+            worker = self._workers[(self._turn + step) % count]
+            if worker.takes_connections and worker.take(connection, listener):
+                self._turn = (self._turn + step + 1) % count
+                return
+        connection.setblocking(False)
+        try:
+            connection.send(_OVERLOADED)
+        except OSError:
+            log.debug("a client was gone before it could be told that no worker can take it")
+
+    async def _signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self.ask_all(wire.Reopen())
+                elif self._shutdown.is_set():
+                    log.warning("told twice: stopping at once; what was under way is tried again after the next start")
+                    os._exit(128 + number)
+                else:
+                    log.info("stopping: what is under way is finished first")
+                    self._shutdown.set()
+
+    async def _run_sink(self) -> None:
+        sink = self._config.sink
+        assert sink is not None
+        arguments = ["sink", "--listen", sink.address]
+        for pattern in sink.refuse:
+            arguments += ["--refuse", pattern]
+        for pattern in sink.defer:
+            arguments += ["--defer", pattern]
+        while True:
+            process = ChildProcess([sys.executable, "-c", _SINK_CODE, str(os.getpid()), *arguments])
+            try:
+                code = await process.wait()
+            finally:
+                await process.end()
+            log.error("the sink has ended with exit code %d; it is started again", code)
+            await trio.sleep(1)
+
+    async def ask_all(self, request: wire.Request) -> list[wire.Answer]:
+        """Ask every worker at once; one answer each, in order of shards."""
+        answers: list[wire.Answer] = [wire.Answer(0)] * len(self._workers)
+
+        async def ask(index: int) -> None:
+            answers[index] = await self._workers[index].ask(request)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(self._workers)):
+                nursery.start_soon(ask, index)
+        return answers
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers, in order of shards."""
+        return [worker.pid for worker in self._workers]
+
+
+def _own(spool: Path, wait_s: float) -> int:
+    """Make the spool's directory if it is not there, and become its one supervisor. Returns the lock."""
+    try:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return files.lock(spool / ".supervisor.lock", wait_s)
+    except OSError as error:
+        raise SpoolError(f"{spool}: {error.strerror}") from error
+
+
+def _shown(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,166 @@
+"""One child process of the supervisor: a worker, started again whenever it ends by itself.
+
+Promise: what the child needs is handed to it whole (sockets and config as open files), so that nothing on disk can
+change under it; it is tied to us and never outlives us.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+
+import msgspec
+import trio
+
+from postroika.config import Config
+from postroika.control import wire
+from postroika.errors import SpoolError
+from postroika.supervisor.process import ChildProcess
+
+log = logging.getLogger(__name__)
+
+_RESTART_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_LIVED_LONG_S = 60.0
+_ASK_TIMEOUT_S = 60.0
+
+
+class WorkerProcess:
+    """A worker as the supervisor sees it.
+
+    Args:
+        shard: its number.
+        config: handed to it.
+        takes_connections: False for a worker that only drains a shard left over from a run with more workers.
+    """
+
+    def __init__(self, shard: int, config: Config, *, takes_connections: bool) -> None:
+        self.shard = shard
+        self.takes_connections = takes_connections
+        self.ready = trio.Event()
+        self.ended = trio.Event()
+        self.pid = 0
+        self.restarts = 0
+        self._config = config
+        self._stopping = False
+        self._handoff: socket.socket | None = None
+        self._channel: wire.Channel | None = None
+        self._waiting: dict[int, trio.Event] = {}
+        self._answers: dict[int, wire.Answer] = {}
+        self._number = 0
+
+    async def run(self) -> None:
+        """Keep the worker running until it ends after `stop`.
+
+        Raises:
+            SpoolError: it could not start the first time; the text is what it said.
+
+        Cancellation: the process is killed.
+        """
+        failures = 0
+        while True:
+            started_at = trio.current_time()
+            problem = await self._run_once()
+            was_ready, self.ready = self.ready.is_set(), trio.Event() if self.ready.is_set() else self.ready
+            if self._stopping:
+                self.ended.set()
+                return
+            if not was_ready and self.restarts == 0:
+                raise SpoolError(problem or f"worker {self.shard} could not start")
+            failures = 0 if trio.current_time() - started_at > _LIVED_LONG_S else failures + 1
+            log.error("worker %d has ended (%s); it is started again", self.shard, problem)
+            self.restarts += 1
+            await trio.sleep(_RESTART_DELAYS_S[min(failures, len(_RESTART_DELAYS_S)) - 1])
+
+    async def _run_once(self) -> str:
+        """Start the process and stay with it to its end. Returns why it ended."""
+        handoff, its_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with handoff, control, its_handoff, its_control:
+            handoff.setblocking(False)
+            inherited = (its_handoff.fileno(), its_control.fileno())
+            config_fd = _config_file(self._config)
+            try:
+                process = ChildProcess(
+                    [sys.executable, "-m", "postroika.worker", str(self.shard), *map(str, inherited), str(os.getpid())],
+                    stdin=config_fd,
+                    pass_fds=inherited,
+                )
+            finally:
+                os.close(config_fd)
+            its_handoff.close()
+            its_control.close()
+            self.pid = process.pid
+            self._handoff, self._channel = handoff, wire.Channel(control)
+            try:
+                problem = await self._listen(self._channel)
+                code = await process.wait()
+            finally:
+                self._handoff = self._channel = None
+                await process.end()
+                for number, arrived in self._waiting.items():
+                    self._answers.setdefault(number, wire.Answer(number, error=f"worker {self.shard} has ended"))
+                    arrived.set()
+        if problem:
+            return problem
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+    async def _listen(self, channel: wire.Channel) -> str:
+        while True:
+            answer = await channel.receive_answer()
+            if answer is None:
+                return ""
+            if answer.number:
+                if (arrived := self._waiting.get(answer.number)) is not None:
+                    self._answers[answer.number] = answer
+                    arrived.set()
+            elif answer.error:
+                return answer.error
+            else:
+                self.ready.set()
+
+    async def ask(self, request: wire.Request) -> wire.Answer:
+        """Send a request and wait for its answer; a worker that is down or does not answer gives an error."""
+        channel = self._channel
+        if channel is None or not self.ready.is_set():
+            return wire.Answer(0, error=f"worker {self.shard} is not running")
+        self._number += 1
+        number = self._number
+        arrived = self._waiting[number] = trio.Event()
+        try:
+            with trio.move_on_after(_ASK_TIMEOUT_S):
+                await channel.send(wire.Ask(number, request))
+                await arrived.wait()
+        except OSError as error:
+            return wire.Answer(number, error=f"worker {self.shard}: {error.strerror}")
+        finally:
+            del self._waiting[number]
+        return self._answers.pop(number, wire.Answer(number, error=f"worker {self.shard} does not answer"))
+
+    def take(self, connection: socket.socket, listener: int) -> bool:
+        """Hand a connection over. False if the worker cannot take it now."""
+        if self._handoff is None or not self.ready.is_set():
+            return False
+        try:
+            socket.send_fds(self._handoff, [bytes((listener,))], [connection.fileno()])
+        except (BlockingIOError, ConnectionError):
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Ask the worker to finish what is under way and end, and wait until it has."""
+        self._stopping = True
+        if self._channel is None:
+            self.ended.set()  # between two starts
+        else:
+            await self.ask(wire.Stop())
+        await self.ended.wait()
+
+
+def _config_file(config: Config) -> int:
+    """An open file without a name that holds the config; the child reads it as its standard input."""
+    fd = os.memfd_create("postroika-config", os.MFD_CLOEXEC)
+    os.write(fd, msgspec.json.encode(config))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

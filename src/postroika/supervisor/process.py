@@ -1,0 +1,54 @@
+"""Child processes, started from the main thread.
+
+Trio starts processes in a worker thread; but the kernel's "kill me when my parent ends" (lifeline) means the thread
+that started the child, and trio's threads end when they have been idle for a while. So this is done by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+import trio
+
+_KILL_WAIT_S = 5.0
+
+
+class ChildProcess:
+    """A running child.
+
+    Args:
+        command: as for `subprocess.Popen`.
+        stdin: a file descriptor, or None for nothing.
+        pass_fds: kept open in the child, under the same numbers.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], *, stdin: int | None = None, pass_fds: Sequence[int] = ()) -> None:
+        self._popen = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL if stdin is None else stdin, pass_fds=tuple(pass_fds)
+        )
+        self.pid = self._popen.pid
+        self._pidfd = os.pidfd_open(self.pid)
+
+    async def wait(self) -> int:
+        """Wait for its end. Returns the exit code; negative: the signal that killed it."""
+        while (code := self._popen.poll()) is None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        return code
+
+    async def end(self) -> None:
+        """Kill it if it still runs, and forget it.
+
+        Cancellation: none, for at most some seconds.
+        """
+        if self._popen.poll() is None:
+            self._popen.kill()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILL_WAIT_S):
+                await self.wait()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1

@@ -1,0 +1,306 @@
+"""One worker process: a whole MTA on one shard, in one Trio loop.
+
+Promise: everything is built here and handed down; nothing below knows of a global. A task that fails with something it
+did not expect ends the worker, loudly: the spool makes that safe, and the supervisor starts it again. Shutdown in
+order: connections and sessions, deliveries, outbox, committer.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from postroika import metrics
+from postroika.config import Config
+from postroika.control import wire
+from postroika.control.filters import matcher
+from postroika.errors import PostroikaError, SinkError
+from postroika.inbound.accept import Door
+from postroika.inbound.listener import Listener
+from postroika.inbound.session import Services, Session
+from postroika.lifeline import call_process, die_with
+from postroika.mail.ids import IdSource
+from postroika.mail.reply import Reply
+from postroika.outbound.delivery import Deliverer
+from postroika.outcome.events import EventWriter
+from postroika.outcome.outbox import Consumer, Outbox
+from postroika.outcome.settle import Settler
+from postroika.outcome.sinks import Discard, EventLog
+from postroika.policy.pipeline import Client, Pipeline
+from postroika.policy.relay import RelayPolicy
+from postroika.queue.janitor import Janitor
+from postroika.queue.operator import Operator
+from postroika.queue.scheduler import Scheduler
+from postroika.routing.router import Router
+from postroika.smtp.server_settings import ServerSettings
+from postroika.spool.changes import Changes
+from postroika.spool.committer import Committer
+from postroika.spool.inflight import InFlight
+from postroika.spool.recovery import recover
+from postroika.spool.store import Store
+from postroika.spool.writer import Intake
+
+log = logging.getLogger(__name__)
+
+_SESSION_GRACE_S = 10.0
+_DELIVERY_GRACE_S = 15.0
+_COMMIT_GRACE_S = 10.0
+_SPARE_SLOTS = 256
+
+
+class Worker:
+    """All objects of one worker.
+
+    Args:
+        config: checked.
+        shard: its number.
+        handoff: connections come from here, with the number of the listener that took them.
+        channel: the supervisor's requests.
+
+    Raises:
+        PostroikaError: it cannot start; the text says why.
+    """
+
+    def __init__(self, config: Config, shard: int, handoff: socket.socket, channel: wire.Channel) -> None:
+        self._shard = shard
+        self._channel = channel
+        self._stopping = trio.Event()
+        delivery = config.delivery
+        self._store = Store.create_or_open(
+            Path(config.server.spool), shard, max_bytes=config.spool.max_bytes, lock_wait_s=config.spool.lock_wait_s
+        )
+        self._inflight = InFlight(self._store.path / "inflight", 2 * delivery.max_connections + _SPARE_SLOTS)
+        recovered = recover(self._store, self._inflight)
+        if recovered.partial_messages or recovered.batches_in_doubt:
+            log.warning(
+                "shard %d: %d messages that had not come in whole were removed, %d batches are in doubt",
+                shard,
+                recovered.partial_messages,
+                recovered.batches_in_doubt,
+            )
+        ids = IdSource(shard, after=self._store.last_id())
+        self._committer = Committer(self._store, ids, low_water_bytes=config.spool.low_water_bytes)
+        self._events = EventWriter(ids)
+        self._log = (
+            EventLog(Path(config.log.events), rotate_bytes=config.log.rotate_bytes, keep=config.log.keep)
+            if config.log.events
+            else None
+        )
+        self._outbox = Outbox(self._store, self._committer, [Consumer("log", self._log or Discard())])
+        self._committer.after_commit.append(self._outbox.wake)
+        settler = Settler(
+            self._store,
+            self._committer,
+            self._inflight,
+            ids,
+            self._events,
+            hostname=config.server.hostname,
+            expire_after_s=config.retry.expire_after_s,
+        )
+        deliverer = Deliverer(config, Router(config), self._store, self._inflight)
+        self._scheduler = Scheduler(
+            self._store,
+            self._committer,
+            settler,
+            deliverer.deliver,
+            delivery=delivery,
+            retry=config.retry,
+            rng=random.Random(),
+        )
+        self._janitor = Janitor(self._store, self._scheduler, settler, config.retry)
+        self._operator = Operator(self._store, self._scheduler, settler)
+        intake = Intake(
+            self._store,
+            self._committer,
+            ids,
+            max_recipients_per_batch=delivery.max_recipients_per_batch,
+            commit_timeout_s=config.limits.commit_timeout_s,
+            fresh=self._scheduler.fresh,
+        )
+        self._listener = self._make_listener(config, intake, handoff)
+
+    def _make_listener(self, config: Config, intake: Intake, handoff: socket.socket) -> Listener:
+        relay = RelayPolicy(config.relay.networks, config.relay.domains, config.server.hostname)
+        limits = config.limits
+        services = Services(
+            door=Door(intake, self._events.received, hostname=config.server.hostname),
+            pipeline=Pipeline(limits.policy_timeout_s, rcpt=[relay]),
+            relay=relay,
+            rejected=self._rejected,
+            limits=limits,
+        )
+        settings = [
+            ServerSettings(
+                hostname=config.server.hostname,
+                max_message_bytes=limits.max_message_bytes,
+                max_recipients=limits.max_recipients,
+                max_bad_commands=limits.max_bad_commands,
+                max_received=limits.max_received,
+                max_header_bytes=limits.max_header_bytes,
+                bare_newlines=listener.bare_newlines,
+            )
+            for listener in config.listener
+        ]
+
+        def start_session(sock: socket.socket, client: Client) -> Session:
+            client.trusted = relay.trusts(client.ip)
+            return Session(sock, client, settings[client.listener], services)
+
+        workers = config.server.workers or len(os.sched_getaffinity(0))
+        return Listener(
+            handoff,
+            start_session,
+            self._rejected,
+            hostname=config.server.hostname,
+            # Connections are dealt in turn, so each worker has its share of the limits.
+            max_connections=-(-limits.max_connections // workers),
+            max_connections_per_ip=-(-limits.max_connections_per_ip // workers),
+        )
+
+    def _rejected(
+        self,
+        *,
+        client_ip: str,
+        helo: str,
+        sender: str | None,
+        recipient: str,
+        reply: Reply,
+        stage: str,
+        size_bytes: int = 0,
+    ) -> None:
+        """Record a refusal. It may be lost in a crash or on a full disk: nobody was promised anything."""
+        if (counter := metrics.REJECTED.get(stage)) is not None:
+            counter.value += 1
+        changes = Changes()
+        changes.event(
+            self._events.rejected(
+                client_ip=client_ip,
+                helo=helo,
+                sender=sender,
+                recipient=recipient,
+                reply=reply,
+                stage=stage,
+                size_bytes=size_bytes,
+            )
+        )
+        self._committer.commit_nowait(changes, lambda error: None)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until the supervisor says stop; then finish in order: what feeds ends before what it feeds.
+
+        Raises:
+            SpoolIOError: the disk failed.
+
+        Cancellation: at once; what was under way is tried again after the next start.
+        """
+        async with trio.open_nursery() as root:
+            root.start_soon(self._committer.run)
+            root.start_soon(self._obey)
+            async with trio.open_nursery() as logging_:
+                logging_.start_soon(self._outbox.run)
+                async with trio.open_nursery() as delivering:
+                    await delivering.start(self._scheduler.run)
+                    delivering.start_soon(self._janitor.run)
+                    async with trio.open_nursery() as sessions:
+                        sessions.start_soon(self._listener.run, _SESSION_GRACE_S)
+                        gc.collect()
+                        gc.freeze()
+                        await self._channel.send(wire.Answer(0, {"ready": True}))
+                        await self._stopping.wait()
+                        self._listener.stop()
+                    with trio.move_on_after(_DELIVERY_GRACE_S):
+                        await self._scheduler.stop()
+                    delivering.cancel_scope.cancel()
+                await self._committer.commit(Changes(must=True), _COMMIT_GRACE_S)  # all outcomes are written
+                self._outbox.close()
+            self._committer.close()
+            await self._committer.closed.wait()
+            root.cancel_scope.cancel()
+        self._inflight.close()
+        self._store.close()
+
+    # -- the supervisor's requests ------------------------------------------------------------------------------------
+
+    async def _obey(self) -> None:
+        async with trio.open_nursery() as nursery:
+            while (ask := await self._channel.receive_ask()) is not None:
+                nursery.start_soon(self._answer, ask)
+        # The supervisor is gone: whoever starts next must not meet us. What is under way is in the spool.
+        os._exit(os.EX_UNAVAILABLE)
+
+    async def _answer(self, ask: wire.Ask) -> None:
+        try:
+            answer = wire.Answer(ask.number, await self._do(ask.request))
+        except (PostroikaError, ValueError) as error:
+            answer = wire.Answer(ask.number, error=str(error))
+        try:
+            await self._channel.send(answer)
+        except OSError:
+            log.debug("the supervisor went away before it had its answer")
+
+    async def _do(self, request: wire.Request) -> dict[str, Any]:
+        if isinstance(request, wire.Flush):
+            count = await self._operator.flush_messages(request.messages)
+            for name in request.destinations:
+                count += await self._operator.flush_destination(name)
+            if not request.messages and not request.destinations:
+                count = await self._operator.flush_all()
+            return {"batches": count}
+        if isinstance(request, wire.Cancel):
+            if request.messages:
+                return {"recipients": await self._operator.cancel_messages(request.messages)}
+            return {"recipients": await self._operator.cancel_where(matcher(request))}
+        if isinstance(request, wire.Stats):
+            return {"counters": metrics.snapshot(), "gauges": self._scheduler.snapshot()}
+        if isinstance(request, wire.Reopen):
+            if self._log is not None:
+                await self._log.reopen()
+            return {}
+        self._stopping.set()
+        return {}
+
+
+def main() -> None:
+    """Entry point of the process: shard, handoff fd, control fd, supervisor's pid; the config on standard input."""
+    shard, handoff_fd, control_fd, parent = (int(argument) for argument in sys.argv[1:5])
+    die_with(parent)
+    call_process(f"postroika/{shard}")
+    # Ctrl-C reaches the whole process group; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
+    logging.basicConfig(
+        level=config.log.level.upper(),
+        format=f"%(asctime)s worker {shard} %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    handoff = socket.socket(fileno=handoff_fd)
+    control = socket.socket(fileno=control_fd)
+    trio.run(_run, config, shard, handoff, control)
+
+
+async def _run(config: Config, shard: int, handoff: socket.socket, control: socket.socket) -> None:
+    channel = wire.Channel(control)
+    try:
+        worker = Worker(config, shard, handoff, channel)
+    except (PostroikaError, SinkError, OSError) as error:
+        await channel.send(wire.Answer(0, error=str(error)))
+        sys.exit(os.EX_CANTCREAT)
+    await worker.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""A Postroika of a test: its own directory, its own ports, the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.system.process import Process, free_port, wait_until
+
+_ENV = {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+class Postroika:
+    """`postroika serve` with a config of the test's own.
+
+    Args:
+        path: an empty directory.
+        config: TOML for everything but [server], [[listener]] and [log].
+        hostname, workers: of [server].
+    """
+
+    def __init__(self, path: Path, config: str = "", *, hostname: str = "mx.postroika.test", workers: int = 2) -> None:
+        self.path = path
+        self.port = free_port()
+        self.config_file = path / "postroika.toml"
+        self.spool = path / "spool"
+        self.event_log = path / "events.jsonl"
+        self.log = path / "server.log"
+        self.config_file.write_text(
+            f'[server]\nhostname = "{hostname}"\nworkers = {workers}\nspool = "spool"\ncontrol = "control.sock"\n'
+            f'[[listener]]\naddress = "127.0.0.1:{self.port}"\n[log]\nevents = "events.jsonl"\n{config}\n'
+        )
+        self._process: Process | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None:
+            self._process.stop(within_s=20)
+
+    def start(self, within_s: float = 30.0) -> None:
+        """Start it and wait for "Ready."."""
+        said = self.log.read_text() if self.log.exists() else ""
+        command = [sys.executable, "-m", "postroika", "serve", "--config", str(self.config_file)]
+        process = Process(command, log=self.log, env=_ENV, cwd=self.path)
+        self._process = process
+
+        def ready() -> bool:
+            if process.returncode is not None:
+                pytest.fail(f"postroika ended with {process.returncode}:\n{self.output()[-4000:]}")
+            return "\nReady.\n" in self.output()[len(said) :]
+
+        wait_until(ready, "postroika serve", within_s)
+
+    @property
+    def process(self) -> Process:
+        """The supervisor."""
+        assert self._process is not None
+        return self._process
+
+    def output(self) -> str:
+        """What it has written to its terminal, over all starts."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def stop(self) -> int:
+        """SIGTERM, and wait. Returns the exit code."""
+        self.process.signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor; its workers follow it by themselves."""
+        self.process.signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def worker_pids(self) -> list[int]:
+        """Its worker processes."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if _is_worker(int(pid))]
+
+    def run(self, *arguments: str, check: bool = True) -> str:
+        """A postroika command with this config; returns its stdout."""
+        command = [sys.executable, "-m", "postroika", *arguments]
+        if "--config" not in arguments:
+            command += ["--config", str(self.config_file)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=self.path, env=_ENV, timeout=120, check=False
+        )
+        if check and done.returncode:
+            pytest.fail(f"postroika {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def events(self) -> list[dict[str, Any]]:
+        """What is in the event log, rotated files included, each event once."""
+        return list({event["id"]: event for event in _read_events(self.event_log)}.values())
+
+    def events_of(self, *types: str) -> list[dict[str, Any]]:
+        """Events of these types."""
+        return [event for event in self.events() if event["type"] in types]
+
+    def wait_for_events(self, count: int, *types: str, within_s: float = 60.0) -> list[dict[str, Any]]:
+        """Wait until there are at least `count` events of these types, and return them."""
+        found: list[dict[str, Any]] = []
+
+        def enough() -> bool:
+            found[:] = self.events_of(*types)
+            return len(found) >= count
+
+        wait_until(enough, f"{count} events {types}", within_s)
+        return found
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the supervisor and its workers."""
+        total = 0
+        for pid in [self.process.pid, *self.worker_pids()]:
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1]) * 1024
+        return total
+
+    def dialogue(self) -> Dialogue:
+        """A raw connection, greeting read."""
+        return Dialogue(self.port)
+
+
+class Dialogue:
+    """A client that says exactly what it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._lines = self.sock.makefile("rb")
+        self.greeting = self.reply()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lines.close()
+        self.sock.close()
+
+    def reply(self) -> str:
+        """The next reply, its lines joined by "\\n"; "" if the connection is closed."""
+        lines = []
+        while True:
+            line = self._lines.readline().decode().rstrip("\r\n")
+            lines.append(line)
+            if len(line) < 4 or line[3] != "-":
+                return "\n".join(lines)
+
+    def say(self, line: str | bytes) -> str:
+        """Send a command (without CRLF), return the reply."""
+        self.send((line.encode() if isinstance(line, str) else line) + b"\r\n")
+        return self.reply()
+
+    def send(self, octets: bytes) -> None:
+        """Send octets as they are."""
+        self.sock.sendall(octets)
+
+    def message(self, sender: str, recipients: list[str], content: bytes) -> str:
+        """One transaction with DATA; content has CRLF line ends and is dot-stuffed here. Returns the last reply."""
+        assert self.say(f"MAIL FROM:<{sender}>").startswith("250")
+        for recipient in recipients:
+            assert self.say(f"RCPT TO:<{recipient}>").startswith("250")
+        assert self.say("DATA").startswith("354")
+        stuffed = content.replace(b"\r\n.", b"\r\n..")
+        self.send((b"." if stuffed.startswith(b".") else b"") + stuffed)
+        return self.say(b".")
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"postroika.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _read_events(path: Path) -> Iterator[dict[str, Any]]:
+    rotated = sorted(path.parent.glob(path.name + ".[0-9]*"), key=lambda p: -int(p.suffix[1:]))
+    for file in [*rotated, path]:
+        if file.exists():
+            for line in file.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
