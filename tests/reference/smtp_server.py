@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-DROP = "drop"  # `decide` may say this instead of a reply: close without a word
+DROP = "drop"  # `decide` may say this instead of a reply: close without a word …
+HANG = "hang"  # … or this: never say anything again
 
 
 class Received(NamedTuple):
@@ -32,6 +33,7 @@ class SmtpServer:
         self.offers = offers
         self.decide = decide
         self.closed = False
+        self.hung = False
         self.messages: list[Received] = []
         self.commands: list[str] = []
         self.violations: list[str] = []
@@ -52,7 +54,7 @@ class SmtpServer:
     def receive(self, chunk: bytes) -> bytes:
         """Bytes of the client; the replies to what is complete."""
         self._input += chunk
-        while not self.closed and self._step():
+        while not self.closed and not self.hung and self._step():
             pass
         return self._take()
 
@@ -63,8 +65,9 @@ class SmtpServer:
     def _say(self, verb: str, rest: str, usual: str) -> bool:
         """Answer; whether the answer is 2xx or 3xx."""
         answer = self.decide(verb, rest) or usual
-        if answer == DROP:
-            self.closed = True
+        if answer in {DROP, HANG}:
+            self.hung = answer == HANG
+            self.closed = answer == DROP
             return False
         self._out += answer.split("\n")
         if answer.startswith("421"):

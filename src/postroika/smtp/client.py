@@ -133,11 +133,19 @@ class Client:
         return self._phase is _Phase.CLOSED
 
     @property
+    def ended(self) -> bool:
+        """The server's stream has ended; what it said before may still be unread by `next_event`."""
+        return self._eof
+
+    @property
+    def wants_body(self) -> bool:
+        """`next_event` will ask for (more of) a body."""
+        return self._hungry is not None
+
+    @property
     def waiting(self) -> Step:
-        """Which reply is awaited."""
-        if self._phase is _Phase.READY:
-            return self._flights[0].step if self._flights else Step.NOTHING
-        return _WAITING[self._phase]
+        """Which reply is awaited, or was when the connection ended."""
+        return self._flights[0].step if self._flights else _WAITING[self._phase]
 
     # --- bytes
 
@@ -156,8 +164,11 @@ class Client:
             self._taken = self._produced
         return out
 
-    def next_event(self) -> Event | None:
+    def next_event(self, *, sending: bool = False) -> Event | None:
         """The next thing that the driver has to know, None if the server has to say something first.
+
+        Args:
+            sending: earlier output is not sent yet: do not ask for more of a body.
 
         Raises:
             RemoteProtocolError: what came is not SMTP, or is the answer to nothing. The connection is useless; go on
@@ -173,7 +184,7 @@ class Client:
                 raise
         if events:
             return events.popleft()
-        if self._hungry is not None:
+        if self._hungry is not None and not sending:
             wanting, self._hungry = self._hungry, None
             return BodyWanted(wanting)
         if self._eof and self._phase is not _Phase.CLOSED:
@@ -554,6 +565,7 @@ _WAITING = {
     _Phase.EHLO: Step.EHLO,
     _Phase.HELO: Step.EHLO,
     _Phase.REFUSED: Step.NOTHING,
+    _Phase.READY: Step.NOTHING,
     _Phase.QUIT: Step.QUIT,
     _Phase.CLOSED: Step.NOTHING,
 }

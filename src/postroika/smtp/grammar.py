@@ -34,6 +34,11 @@ def _bad(*text: str) -> Refusal:
     return Refusal(reply(501, "5.5.4", *text))
 
 
+def _bad_address(enhanced: str, why: str) -> Refusal:
+    whose = "sender" if enhanced == "5.1.7" else "recipient"
+    return Refusal(reply(501, enhanced, f"bad {whose} address syntax: {why}"))
+
+
 def parse_mail(argument: bytes, offered: frozenset[str]) -> Mail:
     """The argument of MAIL.
 
@@ -46,12 +51,12 @@ def parse_mail(argument: bytes, offered: frozenset[str]) -> Mail:
     try:
         path = parse_path(argument, b"FROM:")
     except ValueError as error:
-        raise Refusal(reply(501, "5.1.7", f"bad sender address syntax: {error}")) from None
+        raise _bad_address("5.1.7", str(error)) from None
     if path is None:
         raise _bad("syntax: MAIL FROM:<address>")
     local, domain = path.local, path.domain
     if local and not domain:
-        raise Refusal(reply(501, "5.1.7", "bad sender address syntax: the domain is missing"))
+        raise _bad_address("5.1.7", "the domain is missing")
     size, body_type, smtputf8, ret, envid = 0, BodyType.SEVEN_BIT, False, "", ""
     if path.end < len(argument):
         seen: set[str] = set()
@@ -94,13 +99,13 @@ def parse_rcpt(argument: bytes, offered: frozenset[str], smtputf8: bool) -> Rcpt
     try:
         path = parse_path(argument, b"TO:")
     except ValueError as error:
-        raise Refusal(reply(501, "5.1.3", f"bad recipient address syntax: {error}")) from None
+        raise _bad_address("5.1.3", str(error)) from None
     if path is None:
         raise _bad("syntax: RCPT TO:<address>")
     local, domain = path.local, path.domain
     # RFC 5321 §4.1.1.3, §4.5.1: <postmaster>, in any case, is the only one without a domain.
     if not domain and local.lower() != "postmaster":
-        raise Refusal(reply(501, "5.1.3", "bad recipient address syntax: the domain is missing"))
+        raise _bad_address("5.1.3", "the domain is missing")
     notify, orcpt = 0, ""
     if path.end < len(argument):
         seen: set[str] = set()
@@ -193,5 +198,5 @@ def _address(local: str, domain: str, enhanced: str) -> str:
             canonical_domain(domain)
         except ValueError:
             what = "bad address literal" if domain[0] == "[" else "the domain is not a valid name"
-            raise Refusal(reply(501, enhanced, what)) from None
+            raise _bad_address(enhanced, what) from None
     return f"{local}@{domain.lower()}"

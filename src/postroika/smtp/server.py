@@ -351,10 +351,10 @@ class Server(ServerBase):
         self._chunk_refusal = None
         self._mode = CHUNK
         before = self._body.size_bytes if self._body is not None else 0
-        if "CHUNKING" not in self._offered:
-            self._refuse_chunk(_NO_CHUNKING, argument)
-        elif isinstance(entry, Reply):
+        if isinstance(entry, Reply):
             self._refuse_chunk(entry, argument)
+        elif "CHUNKING" not in self._offered:
+            self._refuse_chunk(_NO_CHUNKING, argument)
         elif before + size > self.settings.max_message_bytes:
             if self._body is None:
                 self._refuse_chunk(TOO_LARGE, argument)

@@ -1,0 +1,334 @@
+"""One SMTP connection to a next hop: the sans-IO client on a raw non-blocking socket.
+
+Promise: never a deadlock (it reads while it waits to write), never more waiting than the timeouts of RFC 5321
+§4.5.3.2 allow for each reply, never more output in memory than what the driver has given for one write.
+
+How: the system call comes first and Trio is asked only when it would block. One cancel scope lasts as long as somebody
+attends to the connection, and its deadline is moved; a peer that sends single octets does not move it, only whole
+replies do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+
+import trio
+from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
+
+from postroika.config import Delivery
+from postroika.errors import RemoteProtocolError
+from postroika.mail.outcome import Peer
+from postroika.metrics import OUTBOUND_CONNECTION_FAILURES, OUTBOUND_CONNECTIONS, OUTBOUND_CONNECTIONS_OPEN
+from postroika.outbound.failure import FAILURES, NoSession, PeerClosed, SessionRefused, TimedOut
+from postroika.smtp.client import Client, ClientSettings
+from postroika.smtp.client_transaction import Closed, Event, Ready, Refused, Step
+
+_READ_BYTES = 65536
+_READS_BEFORE_YIELD = 16  # A peer that never lets us wait would keep the others from being served.
+# What one transaction may take in all, so that a tarpit at one reply per five minutes holds no connection for hours;
+# a large body gets more (500 octets/s is Postfix's smtp_min_data_rate).
+_TRANSACTION_S = 3600.0
+_MIN_BYTES_PER_S = 500.0
+
+
+class Connection:
+    """An open connection, its session, and how much was done on it. Made by `open_connection`.
+
+    Attributes:
+        client: the session.
+        peer: who is at the other end.
+        source: the local address.
+        messages: transactions that were answered.
+    """
+
+    def __init__(self, sock: socket.socket, client: Client, peer: Peer, source: str, config: Delivery) -> None:
+        self.client = client
+        self.peer = peer
+        self.source = source
+        self.messages = 0
+        self._sock = sock
+        self._config = config
+        self._unsent = memoryview(b"")
+        self._scope: trio.CancelScope | None = None
+        self._awaited: tuple[int, Step] = (-1, Step.NOTHING)
+        self._reply_deadline = inf
+        self._transaction_deadline = inf
+        self._sending_blocked = False
+        self._reads = 0
+        self._allowed_s = {
+            Step.NOTHING: inf,
+            Step.GREETING: config.greeting_timeout_s,
+            Step.EHLO: config.ehlo_timeout_s,
+            Step.RSET: config.mail_timeout_s,
+            Step.MAIL: config.mail_timeout_s,
+            Step.RCPT: config.rcpt_timeout_s,
+            Step.DATA: config.data_timeout_s,
+            Step.BODY: config.body_timeout_s,
+            Step.CHUNK: config.final_dot_timeout_s,
+            Step.SKIP: config.final_dot_timeout_s,
+            Step.FINAL_DOT: config.final_dot_timeout_s,
+            Step.LONE_DOT: config.final_dot_timeout_s,
+            Step.QUIT: config.quit_timeout_s,
+        }
+        OUTBOUND_CONNECTIONS_OPEN.value += 1
+
+    # --- deadlines
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """Whoever uses the connection does so inside this; one at a time.
+
+        Raises:
+            TimedOut: a deadline has passed; the connection is of no more use.
+        """
+        with trio.CancelScope() as scope:
+            self._scope = scope
+            self._awaited = (-1, Step.NOTHING)
+            try:
+                yield
+            finally:
+                self._scope = None
+        if scope.cancelled_caught:
+            raise TimedOut(self.client.waiting, self._sending_blocked)
+
+    def begin_transaction(self, size_bytes: int) -> None:
+        """A transaction is the first one under way from now on."""
+        self._transaction_deadline = trio.current_time() + _TRANSACTION_S + size_bytes / _MIN_BYTES_PER_S
+
+    def rest(self) -> None:
+        """Nothing is awaited; no deadline runs until the next exchange."""
+        self._transaction_deadline = inf
+        if self._scope is not None:
+            self._scope.deadline = inf
+
+    def _set_deadline(self) -> None:
+        client = self.client
+        awaited = (client.replies, client.waiting)
+        if awaited != self._awaited:
+            self._awaited = awaited
+            deadline = trio.current_time() + self._allowed_s[awaited[1]]
+            deadline = min(deadline, self._transaction_deadline)
+            assert self._scope is not None
+            self._scope.deadline = deadline
+
+    # --- bytes
+
+    @property
+    def sending(self) -> bool:
+        """Output was taken from the client and is not with the kernel yet."""
+        return bool(self._unsent)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much."""
+        return len(self._unsent)
+
+    def next_event(self) -> Event | None:
+        """The client's next event; a body is not asked for while there is still output to send.
+
+        Raises:
+            RemoteProtocolError: see `Client.next_event`.
+        """
+        return self.client.next_event(sending=bool(self._unsent))
+
+    async def exchange(self) -> None:
+        """Send what the client has to say and read what the peer says. Returns once something was read (or the peer
+        has closed), or everything was sent and the client wants more of a body.
+
+        Raises:
+            OSError: the connection broke; what had been read before is with the client.
+
+        Cancellation: any time; what was handed to the kernel is no longer counted in `unsent_bytes`.
+        """
+        client = self.client
+        out = client.take_output()
+        if out:
+            piece = out[0] if len(out) == 1 else b"".join(out)
+            self._unsent = memoryview(piece if not self._unsent else b"".join((self._unsent, piece)))
+        if self._unsent and not self._send():
+            self._sending_blocked = True
+            while not self._send():
+                self._scope_deadline(self._config.body_timeout_s)
+                if await _readable_before_writable(self._sock) and self._read():
+                    return
+            self._sending_blocked = False
+            self._awaited = (-1, Step.NOTHING)
+        if client.wants_body:
+            await checkpoint()
+            self._read()
+            return
+        while not self._read():
+            self._set_deadline()
+            self._reads = 0
+            await wait_readable(self._sock)
+        self._reads += 1
+        if self._reads >= _READS_BEFORE_YIELD:
+            self._reads = 0
+            await checkpoint()
+
+    def _scope_deadline(self, seconds: float) -> None:
+        assert self._scope is not None
+        self._scope.deadline = min(trio.current_time() + seconds, self._transaction_deadline)
+
+    def _send(self) -> bool:
+        """Hand over what the kernel takes; whether that was all."""
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            # The peer may have said why before it went.
+            while self._read():
+                if self.client.ended:
+                    return True
+            raise
+        return True
+
+    def _read(self) -> bool:
+        """Give the client what has come; whether there was anything."""
+        try:
+            chunk = self._sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return False
+        self.client.receive(chunk)
+        return True
+
+    def looks_closed(self) -> bool:
+        """On a connection at rest: the peer has closed, or said something unasked for (a 421, as a rule)."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    # --- beginning and end
+
+    async def greet(self) -> None:
+        """Greeting and EHLO.
+
+        Raises:
+            NoSession: there is none; the connection is closed.
+        """
+        step = Step.GREETING
+        try:
+            with self.attended():
+                while True:
+                    await self.exchange()
+                    step = self.client.waiting
+                    match self.next_event():
+                        case Ready():
+                            return
+                        case Refused(stage, reply):
+                            raise SessionRefused(stage, reply)
+                        case Closed(reply):
+                            raise PeerClosed(step, reply)
+        except SessionRefused as error:
+            await self.quit()
+            raise NoSession(error, step) from error
+        except FAILURES as error:
+            self.close()
+            raise NoSession(error, step) from error
+
+    async def quit(self) -> None:
+        """Take leave, politely but not for long, and close. Never raises for what the peer does.
+
+        Cancellation: closes at once.
+        """
+        try:
+            self.client.quit()
+            with self.attended():
+                while not self.client.closed:
+                    await self.exchange()
+                    while self.next_event() is not None:
+                        pass
+        except (OSError, TimedOut, RemoteProtocolError):
+            return  # There was nothing left to lose.
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close without a word. May be called twice."""
+        if self._sock.fileno() != -1:
+            notify_closing(self._sock)
+            self._sock.close()
+            OUTBOUND_CONNECTIONS_OPEN.value -= 1
+
+
+async def open_connection(peer: Peer, settings: ClientSettings, config: Delivery) -> Connection:
+    """Connect, and open a session.
+
+    Args:
+        peer: an address as text, and its port.
+
+    Raises:
+        NoSession: it was refused, or anything else went wrong.
+
+    Cancellation: nothing stays open.
+    """
+    OUTBOUND_CONNECTIONS.value += 1
+    try:
+        try:
+            sock, source = await _connect(peer, config)
+        except (OSError, TimedOut) as error:
+            raise NoSession(error, Step.NOTHING) from error
+        connection = Connection(sock, Client(settings), peer, source, config)
+        try:
+            await connection.greet()
+        except BaseException:
+            connection.close()
+            raise
+    except NoSession:
+        OUTBOUND_CONNECTION_FAILURES.value += 1
+        raise
+    return connection
+
+
+async def _connect(peer: Peer, config: Delivery) -> tuple[socket.socket, str]:
+    """A connected socket, and the configured source address if it was bound to it."""
+    family = socket.AF_INET6 if ":" in peer.ip else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # What we write is whole; nothing is worth a wait.
+        source = config.source_address
+        if (":" in source) != (":" in peer.ip):
+            source = ""
+        if source:
+            sock.bind((source, 0))
+        number = sock.connect_ex((peer.ip, peer.port))
+        if number == errno.EINPROGRESS:
+            with trio.move_on_after(config.connect_timeout_s) as scope:
+                await wait_writable(sock)
+            if scope.cancelled_caught:
+                raise TimedOut(Step.NOTHING)
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
+    except BaseException:
+        sock.close()
+        raise
+    return sock, source
+
+
+async def _readable_before_writable(sock: socket.socket) -> bool:
+    """Wait until one of them; whether it was reading. Only for a full send buffer: it takes a task."""
+    readable = False
+
+    async def wait_for_reading() -> None:
+        nonlocal readable
+        await wait_readable(sock)
+        readable = True
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_reading)
+        await wait_writable(sock)
+        nursery.cancel_scope.cancel()
+    return readable

@@ -1,0 +1,64 @@
+"""What delivery needs of its neighbours, so that it can be tested without them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from postroika.mail.outcome import Attempt
+from postroika.mail.reply import Reply
+from postroika.routing.router import Route
+from postroika.spool.reader import Loaded
+
+
+class Lane(Protocol):
+    """One connection's place at a destination, as the queue gives it."""
+
+    destination: str
+
+    def take_nowait(self) -> Loaded | None:
+        """The next batch if there is one now."""
+
+    async def take(self, idle_s: float) -> Loaded | None:
+        """The next batch; waits up to `idle_s`. None: close the connection.
+
+        Cancellation: nothing is taken.
+        """
+
+    def report(self, loaded: Loaded, attempt: Attempt) -> None:
+        """The outcome: one result for each recipient of `loaded.batch`. Never blocks."""
+
+    def give_back(self, loaded: Loaded) -> None:
+        """Nothing was tried; due again at once."""
+
+    def connected(self) -> None:
+        """A session with a host of the destination stands."""
+
+    def disconnected(self) -> None:
+        """The session that `connected` told of is over."""
+
+    def unreachable(self, reply: Reply, host: str) -> None:
+        """No host could be reached. Called after the batch that found it out was reported."""
+
+
+class Bodies(Protocol):
+    """Where bodies are that are no longer in memory."""
+
+    def read_body(self, message: int, chunk: int) -> bytes:
+        """One chunk, counted from 0."""
+
+
+class InFlightTable(Protocol):
+    """What outlives a crash of the process. The settling side ends the entries."""
+
+    def begin(self, key: bytes) -> None:
+        """An attempt at this batch begins."""
+
+    def dot_sent(self, key: bytes) -> None:
+        """The final dot is about to be handed to the kernel."""
+
+
+class Router(Protocol):
+    """Names the next hops."""
+
+    async def route(self, destination: str) -> Route:
+        """The hosts to try, best first. Raises NoRoute."""

@@ -1,0 +1,288 @@
+"""One lane from its first batch to its last: routes, hosts in order, connections.
+
+Promise: every batch that a lane gives is reported exactly once, or given back untried; but for one whose final dot was
+sent when the process was told to stop, which nobody can speak for. A recipient that was refused with 5xx is not tried
+at another host, nor is a message whose final dot was sent.
+
+How: `Deliverer.deliver` runs in a task of the queue's. It takes a place at the site, opens a connection to the first
+host that will have one, and lets a `Session` work there. What hosts deferred is then tried at the next one. Batches
+that lost their connection through no fault of their own go on with a fresh one, uncounted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from trio.lowlevel import checkpoint
+
+from postroika.config import Config
+from postroika.mail.outcome import Attempt, Peer, RecipientResult, Stage
+from postroika.outbound import classify
+from postroika.outbound.connection import Connection, open_connection
+from postroika.outbound.contract import Bodies, InFlightTable, Lane, Router
+from postroika.outbound.failure import NoSession
+from postroika.outbound.job import Job
+from postroika.outbound.pool import SitePool
+from postroika.outbound.session import End, Session
+from postroika.routing.router import NoRoute, Route
+from postroika.smtp.client import ClientSettings
+from postroika.smtp.client_transaction import Verdict
+
+# With a connect timeout of 30 s this bounds an attempt against dead hosts to five minutes. (Postfix's
+# smtp_mx_address_limit is 5, too, but lets a first host with many addresses hide the backup.)
+_MAX_HOSTS = 5
+_MAX_ADDRESSES_PER_HOST = 2
+
+
+class Deliverer:
+    """Delivers what lanes hold. One for each worker.
+
+    Args:
+        config: `delivery` and `server.hostname`.
+        router: names the next hops.
+        bodies: the store.
+        in_flight: the table that outlives a crash.
+    """
+
+    def __init__(self, config: Config, router: Router, bodies: Bodies, in_flight: InFlightTable) -> None:
+        self.config = config.delivery
+        self.settings = ClientSettings(
+            ehlo_name=config.delivery.ehlo_name or config.server.hostname,
+            pipelining=config.delivery.pipelining,
+            chunking=config.delivery.chunking,
+        )
+        self.router = router
+        self.bodies = bodies
+        self.in_flight = in_flight
+        self.pool = SitePool(config.delivery.max_connections_per_site)
+
+    async def deliver(self, lane: Lane) -> None:
+        """Deliver what `lane` gives, until it gives nothing more.
+
+        Cancellation: batches of which no final dot was sent are given back; the others get no report, unless some of
+        their recipients have a result already.
+        """
+        while await self._turn(lane):
+            pass
+
+    async def _turn(self, lane: Lane) -> bool:
+        """Take a place at the site and use it for one connection, or as many as the batches in hand need. Whether to
+        go on; in between others may have their turn."""
+        try:
+            route = await self.router.route(lane.destination)
+        except NoRoute as error:
+            await self._no_route(lane, error)
+            return False
+        warm = await self.pool.acquire(route.site)
+        turn = Turn(self, lane, route, warm)
+        try:
+            return await turn.run()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                turn.stop()
+            raise
+        finally:
+            turn.close()
+
+    async def _no_route(self, lane: Lane, error: NoRoute) -> None:
+        verdict = Verdict(Stage.ROUTING, error.reply, remote=False)
+        while (loaded := lane.take_nowait()) is not None:
+            job = Job(loaded)
+            job.fail(verdict)
+            lane.report(loaded, Attempt(_results(job)))
+            if not error.permanent:
+                lane.unreachable(error.reply, "")
+                return
+            await checkpoint()
+
+
+class Turn:
+    """The use of one place at a site.
+
+    Args:
+        deliverer: the tools.
+        lane: where batches come from.
+        route: where they go.
+        warm: a connection that came with the place.
+    """
+
+    def __init__(self, deliverer: Deliverer, lane: Lane, route: Route, warm: Connection | None) -> None:
+        self._tools = deliverer
+        self._lane = lane
+        self._site = route.site
+        self._candidates = [
+            (number, Peer(host.name, address, host.port))
+            for number, host in enumerate(route.hosts[:_MAX_HOSTS])
+            for address in host.addresses[:_MAX_ADDRESSES_PER_HOST]
+        ]
+        self._connection = warm
+        self._peer = self._candidates[0][1]
+        self._source = ""
+        self._open: dict[Job, None] = {}
+        self._handed_over = False
+
+    async def run(self) -> bool:
+        """Whether the lane may have more."""
+        connection = self._connection
+        job = self.take()
+        if job is None:
+            if connection is not None:
+                await self._part_with(connection)
+            return False
+        at = 0 if connection is None else self._place_of(connection)
+        if connection is not None and connection.looks_closed():
+            at, self._connection = 0, None
+            connection.close()
+        return await self._serve(deque([job]), at, takes=True)
+
+    async def _serve(self, jobs: deque[Job], start: int, *, takes: bool) -> bool:
+        """Work until `jobs` is empty (and, with `takes`, as long as the lane has more). Whether it may have more."""
+        while True:
+            connection, at = self._connection, start
+            if connection is None:
+                opened = await self._first_open(jobs, start, takes=takes)
+                if opened is None:
+                    return False
+                at, connection = opened
+            self._connection = connection
+            self._peer, self._source = connection.peer, connection.source
+            self._lane.connected()
+            beyond = self._next_host(at)
+            session = Session(
+                connection,
+                jobs,
+                self,
+                self._tools.bodies,
+                self._tools.in_flight,
+                self._tools.config,
+                takes=takes,
+                alternatives=beyond < len(self._candidates),
+            )
+            end = await session.run()
+            while end is End.WANTED and not self._hand_over(connection):
+                end = await session.run()
+            if self._handed_over:
+                return False
+            await self._part_with(connection)
+            if session.leftovers:
+                await self._serve(deque(session.leftovers), beyond, takes=False)
+            if end is End.LOST and session.spoiled and session.failed is not None:
+                start = at + 1
+                if start >= len(self._candidates):
+                    self._give_back(jobs)
+                    self._give_up(jobs, session.failed, takes=takes)
+                    return False
+            if end is End.IDLE:
+                return False
+            if not jobs:
+                return True
+
+    async def _first_open(self, jobs: deque[Job], start: int, *, takes: bool) -> tuple[int, Connection] | None:
+        """A session with the first host that will have one; None if none will, and then `jobs` are reported."""
+        failed: Verdict | None = None
+        for at in range(start, len(self._candidates)):
+            peer = self._candidates[at][1]
+            try:
+                return at, await open_connection(peer, self._tools.settings, self._tools.config)
+            except NoSession as error:
+                failed = classify.failure(error.error, error.step, peer)
+                self._peer, self._source = peer, ""
+        assert failed is not None, "called with no candidate left"
+        self._give_up(jobs, failed, takes=takes)
+        return None
+
+    def _give_up(self, jobs: deque[Job], failed: Verdict, *, takes: bool) -> None:
+        """No host is left to be tried."""
+        for job in jobs:
+            job.fail(failed)
+            self.report(job)
+        jobs.clear()
+        if takes:
+            self._lane.unreachable(failed.reply, self._peer.host)
+
+    def _give_back(self, jobs: deque[Job]) -> None:
+        """Those that had no part in the failure are due again at once."""
+        for job in [job for job in jobs if not job.tried]:
+            jobs.remove(job)
+            del self._open[job]
+            self._lane.give_back(job.loaded)
+
+    async def _part_with(self, connection: Connection) -> None:
+        """Hand the connection to who waits for it, or take leave of the peer."""
+        self._connection = None
+        self._lane.disconnected()
+        if connection.client.closed or connection.client.exhausted or not self._hand_over(connection):
+            await connection.quit()
+
+    def _hand_over(self, connection: Connection) -> bool:
+        """Give the place and the connection to who waits for them, if anybody does."""
+        if self._tools.pool.hand_over(self._site, connection):
+            self._connection = None
+            self._handed_over = True
+            self._lane.disconnected()
+        return self._handed_over
+
+    def _place_of(self, connection: Connection) -> int:
+        """Where the host of a connection that was handed to us is among ours; the last one if it is not."""
+        for at, (_, peer) in enumerate(self._candidates):
+            if peer == connection.peer:
+                return at
+        return len(self._candidates) - 1
+
+    def _next_host(self, at: int) -> int:
+        host = self._candidates[at][0]
+        while at < len(self._candidates) and self._candidates[at][0] == host:
+            at += 1
+        return at
+
+    # --- for the session
+
+    def take(self) -> Job | None:
+        """The lane's next batch."""
+        loaded = self._lane.take_nowait()
+        if loaded is None:
+            return None
+        job = Job(loaded)
+        self._open[job] = None
+        return job
+
+    async def wait(self) -> tuple[Job | None, bool]:
+        """The lane's next batch; ends early if somebody else wants the connection."""
+        loaded = None
+        with self._tools.pool.idle(self._site) as scope:
+            loaded = await self._lane.take(self._tools.config.connection_idle_s)
+        if loaded is None:
+            return None, scope.cancelled_caught
+        job = Job(loaded)
+        self._open[job] = None
+        return job, False
+
+    def report(self, job: Job) -> None:
+        """To the lane."""
+        del self._open[job]
+        self._lane.report(job.loaded, Attempt(_results(job), self._peer, self._site, self._source))
+
+    # --- the end
+
+    def stop(self) -> None:
+        """We were cancelled."""
+        for job in list(self._open):
+            if job.tried:
+                job.complete(classify.stopped(dot_sent=job.dots > 0))
+                self.report(job)
+            elif not job.dots:
+                del self._open[job]
+                self._lane.give_back(job.loaded)
+
+    def close(self) -> None:
+        """Leave the place, if we still have it."""
+        if self._connection is not None:
+            self._connection.close()
+        if not self._handed_over:
+            self._tools.pool.release(self._site)
+
+
+def _results(job: Job) -> tuple[RecipientResult, ...]:
+    results = tuple([result for result in job.results if result is not None])
+    assert len(results) == len(job.results)
+    return results

@@ -1,0 +1,90 @@
+"""How a session with a next hop can end before its time. Raised by `connection`, put in words by `classify`.
+
+An OSError of the socket and a RemoteProtocolError of the client are the other two ways.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from postroika.errors import PostroikaError, RemoteProtocolError
+from postroika.mail.outcome import Stage
+from postroika.mail.reply import Reply
+from postroika.smtp.client_transaction import Step
+
+
+class NoSession(PostroikaError):
+    """A connection could not be opened, or no session be had on it.
+
+    Args:
+        error: what happened.
+        step: what was awaited; NOTHING while connecting.
+    """
+
+    def __init__(self, error: Failure, step: Step) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.step = step
+
+
+class TimedOut(PostroikaError):
+    """The peer did not answer, or did not take more of the message, in time.
+
+    Args:
+        step: what was awaited; NOTHING while the connection was being opened.
+        sending: it was our output that did not get away.
+    """
+
+    def __init__(self, step: Step, sending: bool = False) -> None:
+        super().__init__(f"timed out at {step.name}")
+        self.step = step
+        self.sending = sending
+
+
+class PeerClosed(PostroikaError):
+    """The peer closed the connection.
+
+    Args:
+        step: what was awaited.
+        reply: its 421, or None if it went without a word.
+    """
+
+    def __init__(self, step: Step, reply: Reply | None = None) -> None:
+        super().__init__(f"closed at {step.name}: {reply}")
+        self.step = step
+        self.reply = reply
+
+
+class SessionRefused(PostroikaError):
+    """The peer wants no session with us.
+
+    Args:
+        stage: greeting or EHLO.
+        reply: what it said.
+    """
+
+    def __init__(self, stage: Stage, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.stage = stage
+        self.reply = reply
+
+
+Failure: TypeAlias = OSError | RemoteProtocolError | TimedOut | PeerClosed | SessionRefused
+FAILURES = (OSError, RemoteProtocolError, TimedOut, PeerClosed, SessionRefused)
+
+STAGES = {
+    Step.NOTHING: Stage.CONNECT,
+    Step.GREETING: Stage.GREETING,
+    Step.EHLO: Stage.EHLO,
+    Step.RSET: Stage.MAIL,
+    Step.MAIL: Stage.MAIL,
+    Step.RCPT: Stage.RCPT,
+    Step.DATA: Stage.DATA,
+    Step.BODY: Stage.DATA,
+    Step.CHUNK: Stage.DATA,
+    Step.SKIP: Stage.DATA,
+    Step.FINAL_DOT: Stage.FINAL_DOT,
+    Step.LONE_DOT: Stage.DATA,
+    Step.QUIT: Stage.CONNECT,
+}
+"""The stage of the dialogue that a step belongs to."""

@@ -1,0 +1,91 @@
+"""A batch on its way through one attempt: which recipients are still to be tried, and what the others got.
+
+Promise: plain bookkeeping. Every recipient is in exactly one place: to be tried (`todo`), in a transaction under way,
+or with a result; those with a result that another host could better are also in `elsewhere`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from postroika.mail.envelope import Recipient
+from postroika.mail.outcome import Peer, RecipientResult
+from postroika.outbound import classify
+from postroika.smtp.client_transaction import Transaction, Verdict
+from postroika.spool.reader import Loaded
+
+
+class Job:
+    """One batch in one attempt.
+
+    Attributes:
+        todo: positions of the recipients to be tried on the current connection, in order.
+        elsewhere: positions of those deferred here that the next host may take.
+        results: by position; None while there is none.
+        under_way: transactions that are not answered.
+        dots: those of them of which the final dot went out.
+    """
+
+    __slots__ = ("dots", "elsewhere", "loaded", "results", "todo", "under_way")
+
+    def __init__(self, loaded: Loaded) -> None:
+        count = len(loaded.batch.recipients)
+        self.loaded = loaded
+        self.todo: list[int] = list(range(count))
+        self.elsewhere: list[int] = []
+        self.results: list[RecipientResult | None] = [None] * count
+        self.under_way = 0
+        self.dots = 0
+
+    @property
+    def tried(self) -> bool:
+        """Some recipient has a result."""
+        return any(result is not None for result in self.results)
+
+    @property
+    def done_here(self) -> bool:
+        """The current connection can do no more for it."""
+        return not self.todo and not self.under_way
+
+    def fail(self, verdict: Verdict) -> None:
+        """No host took the rest: `verdict` is the result of those to be tried that have none from a peer."""
+        for index in self.todo:
+            known = self.results[index]
+            if known is None or not known.remote:
+                self.results[index] = classify.result(index, verdict)
+        self.todo = []
+
+    def complete(self, verdict: Verdict) -> None:
+        """`verdict` is the result of all that have none."""
+        for index, known in enumerate(self.results):
+            if known is None:
+                self.results[index] = classify.result(index, verdict)
+
+    def move_on(self, peer: Peer) -> None:
+        """To the next host, with what can be bettered; what is known so far was said by `peer`."""
+        self.results = [
+            msgspec.structs.replace(known, peer=peer) if known is not None and known.peer is None else known
+            for known in self.results
+        ]
+        self.todo, self.elsewhere = self.elsewhere, []
+
+
+class Try(Transaction):
+    """One transaction for some recipients of a job.
+
+    Attributes:
+        positions: of the recipients in the batch.
+        next_chunk: of a body that is sent in pieces.
+        marked: noted in the in-flight table.
+    """
+
+    __slots__ = ("job", "marked", "next_chunk", "positions")
+
+    def __init__(self, job: Job, positions: list[int], recipients: Sequence[Recipient], body: bytes | None) -> None:
+        super().__init__(job.loaded.batch.envelope, recipients, body)
+        self.job = job
+        self.positions = positions
+        self.next_chunk = 0
+        self.marked = False

@@ -1,0 +1,127 @@
+"""How many connections a site may have, and who gets the next one.
+
+Promise: never more than `limit` places of a site are taken; who waits longest is served first; a connection that is
+idle, or given up with a session that still stands, goes to whoever waits for its site, whatever the destination:
+the domains of one big provider share its connections.
+
+A place is taken with `acquire`. Its holder gives it back with `release`, or hands it over together with the connection.
+While it has nothing to do it waits inside `idle`, which ends as soon as somebody else wants the place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from postroika.outbound.connection import Connection
+
+
+class _Waiter:
+    __slots__ = ("connection", "event", "granted")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.granted = False
+        self.connection: Connection | None = None
+
+    def grant(self, connection: Connection | None) -> None:
+        self.granted = True
+        self.connection = connection
+        self.event.set()
+
+
+class _Site:
+    __slots__ = ("idle", "taken", "waiters")
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.waiters: deque[_Waiter] = deque()
+        self.idle: list[trio.CancelScope] = []  # of holders that nobody has called yet
+
+
+class SitePool:
+    """The places of all sites of one worker.
+
+    Args:
+        limit: places per site.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._sites: dict[str, _Site] = {}
+
+    async def acquire(self, site: str) -> Connection | None:
+        """Take a place, as soon as it is our turn; with it comes a connection whose session stands, if there is one.
+
+        Cancellation: no place is held, and a connection that came at the same moment is closed.
+        """
+        state = self._sites.get(site)
+        if state is None:
+            state = self._sites[site] = _Site()
+        # Whoever waits while there is room has called an idle holder, which is about to hand over.
+        if not state.idle and state.taken < self._limit:
+            state.taken += 1
+            return None
+        waiter = _Waiter()
+        state.waiters.append(waiter)
+        if state.idle:
+            # The latest to go idle: the others then time out.
+            state.idle.pop().cancel()
+        try:
+            await waiter.event.wait()
+        except trio.Cancelled:
+            if not waiter.granted:
+                state.waiters.remove(waiter)
+            else:
+                if waiter.connection is not None:
+                    waiter.connection.close()
+                self.release(site)
+            raise
+        return waiter.connection
+
+    def hand_over(self, site: str, connection: Connection) -> bool:
+        """Give our place and `connection`, at rest, to who waits longest; False if nobody waits: we keep both."""
+        state = self._sites[site]
+        if not state.waiters:
+            return False
+        state.waiters.popleft().grant(connection)
+        return True
+
+    def release(self, site: str) -> None:
+        """Give our place back."""
+        state = self._sites[site]
+        state.taken -= 1
+        self._admit(state)
+        if not state.taken and not state.waiters:
+            del self._sites[site]
+
+    @contextmanager
+    def idle(self, site: str) -> Iterator[trio.CancelScope]:
+        """Wait for work inside this. The wait is cancelled when somebody wants a connection to the site; then, if no
+        work came, hand ours over."""
+        state = self._sites[site]
+        with trio.CancelScope() as scope:
+            if state.waiters:
+                scope.cancel()
+            else:
+                state.idle.append(scope)
+            try:
+                yield scope
+            finally:
+                if scope in state.idle:
+                    state.idle.remove(scope)
+        if scope.cancel_called and not scope.cancelled_caught:
+            # Work came after all. Who called us gets a place of its own if there is one, else it waits on.
+            self._admit(state)
+
+    def wanted(self, site: str) -> bool:
+        """Whether somebody waits for a place of the site."""
+        return bool(self._sites[site].waiters)
+
+    def _admit(self, state: _Site) -> None:
+        while state.waiters and state.taken < self._limit:
+            state.taken += 1
+            state.waiters.popleft().grant(None)

@@ -1,0 +1,318 @@
+"""Many batches over one connection: from jobs to transactions, and from verdicts back to results.
+
+Promise: a batch is told "tried" only if the peer could have had something to do with it; a message whose final dot
+was sent is never tried again in the same attempt; bodies beyond
+`one_write_bytes` are never brought into memory as a whole.
+
+The loop takes events until there are none, then offers the client a further transaction (so that the next message
+rides behind the dot of this one), then exchanges bytes. Nothing here is awaited but the connection and, when there is
+no work, the lane.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Protocol
+
+from trio.lowlevel import checkpoint
+
+from postroika.config import Delivery
+from postroika.errors import RemoteProtocolError
+from postroika.mail.envelope import Notify
+from postroika.mail.outcome import Outcome, RecipientResult
+from postroika.outbound import classify
+from postroika.outbound.connection import Connection
+from postroika.outbound.contract import Bodies, InFlightTable
+from postroika.outbound.failure import FAILURES, Failure, PeerClosed
+from postroika.outbound.job import Job, Try
+from postroika.smtp.client_transaction import BodyWanted, Closed, Done, Fate, Transaction, Verdict
+from postroika.spool.schema import CHUNK_BYTES
+
+# Deferred recipients wait for a try at the next host until there is nothing else to do here, or they are this many.
+_MAX_LEFTOVERS = 50
+# Batches that fail without a word to the peer (too large for it, for instance) go by without waiting for anything.
+_DONE_BEFORE_YIELD = 16
+
+
+class End(enum.Enum):
+    """Why a session is over."""
+
+    IDLE = enum.auto()  # The lane has nothing more.
+    WANTED = enum.auto()  # Nothing to do, and somebody else wants the connection.
+    FULL = enum.auto()  # It has done its part; jobs that are left need another connection.
+    STALE = enum.auto()  # The peer had closed it while it was at rest.
+    LOST = enum.auto()  # It broke.
+
+
+class Source(Protocol):
+    """Where batches come from and results go."""
+
+    def take(self) -> Job | None:
+        """Another batch, if there is one now."""
+
+    async def wait(self) -> tuple[Job | None, bool]:
+        """Another batch, or None after a while; and whether the wait was ended since the connection is wanted."""
+
+    def report(self, job: Job) -> None:
+        """All recipients have a result."""
+
+
+class Session:
+    """Works off jobs on one connection.
+
+    Args:
+        connection: its session stands, and nothing is under way.
+        jobs: with recipients to be tried here; those that could not be are left in it.
+        source: where more comes from.
+        takes: take more than `jobs`.
+        alternatives: there is another host for what is deferred here.
+
+    Attributes:
+        leftovers: jobs with recipients for the next host.
+        failed: why the session was lost, as the verdict on what was first under way.
+        spoiled: it was lost before the peer had answered anything of a first message: the host is of no use.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        jobs: deque[Job],
+        source: Source,
+        bodies: Bodies,
+        in_flight: InFlightTable,
+        config: Delivery,
+        *,
+        takes: bool,
+        alternatives: bool,
+    ) -> None:
+        self.leftovers: list[Job] = []
+        self.failed: Verdict | None = None
+        self.spoiled = False
+        self._connection = connection
+        self._client = connection.client
+        self._jobs = jobs
+        self._source = source
+        self._bodies = bodies
+        self._in_flight = in_flight
+        self._takes = takes
+        self._alternatives = alternatives
+        self._max_messages = config.max_messages_per_connection
+        self._max_recipients = self._client.capabilities.max_recipients
+        self._success_notices = not self._client.capabilities.dsn
+        self._in_memory_bytes = self._client.settings.one_write_bytes
+        self._started = connection.messages
+
+    async def run(self) -> End:
+        """Until there is nothing more to do on this connection. Can be called again after IDLE and WANTED.
+
+        Cancellation: the connection is closed; jobs stay as they are.
+        """
+        try:
+            with self._connection.attended():
+                return await self._converse()
+        except FAILURES as error:
+            self._connection.close()
+            self._lose(error)
+            return End.LOST
+        except BaseException:
+            self._connection.close()
+            raise
+
+    async def _converse(self) -> End:
+        connection, client = self._connection, self._client
+        done = 0
+        while True:
+            event = connection.next_event()
+            if event is None:
+                if client.ready_for_next and self._start_next():
+                    continue
+                if client.busy:
+                    if client.finals:
+                        self._mark(client.finals)
+                    await connection.exchange()
+                    done = 0
+                elif (end := await self._without_work()) is not None:
+                    return end
+            elif isinstance(event, Done):
+                self._done(event.transaction)
+                done += 1
+                if done >= _DONE_BEFORE_YIELD:
+                    done = 0
+                    await checkpoint()
+            elif isinstance(event, BodyWanted):
+                self._give_body(event.transaction)
+            elif isinstance(event, Closed):
+                raise PeerClosed(client.waiting, event.reply)
+
+    async def _without_work(self) -> End | None:
+        """Nothing is under way: wait for the lane, or end."""
+        if self._jobs or self.leftovers or self._client.exhausted or not self._room:
+            return End.FULL
+        if not self._takes:
+            return End.IDLE
+        self._connection.rest()
+        job, wanted = await self._source.wait()
+        if job is None:
+            return End.WANTED if wanted else End.IDLE
+        self._jobs.append(job)
+        return End.STALE if self._connection.looks_closed() else None
+
+    # --- jobs to transactions
+
+    @property
+    def _room(self) -> bool:
+        return self._started < self._max_messages
+
+    def _start_next(self) -> bool:
+        """Begin a transaction, if there is anything to begin."""
+        jobs = self._jobs
+        if not jobs:
+            if not self._takes or not self._room or len(self.leftovers) >= _MAX_LEFTOVERS:
+                return False
+            taken = self._source.take()
+            if taken is None:
+                return False
+            jobs.append(taken)
+        job = jobs[0]
+        batch = job.loaded.batch
+        positions, most = job.todo, self._max_recipients
+        if most and len(positions) > most:
+            positions, job.todo = positions[:most], positions[most:]
+        else:
+            job.todo = []
+            jobs.popleft()
+        recipients = batch.recipients
+        if len(positions) != len(recipients):
+            recipients = tuple([recipients[position] for position in positions])
+        job.under_way += 1
+        self._started += 1
+        self._in_flight.begin(job.loaded.key)
+        if not self._client.busy:
+            self._connection.begin_transaction(batch.envelope.size_bytes)
+        self._client.send(Try(job, positions, recipients, self._small_body(job)))
+        return True
+
+    def _small_body(self, job: Job) -> bytes | None:
+        """The body if it may be in memory as a whole."""
+        envelope = job.loaded.batch.envelope
+        if envelope.size_bytes > self._in_memory_bytes:
+            return None
+        body = job.loaded.body
+        if body is not None:
+            return body
+        if envelope.chunks == 1:
+            return self._bodies.read_body(envelope.message, 0)
+        return b"".join([self._bodies.read_body(envelope.message, number) for number in range(envelope.chunks)])
+
+    def _give_body(self, transaction: Transaction) -> None:
+        assert isinstance(transaction, Try)
+        number = transaction.next_chunk
+        transaction.next_chunk += 1
+        loaded = transaction.job.loaded
+        if loaded.body is not None:
+            end = (number + 1) * CHUNK_BYTES
+            self._client.body(loaded.body[number * CHUNK_BYTES : end], last=end >= len(loaded.body))
+        else:
+            envelope = transaction.envelope
+            piece = self._bodies.read_body(envelope.message, number)
+            self._client.body(piece, last=number + 1 >= envelope.chunks)
+
+    def _mark(self, finals: list[Transaction]) -> None:
+        """The output that goes out next holds the end of these messages."""
+        for transaction in finals:
+            assert isinstance(transaction, Try)
+            transaction.marked = True
+            transaction.job.dots += 1
+            self._in_flight.dot_sent(transaction.job.loaded.key)
+        finals.clear()
+
+    # --- verdicts to results
+
+    def _done(self, transaction: Transaction) -> None:
+        assert isinstance(transaction, Try)
+        job = transaction.job
+        if len(transaction.verdicts) == 1:
+            verdict = transaction.verdicts[0]
+            assert verdict is not None
+            if verdict.remote:
+                self._connection.messages += 1
+            self._take_verdict(job, transaction.positions[0], verdict)
+        else:
+            self._take_verdicts(transaction)
+        self._finish(transaction)
+        if self._client.busy:
+            self._connection.begin_transaction(transaction.envelope.size_bytes)
+
+    def _take_verdicts(self, transaction: Try) -> None:
+        job = transaction.job
+        verdicts = transaction.verdicts
+        self._connection.messages += any(verdict is not None and verdict.remote for verdict in verdicts)
+        # Those that were too many for one transaction go into another, if this one got at least somebody through.
+        taken = sum(verdict is not None and verdict.reply.kind == 2 for verdict in verdicts)
+        for position, verdict in zip(transaction.positions, verdicts, strict=True):
+            if verdict is None:
+                continue
+            if taken and classify.too_many_recipients(verdict):
+                self._again(job, position)
+                self._max_recipients = min(self._max_recipients or transaction.accepted, transaction.accepted)
+            else:
+                self._take_verdict(job, position, verdict)
+
+    def _take_verdict(self, job: Job, position: int, verdict: Verdict) -> None:
+        wants_notice = self._success_notices and bool(job.loaded.batch.recipients[position].notify & Notify.SUCCESS)
+        result: RecipientResult = classify.result(position, verdict, wants_success_notice=wants_notice)
+        job.results[position] = result
+        if self._alternatives and result.outcome is Outcome.DEFERRED and classify.worth_another_host(verdict):
+            job.elsewhere.append(position)
+
+    def _again(self, job: Job, position: int) -> None:
+        """To be tried once more, as if it had not been."""
+        job.todo.append(position)
+        if job not in self._jobs:
+            self._jobs.append(job)
+
+    def _finish(self, transaction: Try) -> None:
+        """The transaction is over: report the job if it is, too."""
+        job = transaction.job
+        job.under_way -= 1
+        job.dots -= transaction.marked
+        if not job.done_here:
+            return
+        if job.elsewhere:
+            job.move_on(self._connection.peer)
+            self.leftovers.append(job)
+        else:
+            self._source.report(job)
+
+    def _lose(self, error: Failure) -> None:
+        """The connection is gone: what became of what was under way."""
+        connection, client = self._connection, self._client
+        try:
+            while (event := client.next_event(sending=True)) is not None:
+                if isinstance(event, Done):
+                    self._done(event.transaction)
+                elif isinstance(event, Closed) and event.reply is not None:
+                    error = PeerClosed(client.waiting, event.reply)
+        except RemoteProtocolError as worse:
+            error = worse
+        step = client.waiting
+        fresh = not connection.messages
+        self.failed = classify.failure(error, step, connection.peer)
+        rest = client.abandon(connection.unsent_bytes)
+        for number, (transaction, fate) in enumerate(rest):
+            assert isinstance(transaction, Try)
+            # Closing a connection that has done its work, instead of answering MAIL, is no attempt.
+            closed_at_rest = not fresh and isinstance(error, PeerClosed | OSError)
+            untried = fate is Fate.UNTOUCHED and (number > 0 or closed_at_rest)
+            doubtful = fate is Fate.IN_DOUBT
+            self.spoiled |= fresh and number == 0 and fate is Fate.UNTOUCHED
+            verdict = classify.doubt(error, connection.peer) if doubtful else self.failed
+            for position, known in zip(transaction.positions, transaction.verdicts, strict=True):
+                if known is not None:
+                    self._take_verdict(transaction.job, position, known)
+                elif untried:
+                    self._again(transaction.job, position)
+                else:
+                    self._take_verdict(transaction.job, position, verdict)
+            self._finish(transaction)
