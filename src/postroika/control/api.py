@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
@@ -191,12 +192,7 @@ class Api:
         if size <= _WHOLE_BYTES:
             whole = await self._read(partial(b"".join, pieces))
             return Response(whole, headers=headers, media_type="message/rfc822")
-        return StreamingResponse(self._pieces(pieces), headers=headers, media_type="message/rfc822")
-
-    async def _pieces(self, pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-        iterator = iter(pieces)
-        while (piece := await self._read(partial(next, iterator, None))) is not None:
-            yield piece
+        return StreamingResponse(_Pieces(self._read, pieces), headers=headers, media_type="message/rfc822")
 
     async def _metrics(self, _: Request) -> Response:
         answers = await self._workers.ask_all(wire.Stats())
@@ -256,6 +252,22 @@ class Api:
         return _json(Changed(count=count, errors=list(errors)))
 
 
+class _Pieces:
+    """The rest of a long body, read as it is sent. (No generator: nobody closes one in time when the client leaves.)"""
+
+    def __init__(self, read: Callable[[Callable[[], bytes]], Awaitable[bytes]], pieces: Iterator[bytes]) -> None:
+        self._read = read
+        self._next = partial(next, pieces, b"")
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await self._read(self._next):
+            return piece
+        raise StopAsyncIteration
+
+
 # -- requests and answers ---------------------------------------------------------------------------------------------
 
 
@@ -273,10 +285,11 @@ def _parameters(request: Request, kind: type[T]) -> T:
 async def _body_of(request: Request, kind: type[T]) -> T:
     """The JSON body of a request; an empty one is {}."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_REQUEST_BYTES:
-            raise HTTPException(413, f"the request has more than {_MAX_REQUEST_BYTES} octets")
+    async with aclosing(request.stream()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > _MAX_REQUEST_BYTES:
+                raise HTTPException(413, f"the request has more than {_MAX_REQUEST_BYTES} octets")
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.DecodeError as error:

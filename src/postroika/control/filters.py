@@ -15,6 +15,8 @@ from postroika.mail.envelope import Batch
 
 NULL_SENDER = "<>"
 
+_MAX_NAME = 100  # characters; LMDB's keys have at most 511 octets, and no domain with longer labels is ever queued
+
 
 class Wanted(Protocol):
     """The filters; "" where there is none. All that are given must match. `wire.Cancel` is one of these."""
@@ -80,8 +82,8 @@ def same_address(address: str) -> str:
 
 
 def destination_name(text: str) -> str:
-    """A domain as destinations are named; what can be no domain is left to match nothing."""
+    """A domain as destinations are named; what can be none is left as it is, in a form that a key can hold."""
     try:
         return canonical_domain(text)
     except ValueError:
-        return text.lower()
+        return text.lower().encode(errors="replace").decode()[:_MAX_NAME]

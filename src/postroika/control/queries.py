@@ -42,6 +42,7 @@ MAX_PAGE = 1000
 _READ = 200  # batches a transaction
 _LOOKS = 50_000  # batches looked at for one page: a quarter of a second
 _INDEXED = 50_000  # a destination with fewer batches is read by its index
+_LAST_ID = 2**64 - 1
 _FIRST = 3  # recipients and destinations shown in a list
 
 _decode_doubt = msgspec.msgpack.Decoder(Doubt).decode
@@ -97,7 +98,7 @@ class Queries:
         """For each shard the batches to look at, oldest first, each with whether it matches."""
         matches = matcher(wanted)
         for shard in self._shards:
-            start = batch_key(after + 1, 0)
+            start = batch_key(min(after + 1, _LAST_ID), 0)
             keys: list[bytes] | None = None
             if wanted.in_doubt:
                 batches = _batches(shard, _doubtful_keys(shard, start), looks)
@@ -122,7 +123,7 @@ class Queries:
             start = bytes.fromhex(after) + b"\0" if after else b""
         except ValueError:
             raise RefusedError(f"{after!r} is not where a page of doubts ended") from None
-        scans = [((key, record, shard) for key, record in _doubts(shard, start)) for shard in self._shards]
+        scans = [_doubts(shard, start) for shard in self._shards]
         found: list[DoubtfulBatch] = []
         position = b""
         for key, record, shard in heapq.merge(*scans, key=itemgetter(0)):
@@ -345,14 +346,15 @@ def _indexed_keys(shard: Shard, destination: str, start: bytes) -> list[bytes] |
     return sorted(batch for _, _, _, batch in entries if batch >= start)
 
 
-def _doubts(shard: Shard, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _doubts(shard: Shard, start: bytes) -> Iterator[tuple[bytes, bytes, Shard]]:
     while page := shard.doubts_from(start, _READ):
-        yield from page
+        for key, record in page:
+            yield key, record, shard
         start = page[-1][0] + b"\0"
 
 
 def _doubtful_keys(shard: Shard, start: bytes) -> Iterator[bytes]:
-    for key, _ in _doubts(shard, start):
+    for key, _, _ in _doubts(shard, start):
         yield key
 
 
