@@ -63,7 +63,7 @@ def test_a_gap_among_the_rotated_files_is_filled(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     log = log_file(tmp_path)
     log.append(b"c\n")
-    log.rotate()
+    log.reopen()
     log.close()
     assert files(tmp_path) == {
         "events.jsonl": "",
@@ -102,23 +102,49 @@ def test_file_moved_away_is_left_alone_and_a_new_one_begun(tmp_path: Path) -> No
     assert files(tmp_path) == {"events.jsonl": "new\n", "kept": "old\n"}
 
 
-def test_reopen_makes_the_new_file_at_once(tmp_path: Path) -> None:
+def test_signal_after_a_move_makes_the_new_file_at_once_and_rotates_nothing(tmp_path: Path) -> None:
+    logs = [log_file(tmp_path) for _ in range(3)]
+    for log in logs[:2]:
+        log.append(b"old\n")
+    (tmp_path / "events.jsonl").rename(tmp_path / "kept")
+    logs[0].append(b"new\n")
+    for log in logs:
+        log.reopen()
+        log.close()
+    assert files(tmp_path) == {"events.jsonl": "new\n", "kept": "old\nold\n"}
+
+
+def test_signal_after_a_move_makes_the_file_of_an_idle_server(tmp_path: Path) -> None:
     log = log_file(tmp_path)
     log.append(b"old\n")
     (tmp_path / "events.jsonl").rename(tmp_path / "kept")
     log.reopen()
+    log.close()
     assert files(tmp_path) == {"events.jsonl": "", "kept": "old\n"}
-    log.close()
 
 
-def test_rotate_on_demand_but_not_an_empty_file(tmp_path: Path) -> None:
+def test_signal_to_all_workers_rotates_once(tmp_path: Path) -> None:
+    logs = [log_file(tmp_path) for _ in range(3)]
+    for log in logs[:2]:
+        log.append(b"old\n")
+    logs[0].reopen()
+    logs[1].append(b"new\n")
+    for log in logs[1:]:
+        log.reopen()
+    assert files(tmp_path) == {"events.jsonl": "new\n", "events.jsonl.1": "old\nold\n"}
+    an_hour_ago = (tmp_path / "events.jsonl.lock").stat().st_mtime - 3600
+    os.utime(tmp_path / "events.jsonl.lock", (an_hour_ago, an_hour_ago))
+    for log in logs:
+        log.reopen()
+        log.close()
+    assert files(tmp_path) == {"events.jsonl": "", "events.jsonl.1": "new\n", "events.jsonl.2": "old\nold\n"}
+
+
+def test_empty_file_is_not_rotated(tmp_path: Path) -> None:
     log = log_file(tmp_path)
-    log.rotate()
-    log.append(b"one\n")
-    log.rotate()
-    log.rotate()
+    log.reopen()
     log.close()
-    assert files(tmp_path) == {"events.jsonl": "", "events.jsonl.1": "one\n"}
+    assert files(tmp_path) == {"events.jsonl": ""}
 
 
 def test_removed_directory_and_removed_lock_are_made_again(tmp_path: Path) -> None:
@@ -211,7 +237,7 @@ async def test_event_log_writes_syncs_and_closes(tmp_path: Path) -> None:
     await log.sync()
     await log.reopen()
     await log.aclose()
-    assert files(tmp_path / "log") == {"events.jsonl": "one\n"}
+    assert files(tmp_path / "log") == {"events.jsonl": "", "events.jsonl.1": "one\n"}
     assert str(log) == f"event log {tmp_path}/log/events.jsonl"
 
 

@@ -30,6 +30,7 @@ _LOCK_POLL_S: Final = 0.002
 _YIELD_S: Final = (
     2 * _LOCK_POLL_S
 )  # Who has just had the lock waits this long, or the others would hardly ever meet it free.
+_JUST_BEGUN_S: Final = 3.0  # All workers get a signal within this time, and logrotate sends it so soon after moving.
 _TAIL_BYTES: Final = 64 * 1024
 _FILE_MODE: Final = 0o640  # The log holds addresses.
 
@@ -97,24 +98,19 @@ class LogFile:
             self._left.clear()
 
     def reopen(self) -> None:
-        """Let go of a file that was moved away, and make the new one at once.
+        """Begin a new file now, unless there is nothing in the present one, or somebody has just done so: another
+        worker that got the same signal, or whoever has moved the file away.
 
         Raises:
-            OSError: as for `append` and `sync`.
+            OSError: as for `append`.
         """
         with self._locked():
+            moved_away = self._fd >= 0 and not _is_at(self._fd, self._path)
             self._follow()
-
-    def rotate(self) -> None:
-        """Begin a new file now, unless there is nothing in the present one.
-
-        Raises:
-            OSError: as for `append` and `sync`.
-        """
-        with self._locked():
-            self._follow()
-            if self._cut_torn_tail():
+            just_begun = abs(time.time() - os.fstat(self._lock_fd).st_mtime) < _JUST_BEGUN_S
+            if not moved_away and not just_begun and self._cut_torn_tail():
                 self._rotate()
+            self._note_new_file()
 
     def close(self) -> None:
         """Sync and close.
@@ -139,7 +135,7 @@ class LogFile:
         while True:
             if self._lock_fd < 0:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, _FILE_MODE)
+                self._lock_fd = self._open_lock()
             try:
                 fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -160,12 +156,25 @@ class LogFile:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             self._unlocked_at = time.monotonic()
 
+    def _open_lock(self) -> int:
+        try:
+            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+        except FileExistsError:
+            return os.open(self._lock_path, os.O_RDWR | os.O_CREAT, _FILE_MODE)
+        os.utime(fd, (0, 0))
+        return fd
+
+    def _note_new_file(self) -> None:
+        """The time of the lock file tells everybody when the present log was begun."""
+        os.utime(self._lock_fd)
+
     def _follow(self) -> None:
         """Have the descriptor of the file that bears the name now."""
         if self._fd >= 0:
             if _is_at(self._fd, self._path):
                 return
             self._let_go()
+            self._note_new_file()
         self._open()
 
     def _let_go(self) -> None:
@@ -210,6 +219,7 @@ class LogFile:
             for old, new in reversed(list(itertools.pairwise(names))):
                 old.replace(new)
         self._open()
+        self._note_new_file()
 
 
 class EventLog:
@@ -253,10 +263,10 @@ class EventLog:
             raise SinkError(_plain(error)) from error
 
     async def reopen(self) -> None:
-        """After SIGHUP: let go of a file that was moved away.
+        """After SIGHUP, in each worker: begin a new file, unless that has just been done.
 
         Raises:
-            SinkError: it could not be opened anew now; the next `write` tries again.
+            SinkError: it could not be done now.
 
         Cancellation: as for `write`.
         """
