@@ -158,8 +158,8 @@ class ServerBase:
     def _guard_commands(self) -> None:
         """After a refused DATA: DATA is the last command of a group (RFC 2920 §3.1), so what is already there behind
         it is the content, sent without waiting for our 354. None of that may be run; harmless ends are let pass."""
-        rest = self._buffer[self._pos :] if len(self._buffer) - self._pos <= 6 else b"content"
-        if rest and rest.upper() not in {b"QUIT\r\n", b"RSET\r\n"}:
+        rest = self._buffer[self._pos : self._pos + 7].upper()
+        if not (b"QUIT\r\n".startswith(rest) or b"RSET\r\n".startswith(rest)):
             self._give_up("content was sent although DATA was refused", b"")
 
     def _count_bad(self) -> None:
