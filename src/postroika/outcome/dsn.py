@@ -260,10 +260,12 @@ def _header_of(message: bytes) -> bytes:
 
 def _can_stand(message: bytes) -> bool:
     """Whether `message` may be a message/rfc822 part as it is: clean lines of legal length."""
-    if b"\0" in message:
-        return False
-    lines = message.split(b"\r\n")
-    return all(len(line) <= _MAX_LINE_BYTES and b"\n" not in line and b"\r" not in line for line in lines)
+    line_ends = message.count(b"\r\n")
+    return (
+        b"\0" not in message
+        and message.count(b"\n") == message.count(b"\r") == line_ends
+        and max(map(len, message.split(b"\r\n"))) <= _MAX_LINE_BYTES
+    )
 
 
 def _returned_part(message: bytes, header: bytes, full: bool, utf8: bool) -> bytes:

@@ -139,9 +139,11 @@ def fold(text: str, indent: str = "", width: int = _WIDTH, room: int | None = No
     Args:
         room: columns that the first line may have, if not `width`.
     """
+    columns = width if room is None else room
+    if len(text) <= columns and len(text) <= _LONGEST_WORD and "  " not in text:
+        return [text.strip(" ")]
     lines = []
     line = ""
-    columns = width if room is None else room
     for whole in text.split():
         for start in range(0, len(whole), _LONGEST_WORD):
             word = whole[start : start + _LONGEST_WORD]
@@ -152,6 +154,9 @@ def fold(text: str, indent: str = "", width: int = _WIDTH, room: int | None = No
                 line = f"{line} {word}" if line else word
     lines.append(line)
     return lines
+
+
+_OPENING_LINES: Final = {kind: fold(text) for kind, text in _OPENING.items()}
 
 
 def reply_text(reply: Reply, ascii_only: bool = False) -> str:
@@ -171,7 +176,7 @@ def explain(
         attached: what the third part of the report is, as in "Your message".
     """
     lines = [f"This is the mail server {hostname}.", ""]
-    lines += fold(_OPENING[kind])
+    lines += _OPENING_LINES[kind]
     lines += fold(f"The message came here on {arrived}.")
     if kind is Kind.DELAYED and given_up:
         lines += fold(f"It is tried until {given_up}.")
