@@ -273,6 +273,26 @@ async def test_close_takes_what_there_is_and_saves_it(autojump_clock: trio.testi
     assert trio.current_time() - closed_at <= outbox.GATHER_S
 
 
+async def test_close_does_not_wait_for_a_long_backlog(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(Memory):
+        async def write(self, lines: bytes) -> None:
+            await trio.sleep(1)
+            await super().write(lines)
+
+    line = b"x" * 999 + b"\n"
+    ledger, sink = Ledger(dict.fromkeys(range(1, 2001), line * 50)), Slow()
+    async with trio.open_nursery() as nursery:
+        box = Outbox(ledger, ledger, [Consumer("log", sink)])
+        nursery.start_soon(box.run)
+        await trio.sleep(3.5)
+        box.close()
+        closed_at = trio.current_time()
+    assert outbox.CLOSE_GRACE_S <= trio.current_time() - closed_at <= outbox.CLOSE_GRACE_S + 1
+    taken = len(sink.lines) // (50 * len(line))
+    assert ledger.cursors == {"log": taken}
+    assert min(ledger.records) == taken + 1
+
+
 async def test_close_does_not_wait_for_a_sink_that_refuses(autojump_clock: trio.testing.MockClock) -> None:
     ledger, sink = Ledger({1: b"a\n"}), Memory()
     sink.refuse = True

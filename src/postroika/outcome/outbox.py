@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 READ_BYTES: Final = 256 * 1024  # A read is not in a thread; this much is copied in a tenth of a millisecond.
 GATHER_S: Final = 0.05  # Between two writes: under load they become few and large.
 SAVE_EVERY_S: Final = 1.0  # How much may come again after a crash.
+CLOSE_GRACE_S: Final = 5.0
 FIRST_RETRY_S: Final = 0.25
 LAST_RETRY_S: Final = 30.0
 _MAX_DROPS: Final = 10_000  # In one commit, so that catching up does not hold up the mail.
@@ -77,6 +78,7 @@ class Consumer:
         self._broken = False
         self._behind_since = math.inf
         self._sync_due = math.inf
+        self._stop_at = math.inf
         self._retry_s = FIRST_RETRY_S
 
     @property
@@ -88,8 +90,10 @@ class Consumer:
         """There may be something new."""
         self._wanted.set()
 
-    def close(self) -> None:
-        """Take what there is, without another try at a sink that refuses, and let `run` return."""
+    def close(self, grace_s: float) -> None:
+        """Let `run` return once it has taken what there is: without another try at a sink that refuses, and leaving
+        what `grace_s` does not suffice for."""
+        self._stop_at = trio.current_time() + grace_s
         self._closed.set()
         self._wanted.set()
 
@@ -106,10 +110,12 @@ class Consumer:
             self._wanted = trio.Event()
             records = source.outbox_read(self.position, READ_BYTES)
             self._note_lag(bool(records))
+            late = trio.current_time() >= self._stop_at
+            ending = late or (self._closed.is_set() and not records)
             try:
-                if records:
+                if records and not late:
                     await self._write(records)
-                if self._sync_is_due(drained=not records):
+                if self.position > self.synced and (ending or trio.current_time() >= self._sync_due):
                     await self._sync()
                     saved()
             except SinkError as error:
@@ -121,12 +127,12 @@ class Consumer:
                 continue
             if self._broken:
                 self._works_again()
+            if ending:
+                return
             if sum(len(lines) for _, lines in records) >= READ_BYTES:
                 continue  # Behind: no time to gather.
             if records:
                 await self._pause(GATHER_S)
-            elif self._closed.is_set():
-                return
             else:
                 await self._wait_for_more()
 
@@ -146,11 +152,6 @@ class Consumer:
             self.position = self.synced  # All that may be lost is written again.
             raise
         self.synced = reached
-
-    def _sync_is_due(self, *, drained: bool) -> bool:
-        return self.position > self.synced and (
-            trio.current_time() >= self._sync_due or (self._closed.is_set() and drained)
-        )
 
     def _note_lag(self, behind: bool) -> None:
         if not behind:
@@ -205,11 +206,11 @@ class Outbox:
         """For how long the slowest consumer has had something to take."""
         return max(consumer.lag_s for consumer in self._consumers)
 
-    def close(self) -> None:
-        """Let `run` return once every consumer has what there is now, or its sink refuses, and cursors are saved.
-        The committer has to be running until then."""
+    def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Let `run` return once every consumer has what there is now, or its sink refuses or takes longer than
+        `grace_s`, and cursors are saved. The committer has to be running until then."""
         for consumer in self._consumers:
-            consumer.close()
+            consumer.close(grace_s)
 
     async def run(self) -> None:
         """Feed the consumers until closed.
