@@ -2,7 +2,8 @@
 
 `postfix(relayhost=…)` is a client: what it accepts it relays to that host. `postfix(virtual=["shop.test"])` is a next
 hop that delivers into one Maildir; `postfix(discard=True)` one that throws away. The system's own Postfix and its
-config are not touched. Postfix starts its daemons as root, so these tests need root.
+config are not touched. Postfix starts its daemons as root, so these tests need root. `run_postfix` is the same without
+pytest around it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -87,12 +88,42 @@ def _run_quietly(name: str, directory: Path, *arguments: str) -> str:
     return result.stdout
 
 
-StartPostfix = Callable[..., Postfix]
+@contextmanager
+def run_postfix(
+    directory: Path,
+    *,
+    relayhost: str | None = None,
+    virtual: Sequence[str] = (),
+    discard: bool = False,
+    settings: Mapping[str, str] = {},
+) -> Iterator[Postfix]:
+    """An instance in an empty directory that every user may enter; see the fixture `postfix`."""
+    program("postfix", "postfix")
+    if os.geteuid() != 0:
+        text = "Postfix runs as root only; run the tests as root"
+        if os.environ.get("CI"):
+            pytest.fail(f"missing peer: {text}", pytrace=False)
+        pytest.skip(f"missing peer: {text}")
+    port = free_port()
+    _write_config(directory, port, relayhost, virtual, discard, settings)
+    daemons = Path(_run_quietly("postconf", directory, "-h", "daemon_directory").strip())
+    _run_quietly("postfix", directory, "check")  # makes the directories of the queue
+    # With -d, master(8) stays in the process group that ends with the test; SIGTERM makes it end its children.
+    command = [daemons / "master", "-c", directory / "etc", "-d"]
+    with Process(command, log=directory / "start.log", orphan_signal=signal.SIGTERM) as process:
+        process.wait_accepting("127.0.0.1", port, within_s=30)
+        yield Postfix(process, directory, port)
 
 
-@pytest.fixture
-def postfix() -> Iterator[StartPostfix]:
-    """`postfix(relayhost=None, virtual=(), discard=False, settings={})` starts an instance on a free port.
+def start_postfix(
+    stack: ExitStack,
+    *,
+    relayhost: str | None = None,
+    virtual: Sequence[str] = (),
+    discard: bool = False,
+    settings: Mapping[str, str] = {},
+) -> Postfix:
+    """Start an instance on a free port; it ends, and its files go, with `stack`.
 
     Args:
         relayhost: "host:port" that all mail goes to.
@@ -106,33 +137,32 @@ def postfix() -> Iterator[StartPostfix]:
         if os.environ.get("CI"):
             pytest.fail(f"missing peer: {text}", pytrace=False)
         pytest.skip(f"missing peer: {text}")
+    # Not below pytest's directory, which Postfix's own user may not enter.
+    directory = Path(mkdtemp(prefix="postroika-postfix-"))
+    stack.callback(shutil.rmtree, directory, ignore_errors=True)
+    directory.chmod(0o755)
+    port = free_port()
+    _write_config(directory, port, relayhost, virtual, discard, settings)
+    daemons = Path(_run_quietly("postconf", directory, "-h", "daemon_directory").strip())
+    _run_quietly("postfix", directory, "check")  # makes the directories of the queue
+    # With -d, master(8) stays in the process group that ends with the test; SIGTERM makes it end its children.
+    command = [daemons / "master", "-c", directory / "etc", "-d"]
+    process = Process(command, log=directory / "start.log", orphan_signal=signal.SIGTERM)
+    stack.enter_context(process)
+    instance = Postfix(process, directory, port)
+    stack.callback(lambda: print(process.output(), instance.log()))  # pytest shows it when the test fails
+    process.wait_accepting(instance.host, port, within_s=30)
+    return instance
+
+
+StartPostfix = Callable[..., Postfix]
+
+
+@pytest.fixture
+def postfix() -> Iterator[StartPostfix]:
+    """`postfix(relayhost=None, virtual=(), discard=False, settings={})`: see `start_postfix`."""
     with ExitStack() as stack:
-
-        def start(
-            *,
-            relayhost: str | None = None,
-            virtual: Sequence[str] = (),
-            discard: bool = False,
-            settings: Mapping[str, str] = {},
-        ) -> Postfix:
-            # Not below pytest's directory, which Postfix's own user may not enter.
-            directory = Path(mkdtemp(prefix="postroika-postfix-"))
-            stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            directory.chmod(0o755)
-            port = free_port()
-            _write_config(directory, port, relayhost, virtual, discard, settings)
-            daemons = Path(_run_quietly("postconf", directory, "-h", "daemon_directory").strip())
-            _run_quietly("postfix", directory, "check")  # makes the directories of the queue
-            # With -d, master(8) stays in the process group that ends with the test; SIGTERM makes it end its children.
-            command = [daemons / "master", "-c", directory / "etc", "-d"]
-            process = Process(command, log=directory / "start.log", orphan_signal=signal.SIGTERM)
-            stack.enter_context(process)
-            instance = Postfix(process, directory, port)
-            stack.callback(lambda: print(process.output(), instance.log()))  # pytest shows it when the test fails
-            process.wait_accepting(instance.host, port, within_s=30)
-            return instance
-
-        yield start
+        yield partial(start_postfix, stack)
 
 
 def _write_config(
