@@ -64,6 +64,11 @@ class Client:
     ) -> None:
         self.close()
 
+    def connect(self) -> None:
+        """Open the connection, if it is not: to know whether there is a server before it is asked anything."""
+        if self._connection.sock is None:
+            self._call(self._connection.connect)
+
     def close(self) -> None:
         """Close the connection; the next request opens another."""
         self._connection.close()
