@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -97,7 +98,7 @@ def run_postfix(
     discard: bool = False,
     settings: Mapping[str, str] = {},
 ) -> Iterator[Postfix]:
-    """An instance in an empty directory that every user may enter; see the fixture `postfix`."""
+    """An instance in an empty directory that every user may enter; see `start_postfix`."""
     program("postfix", "postfix")
     if os.geteuid() != 0:
         text = "Postfix runs as root only; run the tests as root"
@@ -131,27 +132,14 @@ def start_postfix(
         discard: accept everything and throw it away.
         settings: more of main.cf.
     """
-    program("postfix", "postfix")
-    if os.geteuid() != 0:
-        text = "Postfix runs as root only; run the tests as root"
-        if os.environ.get("CI"):
-            pytest.fail(f"missing peer: {text}", pytrace=False)
-        pytest.skip(f"missing peer: {text}")
     # Not below pytest's directory, which Postfix's own user may not enter.
     directory = Path(mkdtemp(prefix="postroika-postfix-"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     directory.chmod(0o755)
-    port = free_port()
-    _write_config(directory, port, relayhost, virtual, discard, settings)
-    daemons = Path(_run_quietly("postconf", directory, "-h", "daemon_directory").strip())
-    _run_quietly("postfix", directory, "check")  # makes the directories of the queue
-    # With -d, master(8) stays in the process group that ends with the test; SIGTERM makes it end its children.
-    command = [daemons / "master", "-c", directory / "etc", "-d"]
-    process = Process(command, log=directory / "start.log", orphan_signal=signal.SIGTERM)
-    stack.enter_context(process)
-    instance = Postfix(process, directory, port)
-    stack.callback(lambda: print(process.output(), instance.log()))  # pytest shows it when the test fails
-    process.wait_accepting(instance.host, port, within_s=30)
+    instance = stack.enter_context(
+        run_postfix(directory, relayhost=relayhost, virtual=virtual, discard=discard, settings=settings)
+    )
+    stack.callback(lambda: print(instance.process.output(), instance.log()))  # pytest shows it when the test fails
     return instance
 
 
