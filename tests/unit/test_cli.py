@@ -205,7 +205,7 @@ def test_error_out_of_a_nursery_is_told_like_any_other(postroika, failing) -> No
 
 def test_group_with_a_bug_in_it_stays_a_traceback(postroika, failing) -> None:
     failing(ExceptionGroup("", [PostroikaError("known"), ValueError("a bug")]))
-    with pytest.raises(ExceptionGroup):
+    with pytest.RaisesGroup(PostroikaError, ValueError):
         postroika("boom")
 
 
