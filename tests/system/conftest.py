@@ -3,5 +3,6 @@
 from tests.system.dns_server import dns_server
 from tests.system.peers import smtp_sink, smtp_source, swaks
 from tests.system.postfix_peer import postfix
+from tests.system.sink_peer import sink
 
-__all__ = ["dns_server", "postfix", "smtp_sink", "smtp_source", "swaks"]
+__all__ = ["dns_server", "postfix", "sink", "smtp_sink", "smtp_source", "swaks"]

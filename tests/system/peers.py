@@ -1,13 +1,15 @@
 """Real SMTP peers as fixtures: Postfix's smtp-sink and smtp-source, and swaks. Postfix itself is in `postfix_peer`.
 
 `smtp_sink(...)` starts a sink and returns a `SmtpSink`; `smtp_source(...)` and `swaks(...)` run to their end. All that
-a test started is stopped at its end.
+a test started is stopped at its end. `start_sink` and `run_source` are the same without pytest around
+them.
 """
 
 from __future__ import annotations
 
 import email
 import email.policy
+import itertools
 import os
 import pwd
 import re
@@ -17,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,33 +122,47 @@ class SmtpSink:
 StartSink = Callable[..., SmtpSink]
 
 
-@pytest.fixture
-def smtp_sink(tmp_path: Path) -> Iterator[StartSink]:
-    """`smtp_sink(*options, dump=False, host=…, port=…, sessions=1000)` starts a sink on a free port.
+def start_sink(
+    directory: Path,
+    *options: str,
+    dump: bool = False,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    sessions: int = 1000,
+) -> SmtpSink:
+    """Start a sink on a free port, with its files in `directory`, which is made. The caller stops it.
 
     `options` are those of smtp-sink(1), as "-r", "RCPT". With `dump` it keeps every message as a file.
     """
-    with ExitStack() as stack:
-        count = 0
+    directory.mkdir()
+    port = free_port(host) if port is None else port
+    command = [program("smtp-sink", "postfix"), "-m", str(sessions), *options]
+    if os.geteuid() == 0:
+        # Required of root (smtp-sink(1)); it has to reach a directory that is open to nobody else.
+        command += ["-u", pwd.getpwuid(0).pw_name]
+    if dump:
+        command += ["-d", f"{directory}/m."]
+    command += [f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "1000"]
+    process = Process(command, log=directory.with_suffix(".log"))
+    sink = SmtpSink(process, host, port, directory if dump else None)
+    try:
+        process.wait_accepting(host, port)
+    except BaseException:
+        process.kill()
+        raise
+    return sink
 
-        def start(
-            *options: str, dump: bool = False, host: str = "127.0.0.1", port: int | None = None, sessions: int = 1000
-        ) -> SmtpSink:
-            nonlocal count
-            count += 1
-            directory = tmp_path / f"smtp-sink-{count}"
-            directory.mkdir()
-            port = free_port(host) if port is None else port
-            command = [program("smtp-sink", "postfix"), "-m", str(sessions), *options]
-            if os.geteuid() == 0:
-                # Required of root (smtp-sink(1)); it has to reach a directory that is open to nobody else.
-                command += ["-u", pwd.getpwuid(0).pw_name]
-            if dump:
-                command += ["-d", f"{directory}/m."]
-            command += [f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "1000"]
-            process = stack.enter_context(Process(command, log=directory.with_suffix(".log")))
-            process.wait_accepting(host, port)
-            return SmtpSink(process, host, port, directory if dump else None)
+
+@pytest.fixture
+def smtp_sink(tmp_path: Path) -> Iterator[StartSink]:
+    """`smtp_sink(*options, dump=False, host=…, port=…, sessions=1000)`: see `start_sink`."""
+    with ExitStack() as stack:
+        numbers = itertools.count(1)
+
+        def start(*options: str, **how: Any) -> SmtpSink:
+            sink = start_sink(tmp_path / f"smtp-sink-{next(numbers)}", *options, **how)
+            stack.callback(sink.stop)
+            return sink
 
         yield start
 
@@ -161,37 +178,38 @@ class Sent:
 RunSource = Callable[..., Sent]
 
 
-@pytest.fixture
-def smtp_source() -> RunSource:
-    """`smtp_source(address, messages=…, sessions=…, …)` sends with smtp-source(1) and returns when all is accepted.
+def run_source(
+    address: str,
+    *options: str,
+    messages: int = 1,
+    sessions: int = 1,
+    size_bytes: int = 1024,
+    recipients: int = 1,
+    sender: str = "sender@source.test",
+    recipient: str = "rcpt@sink.test",
+    keep_open: bool = True,
+    within_s: float = 120.0,
+    check: bool = True,
+) -> Sent:
+    """Send with smtp-source(1); returns when all is accepted.
 
     smtp-source ends with an error when any reply is not 2xx or 3xx; the test fails then, unless `check` is False.
     Every message has a Message-Id of its own.
     """
+    command = [program("smtp-source", "postfix"), *(["-d"] if keep_open else [])]
+    command += ["-s", str(sessions), "-m", str(messages), "-l", str(size_bytes), "-r", str(recipients)]
+    command += ["-f", sender, "-t", recipient, *options, address]
+    begin = time.monotonic()
+    result = run(command, within_s=within_s)
+    if check and result.returncode != 0:
+        pytest.fail(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}")
+    return Sent(time.monotonic() - begin, result.stdout)
 
-    def send(
-        address: str,
-        *options: str,
-        messages: int = 1,
-        sessions: int = 1,
-        size_bytes: int = 1024,
-        recipients: int = 1,
-        sender: str = "sender@source.test",
-        recipient: str = "rcpt@sink.test",
-        keep_open: bool = True,
-        within_s: float = 120.0,
-        check: bool = True,
-    ) -> Sent:
-        command = [program("smtp-source", "postfix"), *(["-d"] if keep_open else [])]
-        command += ["-s", str(sessions), "-m", str(messages), "-l", str(size_bytes), "-r", str(recipients)]
-        command += ["-f", sender, "-t", recipient, *options, address]
-        begin = time.monotonic()
-        result = run(command, within_s=within_s)
-        if check and result.returncode != 0:
-            pytest.fail(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}")
-        return Sent(time.monotonic() - begin, result.stdout)
 
-    return send
+@pytest.fixture
+def smtp_source() -> RunSource:
+    """`smtp_source(address, messages=…, sessions=…, …)`: see `run_source`."""
+    return run_source
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pytest
 
@@ -116,29 +118,13 @@ def run_postfix(
         yield Postfix(process, directory, port)
 
 
-def start_postfix(
-    stack: ExitStack,
-    *,
-    relayhost: str | None = None,
-    virtual: Sequence[str] = (),
-    discard: bool = False,
-    settings: Mapping[str, str] = {},
-) -> Postfix:
-    """Start an instance on a free port; it ends, and its files go, with `stack`.
-
-    Args:
-        relayhost: "host:port" that all mail goes to.
-        virtual: domains whose mail goes into the Maildir, whatever the local part.
-        discard: accept everything and throw it away.
-        settings: more of main.cf.
-    """
+def start_postfix(stack: ExitStack, **how: Any) -> Postfix:
+    """`run_postfix` in a directory of its own; the instance ends, and its files go, with `stack`."""
     # Not below pytest's directory, which Postfix's own user may not enter.
     directory = Path(mkdtemp(prefix="postroika-postfix-"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     directory.chmod(0o755)
-    instance = stack.enter_context(
-        run_postfix(directory, relayhost=relayhost, virtual=virtual, discard=discard, settings=settings)
-    )
+    instance = stack.enter_context(run_postfix(directory, **how))
     stack.callback(lambda: print(instance.process.output(), instance.log()))  # pytest shows it when the test fails
     return instance
 
@@ -148,7 +134,7 @@ StartPostfix = Callable[..., Postfix]
 
 @pytest.fixture
 def postfix() -> Iterator[StartPostfix]:
-    """`postfix(relayhost=None, virtual=(), discard=False, settings={})`: see `start_postfix`."""
+    """`postfix(relayhost=None, virtual=(), discard=False, settings={})`: see `run_postfix`."""
     with ExitStack() as stack:
         yield partial(start_postfix, stack)
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import pytest
 
+from postroika.control.client import Client
 from tests.system.process import Process, free_port, wait_until
 
 _ENV = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -128,18 +129,28 @@ class Postroika:
                     total += int(line.split()[1]) * 1024
         return total
 
-    def dialogue(self) -> Dialogue:
-        """A raw connection, greeting read."""
-        return Dialogue(self.port)
+    def queued_batches(self) -> int:
+        """How much is in the queue, as the running server says."""
+        with Client(str(self.path / "control.sock")) as control:
+            return control.stats().batches
+
+    def wait_until_drained(self, within_s: float = 60.0) -> None:
+        """Wait until the queue is empty."""
+        wait_until(lambda: self.queued_batches() == 0, "the queue to be empty", within_s)
+
+    def dialogue(self, helo: str = "dialogue.test") -> Dialogue:
+        """A raw connection, greeting read and EHLO said (not with an empty `helo`)."""
+        return Dialogue(self.port, helo)
 
 
 class Dialogue:
-    """A client that says exactly what it is told to."""
+    """A client that says exactly what it is told to. `ehlo` is the reply to EHLO."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, helo: str = "") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._lines = self.sock.makefile("rb")
         self.greeting = self.reply()
+        self.ehlo = self.say(f"EHLO {helo}") if helo and self.greeting.startswith("220") else ""
 
     def __enter__(self) -> Self:
         return self

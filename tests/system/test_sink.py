@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from postroika.bench import maildir
 from tests.system.peers import RunSource, RunSwaks
-from tests.system.process import Process, free_port, run
+from tests.system.process import run
+from tests.system.sink_peer import StartOurSink
 
 
-class RunningSink:
-    """A sink process."""
-
-    def __init__(self, process: Process, address: str) -> None:
-        self.process = process
-        self.address = address
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> dict[str, Any]:
-        """Stop it, and return its counts without those that depend on time."""
-        self.process.signal(number)
-        assert self.process.wait() == 0, self.process.output()
-        counts = json.loads("{" + self.process.output().partition("\n{")[2])
-        assert isinstance(counts, dict)
-        return {name: value for name, value in counts.items() if not name.endswith("_at")}
-
-
-StartSink = Callable[..., RunningSink]
-
-
-@pytest.fixture
-def sink(tmp_path: Path) -> Iterator[StartSink]:
-    """Starts `postroika sink --json` with options."""
-    with ExitStack() as stack:
-
-        def start(*options: str, host: str = "127.0.0.1") -> RunningSink:
-            port = free_port(host)
-            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            command = [sys.executable, "-m", "postroika", "sink", "--listen", address, "--json", *options]
-            process = stack.enter_context(Process(command, log=tmp_path / f"sink-{port}.log"))
-            process.wait_accepting(host, port)
-            return RunningSink(process, address)
-
-        yield start
-
-
-def test_every_message_of_a_load_is_counted_once(sink: StartSink, smtp_source: RunSource) -> None:
+def test_every_message_of_a_load_is_counted_once(sink: StartOurSink, smtp_source: RunSource) -> None:
     running = sink("--unique", "Message-ID")
     smtp_source(running.address, messages=5000, sessions=20, size_bytes=4096)
     smtp_source(running.address, messages=100, sessions=10, recipients=100)
@@ -70,7 +30,7 @@ def test_every_message_of_a_load_is_counted_once(sink: StartSink, smtp_source: R
     assert octets > 5000 * 4096
 
 
-def test_stored_messages_can_be_read_back(sink: StartSink, smtp_source: RunSource, tmp_path: Path) -> None:
+def test_stored_messages_can_be_read_back(sink: StartOurSink, smtp_source: RunSource, tmp_path: Path) -> None:
     running = sink("--store", str(tmp_path / "mail"))
     smtp_source(running.address, messages=50, sessions=5, recipients=2, sender="a@x.test", recipient="b@y.test")
     counts = running.end(signal.SIGINT)
@@ -80,7 +40,7 @@ def test_stored_messages_can_be_read_back(sink: StartSink, smtp_source: RunSourc
     assert counts["octets"] == sum(len(one.content) for one in stored)
 
 
-def test_refusals_doubles_and_lines_as_swaks_sees_them(sink: StartSink, swaks: RunSwaks) -> None:
+def test_refusals_doubles_and_lines_as_swaks_sees_them(sink: StartOurSink, swaks: RunSwaks) -> None:
     running = sink("--refuse", "bounce@*", "--defer", "*@slow.test", "--unique", "message-id", "--print", host="::1")
     options = ("--header", "Message-Id: <same@x>", "--helo", "me.test")
     transcripts = [
