@@ -41,7 +41,7 @@ class SmtpServer:
         self._mail: str | None = None
         self._recipients: list[str] = []
         self._body = b""
-        self._in_data = False
+        self.in_data = False
         self._chunk_left = 0
         self._chunk_last = False
         self._out: list[str] = []
@@ -75,7 +75,7 @@ class SmtpServer:
         return answer[0] in "23"
 
     def _step(self) -> bool:
-        if self._in_data:
+        if self.in_data:
             return self._data()
         if self._chunk_left:
             return self._chunk()
@@ -84,7 +84,7 @@ class SmtpServer:
             return False
         self._input = rest
         self._command(line.decode())
-        if rest and not self.closed and "PIPELINING" not in self.offers and not self._in_data and not self._chunk_left:
+        if rest and not self.closed and "PIPELINING" not in self.offers and not self.in_data and not self._chunk_left:
             self.violations.append(f"pipelined behind {line!r}")
         return True
 
@@ -114,7 +114,7 @@ class SmtpServer:
                 usual = "354 go on" if self._recipients else "554 5.5.1 no valid recipients"
                 answered = len(self._out)
                 if self._say(verb, rest, usual) and self._out[answered].startswith("3"):
-                    self._in_data = True
+                    self.in_data = True
                     if self._input:
                         self.violations.append("something behind DATA")
             case "BDAT":
@@ -136,7 +136,7 @@ class SmtpServer:
             return False
         body = b"" if lone else self._input[: end + 2]
         self._input = self._input[3 if lone else end + 5 :]
-        self._in_data = False
+        self.in_data = False
         if body.replace(b"\r\n", b"").strip(b"\r\n") != body.replace(b"\r\n", b"") or any(
             c in body.replace(b"\r\n", b"") for c in b"\r\n"
         ):

@@ -449,6 +449,7 @@ def test_verdict_in_the_middle_of_a_body_ends_the_connection() -> None:
     client = ready_client(FULL)
     t = transaction(body=None)
     client.send(t)
+    client.take_output()
     client.receive(b"250 a\r\n250 b\r\n354 c\r\n")
     assert client.next_event() == BodyWanted(t)
     client.body(b"x\r\n", last=False)
@@ -476,6 +477,21 @@ def test_session_that_is_refused(table: dict[str, str], event: Refused, cut: Cut
     dialogue = Dialogue(SmtpServer(FULL, decide), [transaction()], cut).run()
     assert dialogue.events == [event, Closed(None)]
     assert not dialogue.client.busy
+
+
+@pytest.mark.parametrize("offers", [FULL, CHUNKED])
+def test_more_of_a_body_is_asked_for_only_when_all_before_it_is_sent(offers: tuple[str, ...]) -> None:
+    client = ready_client(offers)
+    t = transaction(body=None)
+    client.send(t)
+    client.take_output()
+    client.receive(b"250 a\r\n250 b\r\n" + (b"" if "CHUNKING" in offers else b"354 c\r\n"))
+    assert client.next_event() == BodyWanted(t)
+    client.body(b"x\r\n", last=False)
+    assert client.next_event() is None
+    client.take_output()
+    assert client.next_event(sending=True) is None
+    assert client.next_event() == BodyWanted(t)
 
 
 # --- when the connection goes away

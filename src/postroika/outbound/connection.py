@@ -221,8 +221,8 @@ class Connection:
         try:
             with self.attended():
                 while True:
-                    await self.exchange()
                     step = self.client.waiting
+                    await self.exchange()
                     match self.next_event():
                         case Ready():
                             return
@@ -235,7 +235,7 @@ class Connection:
             raise NoSession(error, step) from error
         except FAILURES as error:
             self.close()
-            raise NoSession(error, step) from error
+            raise NoSession(error, error.step if isinstance(error, TimedOut) else step) from error
 
     async def quit(self) -> None:
         """Take leave, politely but not for long, and close. Never raises for what the peer does.

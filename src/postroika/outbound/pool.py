@@ -20,15 +20,13 @@ from postroika.outbound.connection import Connection
 
 
 class _Waiter:
-    __slots__ = ("connection", "event", "granted")
+    __slots__ = ("connection", "event")
 
     def __init__(self) -> None:
         self.event = trio.Event()
-        self.granted = False
         self.connection: Connection | None = None
 
     def grant(self, connection: Connection | None) -> None:
-        self.granted = True
         self.connection = connection
         self.event.set()
 
@@ -56,7 +54,7 @@ class SitePool:
     async def acquire(self, site: str) -> Connection | None:
         """Take a place, as soon as it is our turn; with it comes a connection whose session stands, if there is one.
 
-        Cancellation: no place is held, and a connection that came at the same moment is closed.
+        Cancellation: no place is held.
         """
         state = self._sites.get(site)
         if state is None:
@@ -73,12 +71,7 @@ class SitePool:
         try:
             await waiter.event.wait()
         except trio.Cancelled:
-            if not waiter.granted:
-                state.waiters.remove(waiter)
-            else:
-                if waiter.connection is not None:
-                    waiter.connection.close()
-                self.release(site)
+            state.waiters.remove(waiter)  # A grant is never lost: once the event is set, the wait is not cancelled.
             raise
         return waiter.connection
 

@@ -168,7 +168,8 @@ class Client:
         """The next thing that the driver has to know, None if the server has to say something first.
 
         Args:
-            sending: earlier output is not sent yet: do not ask for more of a body.
+            sending: what was taken of the output is not sent yet. More of a body is only asked for when all that
+                came before it is sent, so that it never piles up.
 
         Raises:
             RemoteProtocolError: what came is not SMTP, or is the answer to nothing. The connection is useless; go on
@@ -184,7 +185,7 @@ class Client:
                 raise
         if events:
             return events.popleft()
-        if self._hungry is not None and not sending:
+        if self._hungry is not None and not sending and not self._out:
             wanting, self._hungry = self._hungry, None
             return BodyWanted(wanting)
         if self._eof and self._phase is not _Phase.CLOSED:

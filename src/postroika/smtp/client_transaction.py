@@ -112,7 +112,7 @@ class Refused(NamedTuple):
 
 
 class BodyWanted(NamedTuple):
-    """Call `body` once, then send all the output before the next event is taken."""
+    """Call `body` once. The next piece is asked for when this one is sent."""
 
     transaction: Transaction
 

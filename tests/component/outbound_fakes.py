@@ -1,0 +1,126 @@
+"""Fakes of delivery's neighbours: a lane, a router, bodies, the in-flight table."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from postroika.mail.envelope import Batch, BodyType, Envelope, Recipient
+from postroika.mail.outcome import Attempt, Outcome, Stage
+from postroika.mail.reply import Reply
+from postroika.routing.router import Host, NoRoute, Route
+from postroika.spool.reader import Loaded
+
+BODY = b"Received: by x.test\r\nSubject: x\r\n\r\n.dot\r\nend\r\n"
+
+
+def loaded(
+    number: int, *addresses: str, body: bytes | None = BODY, recipients: tuple[Recipient, ...] = (), **fields: object
+) -> Loaded:
+    """A batch of message `number` to these recipients."""
+    values: dict[str, object] = {"size_bytes": len(body or BODY), "chunks": 1, "body_type": BodyType.SEVEN_BIT}
+    envelope = Envelope(number, f"s{number}@x.test", 0.0, **{**values, **fields})  # type: ignore[arg-type]
+    recipients = recipients or tuple(Recipient(a, number=i) for i, a in enumerate(addresses or (f"r{number}@y.test",)))
+    return Loaded(number.to_bytes(8, "big") + bytes(4), Batch(envelope, 0, "y.test", recipients, 0, 0), body)
+
+
+class FakeLane:
+    """Gives what was put into it; remembers all that it was told."""
+
+    def __init__(self, *batches: Loaded, destination: str = "y.test") -> None:
+        self.destination = destination
+        self.waiting = deque(batches)
+        self.attempts: list[tuple[Loaded, Attempt]] = []
+        self.given_back: list[Loaded] = []
+        self.down: list[tuple[Reply, str]] = []
+        self.idle_waits = 0
+        self.is_connected = False
+        self.connections = 0
+        self._called = trio.Event()
+        self.idle = trio.Event()
+        self.reported = trio.Event()
+
+    def put(self, batch: Loaded) -> None:
+        self.waiting.append(batch)
+        self._called.set()
+
+    def take_nowait(self) -> Loaded | None:
+        return self.waiting.popleft() if self.waiting else None
+
+    async def take(self, idle_s: float) -> Loaded | None:
+        self.idle_waits += 1
+        if not self.waiting:
+            self._called = trio.Event()
+            self.idle.set()
+            with trio.move_on_after(idle_s):
+                await self._called.wait()
+        return self.take_nowait()
+
+    def report(self, loaded: Loaded, attempt: Attempt) -> None:
+        assert [result.index for result in attempt.results] == list(range(len(loaded.batch.recipients)))
+        self.attempts.append((loaded, attempt))
+        self.reported.set()
+
+    def give_back(self, loaded: Loaded) -> None:
+        self.given_back.append(loaded)
+
+    def connected(self) -> None:
+        self.is_connected = True
+        self.connections += 1
+
+    def disconnected(self) -> None:
+        self.is_connected = False
+
+    def unreachable(self, reply: Reply, host: str) -> None:
+        assert self.attempts, "unreachable before the batch that found it out was reported"
+        self.down.append((reply, host))
+
+    @property
+    def outcomes(self) -> dict[str, tuple[Outcome, str, Stage]]:
+        """Recipient to outcome, reply and stage."""
+        return {
+            loaded.batch.recipients[result.index].address: (result.outcome, str(result.reply), result.stage)
+            for loaded, attempt in self.attempts
+            for result in attempt.results
+        }
+
+
+class FakeRouter:
+    """One route for all, or an error."""
+
+    def __init__(self, *hosts: Host, error: NoRoute | None = None, site: str = "site") -> None:
+        self.hosts = hosts
+        self.error = error
+        self.site = site
+
+    async def route(self, destination: str) -> Route:
+        await trio.lowlevel.checkpoint()
+        if self.error is not None:
+            raise self.error
+        return Route(self.site, self.hosts)
+
+
+class FakeBodies:
+    """Bodies by message number, in chunks."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[int, list[bytes]] = {}
+        self.reads: list[tuple[int, int]] = []
+
+    def read_body(self, message: int, chunk: int) -> bytes:
+        self.reads.append((message, chunk))
+        return self.chunks[message][chunk]
+
+
+class FakeInFlight:
+    """Remembers the marks by message number."""
+
+    def __init__(self) -> None:
+        self.marks: dict[int, str] = {}
+
+    def begin(self, key: bytes) -> None:
+        self.marks[int.from_bytes(key[:8], "big")] = "begun"
+
+    def dot_sent(self, key: bytes) -> None:
+        self.marks[int.from_bytes(key[:8], "big")] = "dot sent"
