@@ -14,7 +14,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
