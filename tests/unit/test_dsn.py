@@ -350,10 +350,19 @@ def test_utf8_orcpt_for_a_sender_without_smtputf8_is_encoded() -> None:
     assert parts[1].get_payload()[1]["Original-Recipient"] == "utf-8; \\x{3B4}@example.gr"
 
 
-def test_a_host_without_a_name_is_named_by_its_address() -> None:
-    _, parts = parts_of(notice(reports=[msgspec.structs.replace(REFUSED, peer=Peer("", "192.0.2.9", 25))]))
-    assert parts[1].get_payload()[1]["Remote-MTA"] == "dns; [192.0.2.9]"
-    assert "The server [192.0.2.9] said" in parts[0].get_content()
+@pytest.mark.parametrize(
+    ("peer", "name", "words"),
+    [
+        (Peer("", "192.0.2.9", 25), "dns; [192.0.2.9]", "The server [192.0.2.9] said"),
+        (Peer("192.0.2.9", "192.0.2.9", 25), "dns; [192.0.2.9]", "The server [192.0.2.9] said"),
+        (Peer("2001:db8::9", "2001:db8::9", 25), "dns; [IPv6:2001:db8::9]", "The server [2001:db8::9] said"),
+        (Peer("mx.example.net"), "dns; mx.example.net", "The server mx.example.net said"),
+    ],
+)
+def test_a_host_without_a_name_is_named_by_its_address(peer: Peer, name: str, words: str) -> None:
+    _, parts = parts_of(notice(reports=[msgspec.structs.replace(REFUSED, peer=peer)]))
+    assert parts[1].get_payload()[1]["Remote-MTA"] == name
+    assert words in parts[0].get_content()
 
 
 def test_no_message_id_no_references() -> None:

@@ -200,7 +200,7 @@ def _status_fields(
         lines.append(f"Action: {_ACTIONS[kind]}")
         lines.append(f"Status: {status_of(kind, report)}")
         if report.peer != Peer():
-            lines += _field("Remote-MTA", f"dns; {report.peer.host or f'[{report.peer.ip}]'}", ascii_only=not wide)
+            lines += _field("Remote-MTA", f"dns; {_mta_name(report.peer)}", ascii_only=not wide)
         source = "smtp" if report.remote else "x-postroika"
         lines += _field("Diagnostic-Code", f"{source}; {reply_text(report.reply)}", ascii_only=not wide)
         if report.attempted_at:
@@ -208,6 +208,13 @@ def _status_fields(
         if kind is Kind.DELAYED and report.retry_until:
             lines.append(f"Will-Retry-Until: {_date(report.retry_until)}")
     return "\r\n".join((*lines, "")), "global-delivery-status" if wide else "delivery-status"
+
+
+def _mta_name(peer: Peer) -> str:
+    """The name of a host, or its address as a literal (RFC 3464 §2.1.2, RFC 5321 §4.1.3)."""
+    if peer.host and peer.host != peer.ip:
+        return peer.host
+    return f"[IPv6:{peer.ip}]" if ":" in peer.ip else f"[{peer.ip}]"
 
 
 def _field(name: str, value: str, *, ascii_only: bool) -> list[str]:
