@@ -115,8 +115,12 @@ class Limits(_Section, frozen=True, kw_only=True):
     max_bad_commands: Annotated[Count, "Commands of one session that may be wrong before it is ended with 421."] = 20
     max_received: Annotated[Count, "Received: fields in a message; more is a mail loop."] = 50
     max_header_bytes: Annotated[Count, "The header of a message."] = 1 * MiB
-    idle_timeout_s: Annotated[Seconds, "Between commands. RFC 5321 4.5.3.2.7 wants at least 300."] = 300.0
-    command_timeout_s: Annotated[Seconds, "From the first octet of a command to its end."] = 300.0
+    idle_timeout_s: Annotated[
+        Seconds, "For the next command outside a transaction. RFC 5321 4.5.3.2.7 wants at least 300."
+    ] = 300.0
+    command_timeout_s: Annotated[
+        Seconds, "For the next command inside a transaction, and for any command from its first octet to its end."
+    ] = 300.0
     data_timeout_s: Annotated[Seconds, "Between two pieces of a message."] = 180.0
     transaction_timeout_s: Annotated[Seconds, "From MAIL to the end of the message."] = 3600.0
     commit_timeout_s: Annotated[Seconds, "For the spool to make a message durable; then the client gets 451."] = 60.0
