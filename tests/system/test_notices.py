@@ -87,7 +87,7 @@ def test_failed_recipients_are_returned_with_the_whole_message_if_so_asked(tmp_p
     assert notice.recipients == ("shop@shop.test",)
     message, blocks, third = report_of(notice)
     assert (message["To"], message["References"], message["Auto-Submitted"]) == (
-        "<shop@shop.test>",
+        "shop@shop.test",
         "<7@shop.test>",
         "auto-replied",
     )
