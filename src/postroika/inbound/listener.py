@@ -83,10 +83,9 @@ class Listener:
         Cancellation: ends all sessions at once without a word.
         """
         async with trio.open_nursery() as nursery:
-            with self._taking:
+            with self._handoff, self._taking:
                 await self._take(nursery)
             self._leaving = True
-            self._handoff.close()
             for session in tuple(self._sessions):
                 session.stop(now=False)
             if self._sessions:
