@@ -13,7 +13,6 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -123,9 +122,7 @@ def start_postfix(stack: ExitStack, **how: Any) -> Postfix:
     directory = Path(mkdtemp(prefix="postroika-postfix-"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     directory.chmod(0o755)
-    instance = stack.enter_context(run_postfix(directory, **how))
-    stack.callback(lambda: print(instance.process.output(), instance.log()))  # pytest shows it when the test fails
-    return instance
+    return stack.enter_context(run_postfix(directory, **how))
 
 
 StartPostfix = Callable[..., Postfix]
@@ -135,7 +132,13 @@ StartPostfix = Callable[..., Postfix]
 def postfix() -> Iterator[StartPostfix]:
     """`postfix(relayhost=None, virtual=(), discard=False, settings={})`: see `run_postfix`."""
     with ExitStack() as stack:
-        yield partial(start_postfix, stack)
+
+        def start(**how: Any) -> Postfix:
+            instance = start_postfix(stack, **how)
+            stack.callback(lambda: print(instance.process.output(), instance.log()))  # shown when the test fails
+            return instance
+
+        yield start
 
 
 def _write_config(
