@@ -10,11 +10,14 @@ import pytest
 import trio
 import trio.testing
 
-from postroika.config import Config, Limits, Relay, Server
-from postroika.config import Listener as ListenerConfig
-from postroika.inbound.listener import Listener, listener_of
+from postroika.config import Limits
+from postroika.inbound.accept import Door
+from postroika.inbound.listener import Listener
+from postroika.inbound.session import Services, Session
 from postroika.mail.reply import Reply
 from postroika.policy.pipeline import Client, Pipeline
+from postroika.policy.relay import RelayPolicy
+from postroika.smtp.server import ServerSettings
 from postroika.smtp.server_events import Mail
 from tests.component.smtp_client import FakeSpool, received_event, rejections
 
@@ -25,29 +28,37 @@ SHUTTING_DOWN = b"421 4.3.2 the service is shutting down, please try again\r\n"
 class House:
     """A Listener, and the supervisor's end of its hand-off."""
 
-    def __init__(self, pipeline: Pipeline | None = None, **limits: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline | None = None, *, max_connections: int = 100, max_connections_per_ip: int = 100
+    ) -> None:
         self.supervisor, handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.server = socket.create_server(("127.0.0.1", 0))
         self.spool = FakeSpool()
         self.events: list[dict[str, Any]] = []
         self.clients: list[trio.SocketStream] = []
-        config = Config(
-            server=Server(hostname="mx.test"),
-            listener=[
-                ListenerConfig(address="127.0.0.1:0"),
-                ListenerConfig(address="127.0.0.1:0", bare_newlines="normalise"),
-            ],
-            relay=Relay(networks=["127.0.0.0/8"]),
-            limits=Limits(**limits),  # type: ignore[arg-type]
-        )
-        self.listener: Listener = listener_of(
-            config,
-            handoff,
-            spool=self.spool,
-            received=received_event,
-            rejected=rejections(self.events),
+        relay = RelayPolicy(["127.0.0.0/8"], [], "mx.test")
+        services = Services(
+            door=Door(self.spool, received_event, hostname="mx.test"),
             pipeline=pipeline or Pipeline(30),
-            workers=2,
+            relay=relay,
+            rejected=rejections(self.events),
+            limits=Limits(),
+        )
+        settings = [
+            ServerSettings(hostname="mx.test"),
+            ServerSettings(hostname="mx.test", bare_newlines="normalise"),
+        ]
+
+        def start_session(sock: socket.socket, client: Client) -> Session:
+            return Session(sock, client, settings[client.listener], services)
+
+        self.listener = Listener(
+            handoff,
+            start_session,
+            rejections(self.events),
+            hostname="mx.test",
+            max_connections=max_connections,
+            max_connections_per_ip=max_connections_per_ip,
         )
 
     def close(self) -> None:
@@ -67,7 +78,7 @@ class House:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    house = House(max_connections=6, max_connections_per_ip=4)
+    house = House(max_connections=3, max_connections_per_ip=2)
     yield house
     house.close()
 
@@ -118,7 +129,7 @@ async def test_too_many_of_one_address_are_sent_away_and_room_comes_back(house: 
 
 
 async def test_too_many_in_all_are_sent_away(nursery: trio.Nursery) -> None:
-    house = House(max_connections=2, max_connections_per_ip=100)
+    house = House(max_connections=1)
     try:
         nursery.start_soon(house.listener.run, 1)
         assert await read(await house.connect()) == BANNER
@@ -132,7 +143,7 @@ async def test_too_many_in_all_are_sent_away(nursery: trio.Nursery) -> None:
 async def test_flood_of_refused_connections_is_not_a_flood_of_events(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
-    house = House(max_connections=2, max_connections_per_ip=100)
+    house = House(max_connections=1)
     try:
         nursery.start_soon(house.listener.run, 1)
         await read(await house.connect())

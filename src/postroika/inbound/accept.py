@@ -70,7 +70,7 @@ class Spool(Protocol):
 
 
 class Rejected(Protocol):
-    """Records a "rejected" event; must not block and must not fail."""
+    """Records a "rejected" event and counts it in `metrics.REJECTED`; must not block and must not fail."""
 
     def __call__(
         self,

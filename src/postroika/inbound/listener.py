@@ -16,13 +16,12 @@ from collections.abc import Callable
 
 import trio
 
-from postroika.config import Config
-from postroika.inbound.accept import Door, Received, Rejected, Spool
-from postroika.inbound.session import Services, Session
+from postroika import metrics
+from postroika.inbound.accept import Rejected
+from postroika.inbound.session import Session
 from postroika.mail.reply import Reply, reply
-from postroika.policy.pipeline import Client, Pipeline
-from postroika.policy.relay import RelayPolicy, canonical_ip
-from postroika.smtp.server import ServerSettings
+from postroika.policy.pipeline import Client
+from postroika.policy.relay import canonical_ip
 
 _TAKEN_IN_A_ROW = 64
 _NOTED_PER_S = 10  # overload must not be answered with a flood of events
@@ -159,61 +158,8 @@ class Listener:
         self._noted += 1
         if self._noted <= _NOTED_PER_S:
             self._rejected(client_ip=client.ip, helo="", sender=None, recipient="", reply=refusal, stage="connect")
-
-
-def listener_of(
-    config: Config,
-    handoff: socket.socket,
-    *,
-    spool: Spool,
-    received: Received,
-    rejected: Rejected,
-    pipeline: Pipeline,
-    workers: int,
-) -> Listener:
-    """The Listener of one worker, as the configuration says.
-
-    Args:
-        handoff: see Listener.
-        spool, received, rejected: see `inbound.accept`.
-        pipeline: hooks besides the relay rule, which is always asked first.
-        workers: among how many the connections are spread.
-
-    Raises:
-        ValueError: a [relay] network or domain is none.
-    """
-    limits, hostname = config.limits, config.server.hostname
-    settings = [
-        ServerSettings(
-            hostname=hostname,
-            max_message_bytes=limits.max_message_bytes,
-            max_recipients=limits.max_recipients,
-            max_bad_commands=limits.max_bad_commands,
-            max_received=limits.max_received,
-            max_header_bytes=limits.max_header_bytes,
-            bare_newlines=listener.bare_newlines,
-        )
-        for listener in config.listener
-    ]
-    services = Services(
-        door=Door(spool, received, hostname=hostname),
-        pipeline=pipeline,
-        relay=RelayPolicy(config.relay.networks, config.relay.domains, hostname),
-        rejected=rejected,
-        limits=limits,
-    )
-
-    def start_session(sock: socket.socket, client: Client) -> Session:
-        return Session(sock, client, settings[client.listener], services)
-
-    return Listener(
-        handoff,
-        start_session,
-        rejected,
-        hostname=hostname,
-        max_connections=max(1, -(-limits.max_connections // workers)),
-        max_connections_per_ip=max(1, -(-limits.max_connections_per_ip // workers)),
-    )
+        else:
+            metrics.REJECTED["connect"].value += 1
 
 
 def _receive_fds(handoff: socket.socket) -> tuple[bytes, list[int]]:

@@ -80,7 +80,7 @@ class Session:
 
     __slots__ = (
         "_acceptance", "_client", "_line_deadline", "_recorded", "_scope", "_seen", "_server", "_services",
-        "_sock", "_stop", "_transaction_deadline", "_utf8_recipient",
+        "_sock", "_stop", "_stuck", "_transaction_deadline", "_utf8_recipient",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, client: Client, settings: ServerSettings, services: Services) -> None:
@@ -92,6 +92,7 @@ class Session:
         self._scope = trio.CancelScope()
         self._acceptance: Acceptance | None = None
         self._stop: Literal["", "gently", "now"] = ""
+        self._stuck = False
         self._transaction_deadline = math.inf
         self._line_deadline = math.inf
         self._utf8_recipient = False
@@ -122,7 +123,8 @@ class Session:
                 await self._converse()
             if scope.cancelled_caught:
                 self._server.shut_down(_SHUTTING_DOWN if self._stop else _TIMED_OUT)
-                self._send_nowait(self._server.take_output())
+                if not self._stuck:
+                    self._send_nowait(self._server.take_output())
         except _GoneError:
             pass
         finally:
@@ -307,9 +309,9 @@ class Session:
         self, stage: str, given: Reply, *, sender: str | None = None, recipient: str = "", size_bytes: int = 0
     ) -> None:
         stage = _GOT[stage]
-        metrics.REJECTED[stage].value += 1
         self._recorded += 1
         if self._recorded > MAX_REJECTED_EVENTS:
+            metrics.REJECTED[stage].value += 1
             return
         client = self._client
         if sender is None and client.mail is not None:
@@ -333,11 +335,13 @@ class Session:
             try:
                 view = view[self._sock.send(view) :]
             except BlockingIOError:
+                self._stuck = True  # in the middle of a reply: another one would only garble it
                 self._scope.deadline = trio.current_time() + self._services.limits.command_timeout_s
                 await trio.lowlevel.wait_writable(self._sock)
             except OSError as error:
                 raise _GoneError from error
             if not view:
+                self._stuck = False
                 return
 
     def _send_nowait(self, output: bytes) -> None:

@@ -83,6 +83,9 @@ class ServerBase:
         events = self._events
         while not events:
             if self._awaiting or self.closed or not self._step():
+                if self._pos == len(self._buffer):
+                    self._buffer = b""  # thousands of idle sessions must not each keep the last read
+                    self._pos = 0
                 return None
         return events.popleft()
 
