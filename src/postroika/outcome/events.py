@@ -253,7 +253,7 @@ class EventWriter:
                 self._queued_at,
                 _ms(next_attempt_at) if next_attempt_at else None,
                 _reply(result.reply, result.stage._value_, not result.remote),
-                self._peer,
+                self._peer if result.peer is None else EventPeer(result.peer.host, result.peer.ip, result.peer.port),
                 attempt.tls,
                 None,
                 envelope.tenant,

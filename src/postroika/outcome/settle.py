@@ -105,7 +105,7 @@ class Settler:
         failed: list[RecipientResult] = []
         given_up: list[RecipientResult] = []
         relayed: list[RecipientResult] = []
-        last = batch.last_reply
+        last, host = batch.last_reply, ""
         in_doubt = False
         for result in attempt.results:
             recipient = recipients[result.index]
@@ -119,6 +119,7 @@ class Settler:
                 else:
                     still_open.append(recipient)
                     last = result.reply
+                    host = (result.peer or attempt.peer).host if result.remote else ""
             elif result.outcome is Outcome.FAILED:
                 failed.append(result)
             elif result.relayed_without_dsn:
@@ -135,7 +136,6 @@ class Settler:
         if not still_open:
             changes.finish_batch(loaded.key, batch)
             return settled
-        host = peer.host if any(r.remote for r in attempt.results) else ""
         if note_delay:
             deferred = [result for result in attempt.results if result.outcome is Outcome.DEFERRED]
             self._notify(settled, dsn.Kind.DELAYED, self._reports(batch, deferred, peer))
@@ -245,7 +245,13 @@ class Settler:
         until = batch.envelope.expires_at or batch.envelope.received_at + self._expire_after_s
         return [
             dsn.RecipientReport(
-                batch.recipients[result.index], result.reply, result.stage, result.remote, peer, now, until
+                batch.recipients[result.index],
+                result.reply,
+                result.stage,
+                result.remote,
+                result.peer or peer,
+                now,
+                until,
             )
             for result in results
         ]
