@@ -566,6 +566,26 @@ def test_421_on_an_idle_connection_closes_it() -> None:
     assert client.take_output() == []
 
 
+def test_chatty_refusal_is_kept_within_bounds() -> None:
+    client = ready_client(FULL)
+    t = transaction()
+    client.send(t)
+    client.take_output()
+    client.receive(b"250 a\r\n" + b"550-5.1.1 " + b"x" * 1000 + b"\r\n" + b"550-5.1.1 y\r\n" * 100 + b"550 5.1.1 z\r\n")
+    assert client.next_event() is None
+    assert t.verdicts[0] is not None
+    reply = t.verdicts[0].reply
+    assert (reply.code, reply.enhanced, reply.lines[:2], len(reply.lines)) == (550, "5.1.1", ("x" * 1000, "y"), 102)
+    client.receive(b"554 no\r\n")
+    assert client.next_event() == Done(t)
+    second = transaction()
+    client.send(second)
+    client.take_output()
+    client.receive(b"250 reset\r\n250 a\r\n" + (b"550-" + b"x" * 1500 + b"\r\n") * 120 + b"550 y\r\n554 no\r\n")
+    assert client.next_event() == Done(second)
+    assert second.verdicts == [Verdict(Stage.RCPT, Reply(550, "", ("x" * 1500,)))]
+
+
 # --- what breaks the protocol
 
 

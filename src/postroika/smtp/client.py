@@ -44,6 +44,9 @@ from postroika.smtp.client_transaction import (
     Verdict,
 )
 
+# As much as one line may have; four times what RFC 5321 §4.5.3.1.5 allows a line to have.
+MAX_TEXT_CHARS = 2048
+
 
 class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to speak.
@@ -342,7 +345,7 @@ class Client:
             if parsed is None:
                 return
             self.replies += 1
-            reply = Reply(*parsed)
+            reply = Reply(*parsed) if len(parsed[2]) == 1 or self._phase is _Phase.EHLO else _clipped(*parsed)
             if self._phase is not _Phase.READY:
                 _SESSION_TABLE[self._phase](self, reply)
             elif not self._flights:
@@ -528,6 +531,18 @@ class Client:
 def _settle(t: Transaction, verdict: Verdict) -> None:
     """Give `verdict` to all recipients that have none."""
     t.verdicts = [verdict if known is None else known for known in t.verdicts]
+
+
+def _clipped(code: int, enhanced: str, lines: tuple[str, ...]) -> Reply:
+    """The reply without what is beyond the first MAX_TEXT_CHARS: it is kept for every recipient, and in the spool."""
+    kept = []
+    room = MAX_TEXT_CHARS
+    for line in lines:
+        if len(line) > room:
+            break
+        kept.append(line)
+        room -= len(line) + 1
+    return Reply(code, enhanced, tuple(kept) or (lines[0][:MAX_TEXT_CHARS],))
 
 
 def _odd(reply: Reply, command: str) -> RemoteProtocolError:
