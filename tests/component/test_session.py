@@ -371,6 +371,19 @@ async def test_hook_that_is_too_slow_puts_off(nursery: trio.Nursery, autojump_cl
     assert await inbound.read() == "451 4.7.1 a check took too long, please try again later\n"
 
 
+async def test_time_that_hooks_take_is_not_the_client_s(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def rcpt(client: Client, event: Rcpt) -> None:
+        await trio.sleep(29)
+
+    inbound = Inbound(nursery, pipeline=Pipeline(30, rcpt=[rcpt]))
+    await inbound.greet()
+    await inbound.send(b"MAIL FROM:<a@b.example>\r\n" + b"RCPT TO:<c@d.example>\r\n" * 30)
+    await trio.sleep(29 * 30 + 1)
+    assert await inbound.read() == "250 2.1.0 Ok\n" + "250 2.1.5 Ok\n" * 30
+
+
 # ---- shutdown
 
 

@@ -154,10 +154,10 @@ class Session:
                 server.shut_down(_SHUTTING_DOWN)
                 unread = False
                 continue
-            self._set_deadline(limits)
             reads += 1
             if reads > READS_IN_A_ROW:
                 reads = 0
+                self._set_deadline(limits)
                 await trio.lowlevel.checkpoint()
             while True:
                 try:
@@ -165,7 +165,9 @@ class Session:
                     break
                 except BlockingIOError:
                     reads = 0
+                    self._set_deadline(limits)
                     await trio.lowlevel.wait_readable(sock)
+                    self._leave_time_to_act(limits)
                 except OSError as error:
                     raise _GoneError from error
             server.receive(piece)
@@ -193,6 +195,12 @@ class Session:
         if ahead < 0 or ahead > _DEADLINE_SLACK_S:
             self._scope.deadline = deadline
 
+    def _leave_time_to_act(self, limits: Limits) -> None:
+        """The client has kept its deadline, if late: storing what it sent has one of its own."""
+        earliest = trio.current_time() + 2 * limits.commit_timeout_s
+        if self._scope.deadline < earliest:  # noqa: PLR1730 - setting it costs far more than looking
+            self._scope.deadline = earliest
+
     # ---- events
 
     async def _act(self, event: Event) -> None:
@@ -211,7 +219,7 @@ class Session:
             # What it was about is in the argument, as the client wrote it.
             self._note_refused(event)
         elif isinstance(event, Helo):
-            verdict = await self._services.pipeline.judge("helo", self._client, event)
+            verdict = await self._services.pipeline.judge("helo", self._client, event, self._scope)
             if verdict is None or verdict.code < 400:
                 self._client.helo = event.name
             else:
@@ -229,7 +237,7 @@ class Session:
         if not services.door.has_room():
             verdict = NO_ROOM
         else:
-            verdict = await services.pipeline.judge("mail", client, event)
+            verdict = await services.pipeline.judge("mail", client, event, self._scope)
         if verdict is None or verdict.code < 400:
             self._forget_transaction()
             client.mail = event
@@ -242,7 +250,7 @@ class Session:
         services, client = self._services, self._client
         verdict = services.relay(client, event)
         if verdict is None:
-            verdict = await services.pipeline.judge("rcpt", client, event)
+            verdict = await services.pipeline.judge("rcpt", client, event, self._scope)
         if verdict is None or verdict.code < 400:
             address = services.relay.mailbox(event, client.local_ip)
             # The same address twice is one recipient, as everywhere.
@@ -259,7 +267,7 @@ class Session:
         if not services.door.has_room():
             verdict: Reply | None = NO_ROOM
         else:
-            verdict = await services.pipeline.judge("data", client, event)
+            verdict = await services.pipeline.judge("data", client, event, self._scope)
         if verdict is None or verdict.code < 400:
             self._acceptance = services.door.open(client, esmtp=self._server.esmtp, utf8_recipient=self._utf8_recipient)
         else:

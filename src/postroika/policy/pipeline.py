@@ -11,6 +11,7 @@ nobody has an opinion the event is accepted.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -82,8 +83,13 @@ class Pipeline:
             "data": tuple(data),
         }
 
-    async def judge(self, stage: Stage, client: Client, event: object) -> Verdict:
+    async def judge(
+        self, stage: Stage, client: Client, event: object, scope: trio.CancelScope | None = None
+    ) -> Verdict:
         """The verdict on `event`: a Reply, or None to accept with the usual words.
+
+        Args:
+            scope: the caller's; its deadline, which is about the client, is lifted if a hook has to be waited for.
 
         Cancellation: leaves nothing behind; a hook that is running is cancelled.
         """
@@ -91,6 +97,8 @@ class Pipeline:
         for number, hook in enumerate(hooks):
             verdict = hook(client, event)
             if inspect.isawaitable(verdict):
+                if scope is not None:
+                    scope.deadline = math.inf
                 return await self._judge_rest(verdict, hooks[number + 1 :], client, event)
             if verdict is not None:
                 return verdict
