@@ -10,7 +10,6 @@ nobody has an opinion the event is accepted.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -96,12 +95,13 @@ class Pipeline:
         hooks = self._hooks[stage]
         for number, hook in enumerate(hooks):
             verdict = hook(client, event)
-            if inspect.isawaitable(verdict):
-                if scope is not None:
-                    scope.deadline = math.inf
-                return await self._judge_rest(verdict, hooks[number + 1 :], client, event)
-            if verdict is not None:
+            if verdict is None:
+                continue
+            if isinstance(verdict, Reply):
                 return verdict
+            if scope is not None:
+                scope.deadline = math.inf
+            return await self._judge_rest(verdict, hooks[number + 1 :], client, event)
         return None
 
     async def _judge_rest(
@@ -113,6 +113,6 @@ class Pipeline:
                 if verdict is not None:
                     break
                 answer = hook(client, event)
-                verdict = await answer if inspect.isawaitable(answer) else answer
+                verdict = answer if answer is None or isinstance(answer, Reply) else await answer
             return verdict
         return TOO_SLOW
