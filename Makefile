@@ -47,7 +47,7 @@ format: $(VENV)/.tests ## Format the source
 docs: $(VENV)/.tests ## Write the generated pages in docs/
 	$(BIN)/python -m tools.config_page > docs/config.md
 
-bench: $(VENV)/.tests $(VENV)/.kernels ## Measure the kernels
+bench: $(VENV)/.tests $(VENV)/.kernels ## Measure kernels and server beside plain Python and Postfix
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built; the spool, the logs and the config stay

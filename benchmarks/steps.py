@@ -1,4 +1,4 @@
-"""The steps that are measured: what each message costs in the kernels and in the sans-IO protocol.
+"""The steps that every message goes through, in the kernels, the sans-IO protocol and the records, beside the last run.
 
 A step is a name, the octets that one call works on (0 where they do not matter), and the call. Inputs are made once,
 outside of what is measured. Content is ordinary: lines of 76 octets, one in fifty begins with a dot.
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from benchmarks.report import Row
+from benchmarks.timing import time_in_turns
 from postroika.kernels.command import parse_parameters, parse_path, scan_command
 from postroika.kernels.datastream import DataScanner
 from postroika.kernels.headers import HeaderScanner
@@ -21,6 +23,7 @@ from postroika.smtp.server import Server
 from postroika.smtp.server_events import BodyEnd, BodyRefused, DataBegin, Helo, Mail, Rcpt, Refused
 from postroika.smtp.server_settings import ServerSettings
 
+_TURNS = 15
 _SIZES = ((4 * 1024, "4 KB"), (100 * 1024, "100 KB"))
 
 
@@ -30,6 +33,21 @@ class Step(NamedTuple):
     name: str
     octets: int
     call: Callable[[], object]
+
+
+def measure(before_us: dict[str, float]) -> tuple[list[Row], dict[str, float]]:
+    """All steps: rows of the table, and µs a call by the step's name. `before_us` is the latter of an earlier run."""
+    every = list(steps())
+    timings = time_in_turns({step.name: step.call for step in every}, _TURNS)
+    rows: list[Row] = []
+    raw: dict[str, float] = {}
+    for step in every:
+        raw[step.name] = us = timings[step.name].median_s * 1e6
+        before = before_us.get(step.name)
+        rows.append(Row(step.name, "µs", "less", us, "last run" if before else "", before, before and before / us))
+        if step.octets:
+            rows.append(Row(step.name, "MB/s", "more", step.octets / us))
+    return rows, raw
 
 
 def content(octets: int) -> bytes:
