@@ -34,7 +34,7 @@ def print_messages(console: Console, messages: Sequence[QueuedMessage], now: flo
     rows: list[list[Text | str]] = []
     if console.is_terminal:
         for line in messages:
-            mail = Text("\n").join([_sender(line.sender), Text("→\u00a0").append(_recipients(line)), *_reason(line)])
+            mail = Text("\n").join([_sender(line.sender), Text("→ ").append(_recipients(line)), *_reason(line)])
             rows.append([line.id, _age(line.received_at, now), size(line.size_bytes), _next(line, now), mail])
         print_table(console, [message, age, sized, following, Column("MAIL", wraps=True)], rows)
         return
