@@ -83,7 +83,7 @@ class Worker:
         recovered = recover(self._store, self._inflight)
         if recovered.partial_messages or recovered.batches_in_doubt:
             log.warning(
-                "shard %d: %d messages that had not come in whole were removed, %d batches are in doubt",
+                "shard %d: %d half-received messages removed, %d batches are in doubt (`postroika queue doubts`)",
                 shard,
                 recovered.partial_messages,
                 recovered.batches_in_doubt,

@@ -61,22 +61,30 @@ class Lane:
         Cancellation: nothing is taken.
         """
         loaded = self.take_nowait()
-        if loaded is not None:
+        if loaded is not None or self._must_close() or not idle_s:
             await trio.lowlevel.checkpoint()
             return loaded
         state = self._state
-        if self._scheduler.stopping or self._scheduler.others_wait(state) or not idle_s:
-            await trio.lowlevel.checkpoint()
-            return None
-        self._called = trio.Event()
-        state.idle.append(self)
-        try:
-            with trio.move_on_after(idle_s):
-                await self._called.wait()
-        finally:
-            if self in state.idle:
-                state.idle.remove(self)
-        return self.take_nowait()
+        with trio.move_on_after(idle_s):
+            # Called in vain happens: a lane that was busy may have been quicker.
+            while loaded is None and not self._must_close():
+                self._called = trio.Event()
+                state.idle.append(self)
+                try:
+                    await self._called.wait()
+                finally:
+                    if self in state.idle:
+                        state.idle.remove(self)
+                loaded = self.take_nowait()
+        return loaded
+
+    def _must_close(self) -> bool:
+        """Waiting would be for nothing, or at the expense of another destination."""
+        return (
+            self._scheduler.stopping
+            or self._state.is_down(self._scheduler.now())
+            or self._scheduler.others_wait(self._state)
+        )
 
     def call(self) -> None:
         """For the destination: end the wait of `take`. Until it has looked, this lane counts as starting, so that

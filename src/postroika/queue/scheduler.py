@@ -117,6 +117,10 @@ class Scheduler:
         if self._lanes:
             await self._all_ended.wait()
 
+    def now(self) -> float:
+        """Epoch seconds."""
+        return self._clock()
+
     @property
     def lanes(self) -> int:
         """Connections open or being opened."""
