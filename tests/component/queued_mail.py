@@ -29,10 +29,11 @@ REFUSED = Reply(451, "4.4.1", ("connection refused",))
 class QueuedMail:
     """The shards of one spool, open for writing; close it before anybody reads."""
 
-    def __init__(self, spool: Path, shards: int = 1) -> None:
+    def __init__(self, spool: Path, shards: int = 1, now: float = NOW) -> None:
         self.spool = spool
+        self.now = now
         self._stores = [Store.create_or_open(spool, shard, max_bytes=MAX_BYTES) for shard in range(shards)]
-        self._at = NOW
+        self._at = now
         self._ids = [IdSource(shard, clock=lambda: self._at) for shard in range(shards)]
         self._events = [EventWriter(ids, clock=lambda: self._at) for ids in self._ids]
 
@@ -57,7 +58,7 @@ class QueuedMail:
     ) -> int:
         """Queue a message; `batches` are the recipients of each. Returns its id."""
         store = self._stores[shard]
-        self._at = NOW - age_s
+        self._at = self.now - age_s
         number = self._ids[shard].next_id()
         pieces = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
         shared = Envelope(number, sender, self._at, len(body), len(pieces), batches=first + len(batches), **envelope)  # type: ignore[arg-type]
@@ -78,7 +79,7 @@ class QueuedMail:
                 destination,
                 tuple(recipients),
                 class_id,
-                int((NOW + due_in_s) * 1000),
+                int((self.now + due_in_s) * 1000),
                 attempts=attempts,
                 deferrals=attempts,
                 last_reply=reply,
@@ -93,14 +94,14 @@ class QueuedMail:
     def down(self, name: str, *, since_s: float = 600.0, probe_in_s: float = 300.0, shard: int = 0) -> None:
         """Have a destination left alone."""
         changes = Changes()
-        state = DestinationState(3, NOW - since_s, NOW + probe_in_s, REFUSED)
+        state = DestinationState(3, self.now - since_s, self.now + probe_in_s, REFUSED)
         changes.put(Table.DESTINATION, name.encode(), encode(state))
         self._stores[shard].apply([changes])
 
     def doubt(self, message: int, *recipients: str, number: int = 0, shard: int = 0) -> None:
         """Have the outcome of a batch unknown."""
         changes = Changes()
-        doubt = Doubt(NOW - 30, recipients[0].rpartition("@")[2], tuple(Recipient(r) for r in recipients))
+        doubt = Doubt(self.now - 30, recipients[0].rpartition("@")[2], tuple(Recipient(r) for r in recipients))
         changes.put(Table.DOUBT, batch_key(message, number), encode(doubt))
         self._stores[shard].apply([changes])
 
