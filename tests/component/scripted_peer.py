@@ -25,7 +25,7 @@ class ScriptedPeer:
         deaf_in_data: it reads nothing after DATA was accepted.
 
     Attributes:
-        sessions: one for each connection, in order.
+        sessions, clients: the session and the address of each connection, in order.
         open: connections open now, and `most_open` at any time.
     """
 
@@ -42,6 +42,7 @@ class ScriptedPeer:
         self.decide = decide
         self.host = host
         self.sessions: list[SmtpServer] = []
+        self.clients: list[str] = []
         self.open = 0
         self.most_open = 0
         self._streams: list[trio.SocketStream] = []
@@ -82,6 +83,7 @@ class ScriptedPeer:
     async def _serve(self, stream: trio.SocketStream) -> None:
         session = SmtpServer(self.offers, self.decide)
         self.sessions.append(session)
+        self.clients.append(stream.socket.getpeername()[0])
         self._streams.append(stream)
         self.open += 1
         self.most_open = max(self.most_open, self.open)

@@ -565,6 +565,21 @@ async def _connect_quietly(sock: trio.socket.SocketType, port: int) -> None:
         return
 
 
+async def test_configured_source_address_is_used_and_told() -> None:
+    peer = ScriptedPeer()
+    async with world(peer, source_address="127.0.0.3") as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.attempts[0][1].source == "127.0.0.3"
+    assert peer.clients == ["127.0.0.3"]
+
+
+async def test_source_address_that_is_not_ours_defers() -> None:
+    async with world(ScriptedPeer(), source_address="192.0.2.77") as w:
+        lane = await w.deliver(loaded(1))
+    outcome, text, stage = lane.outcomes["r1@y.test"]
+    assert (outcome, text[:9], stage) == (Outcome.DEFERRED, "451 4.3.0", Stage.CONNECT)
+
+
 # --- places of a site
 
 
@@ -582,6 +597,19 @@ async def test_site_limit_is_kept_and_the_connection_goes_to_who_waits() -> None
         assert [lane.outcomes for lane in lanes] == [{f"r{n}@y.test": TAKEN} for n in range(1, 21)]
         assert len(peer.sessions) == 1
         assert len(peer.messages) == 20
+
+
+async def test_leftovers_for_the_next_host_keep_their_place_while_others_wait() -> None:
+    first = ScriptedPeer(decide=on({"RCPT": "451 4.7.1 later"}), host="mx1.y.test")
+    second = ScriptedPeer(host="mx2.y.test")
+    async with world(first, second, max_connections_per_site=1) as w:
+        lanes = [FakeLane(*[loaded(100 * n + i) for i in range(3)]) for n in range(1, 4)]
+        with trio.fail_after(PATIENT_S):
+            async with trio.open_nursery() as nursery:
+                for lane in lanes:
+                    nursery.start_soon(w.deliverer.deliver, lane)
+    assert all(lane.outcomes == {f"r{100 * n + i}@y.test": TAKEN for i in range(3)} for n, lane in enumerate(lanes, 1))
+    assert first.most_open == second.most_open == 1
 
 
 async def test_many_destinations_of_a_site_use_no_more_places_than_allowed() -> None:

@@ -126,8 +126,8 @@ class Turn:
         connection = self._connection
         job = self.take()
         if job is None:
-            if connection is not None:
-                await self._part_with(connection)
+            if connection is not None and not self._hand_over(connection):
+                await self._leave(connection)
             return False
         at = 0 if connection is None else self._place_of(connection)
         if connection is not None and connection.looks_closed():
@@ -161,9 +161,9 @@ class Turn:
             end = await session.run()
             while end is End.WANTED and not self._hand_over(connection):
                 end = await session.run()
-            if self._handed_over:
+            if end is End.WANTED or (end is End.IDLE and takes and self._hand_over(connection)):
                 return False
-            await self._part_with(connection)
+            await self._leave(connection)
             if session.leftovers:
                 await self._serve(deque(session.leftovers), beyond, takes=False)
             if end is End.LOST and session.spoiled and session.failed is not None:
@@ -207,20 +207,21 @@ class Turn:
             del self._open[job]
             self._lane.give_back(job.loaded)
 
-    async def _part_with(self, connection: Connection) -> None:
-        """Hand the connection to who waits for it, or take leave of the peer."""
+    async def _leave(self, connection: Connection) -> None:
+        """Take leave of the peer."""
         self._connection = None
         self._lane.disconnected()
-        if connection.client.closed or connection.client.exhausted or not self._hand_over(connection):
-            await connection.quit()
+        await connection.quit()
 
     def _hand_over(self, connection: Connection) -> bool:
-        """Give the place and the connection to who waits for them, if anybody does."""
-        if self._tools.pool.hand_over(self._site, connection):
-            self._connection = None
-            self._handed_over = True
-            self._lane.disconnected()
-        return self._handed_over
+        """Give the place and the connection to who waits for them, if anybody does and it is of use to them. Only
+        when nothing is left to do here."""
+        if connection.client.exhausted or not self._tools.pool.hand_over(self._site, connection):
+            return False
+        self._connection = None
+        self._handed_over = True
+        self._lane.disconnected()
+        return True
 
     def _place_of(self, connection: Connection) -> int:
         """Where the host of a connection that was handed to us is among ours; the last one if it is not."""

@@ -279,7 +279,7 @@ class Session:
         job.dots -= transaction.marked
         if not job.done_here:
             return
-        if job.elsewhere:
+        if job.elsewhere and self._alternatives:
             job.move_on(self._connection.peer)
             self.leftovers.append(job)
         else:
