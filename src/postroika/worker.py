@@ -193,7 +193,7 @@ class Worker:
                 size_bytes=size_bytes,
             )
         )
-        self._committer.commit_nowait(changes, lambda error: None)
+        self._committer.commit_later(changes)
 
     # -- running ------------------------------------------------------------------------------------------------------
 

@@ -177,3 +177,25 @@ async def test_intake_stops_at_the_low_water_mark(disk: Disk, mock_clock: trio.t
     room = disk.store.room_bytes()
     assert committer_on(disk, low_water_bytes=room // 2).has_room()
     assert not committer_on(disk, low_water_bytes=room * 2).has_room()
+
+
+async def test_what_may_wait_rides_with_the_next_group_or_makes_one_soon(
+    disk: Disk, mock_clock: trio.testing.MockClock
+) -> None:
+    committer = committer_on(disk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        for number in range(100):
+            committer.commit_later(mark(b"later%d" % number))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert disk.groups == []
+        mock_clock.jump(0.11)
+        while not disk.groups:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert disk.groups == [100]
+        committer.commit_later(mark(b"rides"))
+        await committer.commit(mark(b"now"), 10)
+        assert disk.groups == [100, 2]
+        committer.commit_later(mark(b"last"))
+        committer.close()
+    assert disk.groups == [100, 2, 1]

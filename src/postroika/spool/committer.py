@@ -8,6 +8,7 @@ trying again until there is room. A failed sync is never retried: `run` raises S
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 Done = Callable[[SpoolError | None], None]
 
 _GROUP_BYTES = 32 * 1024 * 1024  # far below LMDB's limit of 512 MiB of dirty pages in one transaction
+_LATER_S = 0.1
 _FULL_RETRY_S = 0.25
 _ROOM_CHECK_S = 0.1
 
@@ -42,6 +44,7 @@ class Committer:
         self._ids = ids
         self._low_water_bytes = low_water_bytes
         self._queue: deque[tuple[Changes, Done]] = deque()
+        self._later: list[Changes] = []
         self._wanted = trio.Event()
         self._closing = False
         self.closed = trio.Event()
@@ -62,7 +65,7 @@ class Committer:
 
     @property
     def idle(self) -> bool:
-        """Nothing is queued or being written."""
+        """Nobody waits for anything."""
         return not self._queue and not self._writing
 
     def commit_nowait(self, changes: Changes, done: Done) -> None:
@@ -70,6 +73,13 @@ class Committer:
         were not kept. `done` must not raise and must not wait."""
         self._queue.append((changes, done))
         self._wanted.set()
+
+    def commit_later(self, changes: Changes) -> None:
+        """Let `changes` ride with the next group, or make one within `_LATER_S`: for what nobody waits for and what
+        may be lost in a crash, so that a flood of it does not keep the disk syncing."""
+        self._later.append(changes)
+        if len(self._later) == 1:
+            self._wanted.set()
 
     async def commit(self, changes: Changes, timeout_s: float) -> None:
         """Write `changes` and wait for the sync.
@@ -118,12 +128,15 @@ class Committer:
         """
         while True:
             if not self._queue:
-                if self._closing:
+                if self._closing and not self._later:
                     self.closed.set()
                     return
-                self._wanted = trio.Event()
-                await self._wanted.wait()
-                continue
+                if not self._closing:
+                    self._wanted = trio.Event()
+                    with trio.move_on_after(_LATER_S if self._later else math.inf) as waiting:
+                        await self._wanted.wait()
+                    if not self._queue and not waiting.cancelled_caught:
+                        continue
             group = self._take_group()
             self._writing = True
             error = await self._apply(group)
@@ -134,8 +147,9 @@ class Committer:
                 self._tell(group, error)
 
     def _take_group(self) -> list[tuple[Changes, Done]]:
-        group: list[tuple[Changes, Done]] = []
-        size = 0
+        group: list[tuple[Changes, Done]] = [(changes, _nobody) for changes in self._later]
+        size = sum(changes.bytes for changes in self._later)
+        self._later = []
         while self._queue and size < _GROUP_BYTES:
             entry = self._queue.popleft()
             size += entry[0].bytes
@@ -187,3 +201,7 @@ class Committer:
         if error is None:
             for hook in self.after_commit:
                 hook()
+
+
+def _nobody(error: SpoolError | None) -> None:
+    """Nobody waits for what was given to `commit_later`."""

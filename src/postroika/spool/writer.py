@@ -72,7 +72,7 @@ class Intake:
 
     def forget(self, changes: Changes) -> None:
         """Write `changes` some time; recovery does the same after a crash."""
-        self._committer.commit_nowait(changes, _ignore)
+        self._committer.commit_later(changes)
 
     def split(
         self, envelope: Envelope, recipients: Sequence[Recipient], changes: Changes
@@ -244,7 +244,3 @@ class MessageWriter:
             changes.delete(Table.PARTIAL, u64_key(self.message))
             self._chunks = 0
             self._intake.forget(changes)
-
-
-def _ignore(error: SpoolError | None) -> None:
-    """Nobody waits for this one: the chunks stay marked as partial until the next start."""
