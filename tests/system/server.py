@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 
 from postroika.control.client import Client
+from postroika.control.records import FlushRequest
 from tests.system.process import Process, free_port, wait_until
 
 _ENV = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -133,6 +134,20 @@ class Postroika:
         """How much is in the queue, as the running server says."""
         with Client(str(self.path / "control.sock")) as control:
             return control.stats().batches
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of all workers, by name with labels, summed."""
+        with Client(str(self.path / "control.sock")) as control:
+            lines = [line for line in control.metrics().splitlines() if not line.startswith("#")]
+        sums: dict[str, float] = {}
+        for name, _, value in (line.rpartition(" ") for line in lines):
+            sums[name] = sums.get(name, 0) + float(value)
+        return sums
+
+    def flush(self, *destinations: str) -> None:
+        """Make the mail to some destinations due now, or all."""
+        with Client(str(self.path / "control.sock")) as control:
+            control.flush(FlushRequest(destinations=list(destinations)))
 
     def wait_until_drained(self, within_s: float = 60.0) -> None:
         """Wait until the queue is empty."""
