@@ -443,6 +443,30 @@ async def test_reused_connection_closed_instead_of_answering_mail_is_no_attempt(
     assert lane.down == []
 
 
+async def test_recipients_that_are_tried_again_keep_their_own_verdicts() -> None:
+    peer = ScriptedPeer((*FULL, "LIMITS RCPTMAX=2"))
+    mails = 0
+
+    def decide(verb: str, rest: str) -> str | None:
+        nonlocal mails
+        mails += verb == "MAIL"
+        if verb == "MAIL" and mails == 2:
+            peer.offers = FULL  # The next connection may take all three, of which the last was not begun with.
+            return DROP
+        return "550 5.1.1 no" if rest == "TO:<c@y.test>" else None
+
+    peer.decide = decide
+    async with world(peer) as w:
+        lane = await w.deliver(loaded(1), loaded(2, "a@y.test", "b@y.test", "c@y.test"))
+    assert len(peer.sessions) == 2
+    assert {address: outcome for address, (outcome, _, _) in lane.outcomes.items()} == {
+        "r1@y.test": Outcome.DELIVERED,
+        "a@y.test": Outcome.DELIVERED,
+        "b@y.test": Outcome.DELIVERED,
+        "c@y.test": Outcome.FAILED,
+    }
+
+
 async def test_connection_closed_while_idle_is_no_attempt() -> None:
     peer = ScriptedPeer(CHUNKED)
     async with world(peer, connection_idle_s=PATIENT_S) as w:

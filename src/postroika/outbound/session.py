@@ -183,7 +183,9 @@ class Session:
             job.todo = []
             jobs.popleft()
         recipients = batch.recipients
-        if len(positions) != len(recipients):
+        if len(positions) == len(recipients):
+            positions.sort()  # All of them; those to be tried again had gone to the end.
+        else:
             recipients = tuple([recipients[position] for position in positions])
         job.under_way += 1
         self._started += 1
