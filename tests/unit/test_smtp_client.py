@@ -12,7 +12,8 @@ from postroika.errors import LocalProtocolError, RemoteProtocolError
 from postroika.mail.envelope import BodyType, Envelope, Notify, Recipient
 from postroika.mail.outcome import Stage
 from postroika.mail.reply import Reply
-from postroika.smtp.client import Client, ClientSettings
+from postroika.smtp.client import Client
+from postroika.smtp.client_base import ClientSettings
 from postroika.smtp.client_transaction import (
     BodyWanted,
     Closed,

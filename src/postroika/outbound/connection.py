@@ -25,7 +25,8 @@ from postroika.errors import RemoteProtocolError
 from postroika.mail.outcome import Peer
 from postroika.metrics import OUTBOUND_CONNECTION_FAILURES, OUTBOUND_CONNECTIONS, OUTBOUND_CONNECTIONS_OPEN
 from postroika.outbound.failure import FAILURES, NoSession, PeerClosed, SessionRefused, TimedOut
-from postroika.smtp.client import Client, ClientSettings
+from postroika.smtp.client import Client
+from postroika.smtp.client_base import ClientSettings
 from postroika.smtp.client_transaction import Closed, Event, Ready, Refused, Step
 
 _READ_BYTES = 65536

@@ -25,7 +25,7 @@ from postroika.outbound.job import Job
 from postroika.outbound.pool import SitePool
 from postroika.outbound.session import End, Session
 from postroika.routing.router import NoRoute, Route
-from postroika.smtp.client import ClientSettings
+from postroika.smtp.client_base import ClientSettings
 from postroika.smtp.client_transaction import Verdict
 
 # With a connect timeout of 30 s this bounds an attempt against dead hosts to five minutes. (Postfix's

@@ -5,7 +5,7 @@ whoever drives the client can tell, after a connection was lost at any point, wh
 
 The driver feeds `receive`, takes events until there are none, offers a further transaction while `ready_for_next`,
 and sends what `take_output` gives. Transactions under way form a queue: all replies belong to the first one, in the
-order of its steps (`_on_reply` is the table), until it is done. With PIPELINING the whole of MAIL, RCPT …, DATA is
+order of its steps (`_TABLE`), until it is done. With PIPELINING the whole of MAIL, RCPT …, DATA is
 written at once, and that of the next message directly behind the final dot of this one (RFC 2920 §3.1). With CHUNKING
 a body in memory follows its RCPTs in the same write; since such a message can fail with the transaction left open, the
 next one then begins with RSET (RFC 3030 §2).
@@ -13,22 +13,17 @@ next one then begins with RSET (RFC 3030 §2).
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 
-import msgspec
-
 from postroika.errors import LocalProtocolError, RemoteProtocolError
-from postroika.kernels.replies import ReplyParser
 from postroika.mail.envelope import BodyType
 from postroika.mail.outcome import Stage
 from postroika.mail.reply import Reply
+from postroika.smtp.client_base import ClientSettings, Phase, SessionBase, odd
 from postroika.smtp.client_capabilities import (
-    Capabilities,
     bare_newline_reply,
     envelope_commands,
     obstacle,
-    parse_capabilities,
     unusable_address_reply,
 )
 from postroika.smtp.client_transaction import (
@@ -37,49 +32,13 @@ from postroika.smtp.client_transaction import (
     Done,
     Event,
     Fate,
-    Ready,
-    Refused,
     Step,
     Transaction,
     Verdict,
 )
 
-# As much as one line may have; four times what RFC 5321 §4.5.3.1.5 allows a line to have.
-MAX_TEXT_CHARS = 2048
 
-
-class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to speak.
-
-    Args:
-        ehlo_name: what to call ourselves.
-        pipelining, chunking: use them where they are offered.
-        depth: how many transactions may be under way at once.
-        one_write_bytes: a body up to this size goes with its RCPTs in one write where CHUNKING is offered. A larger
-            one waits for their replies: it could be in vain.
-        max_reply_line_bytes, max_reply_lines: a peer that exceeds them breaks the protocol.
-    """
-
-    ehlo_name: str
-    pipelining: bool = True
-    chunking: bool = True
-    depth: int = 2
-    one_write_bytes: int = 256 * 1024
-    max_reply_line_bytes: int = 2048
-    max_reply_lines: int = 128
-
-
-class _Phase(enum.Enum):
-    GREETING = enum.auto()
-    EHLO = enum.auto()
-    HELO = enum.auto()
-    REFUSED = enum.auto()
-    READY = enum.auto()
-    QUIT = enum.auto()
-    CLOSED = enum.auto()
-
-
-class Client:
+class Client(SessionBase):
     """One SMTP connection, seen from the client.
 
     Attributes:
@@ -90,30 +49,20 @@ class Client:
     """
 
     def __init__(self, settings: ClientSettings) -> None:
-        self.settings = settings
-        self.capabilities = Capabilities()
-        self.replies = 0
+        super().__init__(settings)
         self.finals: list[Transaction] = []
-        self._parser = ReplyParser(settings.max_reply_line_bytes, settings.max_reply_lines)
-        self._phase = _Phase.GREETING
-        self._pipelining = False
         self._flights: deque[Transaction] = deque()
-        self._events: deque[Event] = deque()
         self._hungry: Transaction | None = None
-        self._out: list[bytes] = []
-        self._produced = 0  # octets that were ever put into _out …
-        self._taken = 0  # … and those of them that were given away
         self._mails = 0
         self._unclean = False  # The server may hold a transaction open.
         self._hung_up = False  # By 421: what was sent behind it was not looked at.
-        self._eof = False
 
     # --- what the driver may ask
 
     @property
     def ready_for_next(self) -> bool:
         """`send` may be called."""
-        if self._phase is not _Phase.READY:
+        if self._phase is not Phase.READY:
             return False
         flights = self._flights
         if flights and not (self._pipelining and len(flights) < self.settings.depth and flights[-1].dot_end):
@@ -123,22 +72,12 @@ class Client:
     @property
     def exhausted(self) -> bool:
         """The server takes no further transaction on this connection (LIMITS MAILMAX), or the session is over."""
-        return self._phase is not _Phase.READY or 0 < self.capabilities.max_messages <= self._mails
+        return self._phase is not Phase.READY or 0 < self.capabilities.max_messages <= self._mails
 
     @property
     def busy(self) -> bool:
         """A transaction is under way."""
         return bool(self._flights)
-
-    @property
-    def closed(self) -> bool:
-        """Nothing more will come."""
-        return self._phase is _Phase.CLOSED
-
-    @property
-    def ended(self) -> bool:
-        """The server's stream has ended; what it said before may still be unread by `next_event`."""
-        return self._eof
 
     @property
     def wants_body(self) -> bool:
@@ -150,22 +89,7 @@ class Client:
         """Which reply is awaited, or was when the connection ended."""
         return self._flights[0].step if self._flights else _WAITING[self._phase]
 
-    # --- bytes
-
-    def receive(self, chunk: bytes) -> None:
-        """Take what the server sent; b"" is the end of the stream."""
-        if chunk:
-            self._parser.feed(chunk)
-        else:
-            self._eof = True
-
-    def take_output(self) -> list[bytes]:
-        """What to send now, in pieces that belong into one write. Empty if there is nothing."""
-        out = self._out
-        if out:
-            self._out = []
-            self._taken = self._produced
-        return out
+    # --- events
 
     def next_event(self, *, sending: bool = False) -> Event | None:
         """The next thing that the driver has to know, None if the server has to say something first.
@@ -183,7 +107,7 @@ class Client:
             try:
                 self._read_replies()
             except RemoteProtocolError:
-                self._phase = _Phase.CLOSED
+                self._phase = Phase.CLOSED
                 self._hungry = None
                 raise
         if events:
@@ -191,8 +115,8 @@ class Client:
         if self._hungry is not None and not sending and not self._out:
             wanting, self._hungry = self._hungry, None
             return BodyWanted(wanting)
-        if self._eof and self._phase is not _Phase.CLOSED:
-            self._phase = _Phase.CLOSED
+        if self._eof and self._phase is not Phase.CLOSED:
+            self._phase = Phase.CLOSED
             return Closed(None)
         return None
 
@@ -202,7 +126,7 @@ class Client:
         Args:
             unsent_bytes: how much of what `take_output` gave was never handed to the kernel.
         """
-        self._phase = _Phase.CLOSED
+        self._phase = Phase.CLOSED
         self._hungry = None
         sent = self._taken - unsent_bytes
         rest = []
@@ -273,7 +197,7 @@ class Client:
         if stuffer.bare_newline:
             _settle(t, Verdict(Stage.DATA, bare_newline_reply(), remote=False))
             self._flights.popleft()
-            self._phase = _Phase.CLOSED
+            self._phase = Phase.CLOSED
             self._events += (Done(t), Closed(None))
             return
         for part in pieces:
@@ -286,19 +210,6 @@ class Client:
                 t.step = Step.FINAL_DOT
         elif t.step is Step.BODY or self._pipelining:
             self._hungry = t
-
-    def quit(self) -> None:
-        """Take leave; Closed follows. Does nothing on a connection that is closed already.
-
-        Raises:
-            LocalProtocolError: a transaction is under way, or the server has not greeted yet.
-        """
-        if self._phase is _Phase.CLOSED:
-            return
-        if self._flights or self._phase not in {_Phase.READY, _Phase.REFUSED}:
-            raise LocalProtocolError("quit() in the middle of something")
-        self._phase = _Phase.QUIT
-        self._put(b"QUIT\r\n")
 
     # --- writing
 
@@ -315,10 +226,6 @@ class Client:
             t.body = stuffer.feed(t.body)
         t.end = stuffer.finish()
         return bare_newline_reply() if stuffer.bare_newline else None
-
-    def _put(self, piece: bytes) -> None:
-        self._out.append(piece)
-        self._produced += len(piece)
 
     def _say(self, t: Transaction) -> None:
         """Without PIPELINING: the next command."""
@@ -337,68 +244,12 @@ class Client:
 
     # --- replies
 
-    def _read_replies(self) -> None:
-        """Act on replies until one of them is an event."""
-        parser, events = self._parser, self._events
-        while not events and self._phase is not _Phase.CLOSED:
-            parsed = parser.next()
-            if parsed is None:
-                return
-            self.replies += 1
-            reply = Reply(*parsed) if len(parsed[2]) == 1 or self._phase is _Phase.EHLO else _clipped(*parsed)
-            if self._phase is not _Phase.READY:
-                _SESSION_TABLE[self._phase](self, reply)
-            elif not self._flights:
-                self._on_unasked(reply)
-            elif reply.code == 421:
-                self._on_421(self._flights[0], reply)
-            else:
-                t = self._flights[0]
-                _TABLE[t.step](self, t, reply)
-
-    def _on_greeting(self, reply: Reply) -> None:
-        if reply.kind == 2:
-            self._phase = _Phase.EHLO
-            self._put(f"EHLO {self.settings.ehlo_name}\r\n".encode())
+    def _on_reply(self, reply: Reply) -> None:
+        t = self._flights[0]
+        if reply.code == 421:
+            self._on_421(t, reply)
         else:
-            self._refuse(Stage.GREETING, reply)
-
-    def _on_ehlo(self, reply: Reply) -> None:
-        if reply.kind == 2:
-            self._stand(parse_capabilities(reply))
-        elif reply.kind == 5:
-            self._phase = _Phase.HELO
-            self._put(f"HELO {self.settings.ehlo_name}\r\n".encode())
-        else:
-            self._refuse(Stage.EHLO, reply)
-
-    def _on_helo(self, reply: Reply) -> None:
-        if reply.kind == 2:
-            self._stand(Capabilities())
-        else:
-            self._refuse(Stage.EHLO, reply)
-
-    def _stand(self, capabilities: Capabilities) -> None:
-        self.capabilities = capabilities
-        self._pipelining = capabilities.pipelining and self.settings.pipelining
-        self._phase = _Phase.READY
-        self._events.append(Ready(capabilities))
-
-    def _refuse(self, stage: Stage, reply: Reply) -> None:
-        if reply.kind == 3:
-            raise _odd(reply, stage.value)
-        self._phase = _Phase.REFUSED
-        self._events.append(Refused(stage, reply))
-
-    def _on_quit(self, reply: Reply) -> None:
-        self._phase = _Phase.CLOSED
-        self._events.append(Closed(reply if reply.code == 421 else None))
-
-    def _on_unasked(self, reply: Reply) -> None:
-        if reply.code != 421:
-            raise RemoteProtocolError(f"a reply to nothing: {reply}")
-        self._phase = _Phase.CLOSED
-        self._events.append(Closed(reply))
+            _TABLE[t.step](self, t, reply)
 
     def _on_421(self, t: Transaction, reply: Reply) -> None:
         """The server closes, whatever it was asked: nothing behind this has been looked at (RFC 5321 §3.8)."""
@@ -407,12 +258,12 @@ class Client:
         if t.step not in {Step.RSET, Step.MAIL}:
             _settle(t, Verdict(_STAGES[t.step], reply))
             self._finish(t, unclean=True)
-        self._phase = _Phase.CLOSED
+        self._phase = Phase.CLOSED
         self._events.append(Closed(reply))
 
     def _on_rset(self, t: Transaction, reply: Reply) -> None:
         if reply.kind != 2:
-            raise _odd(reply, "RSET")
+            raise odd(reply, "RSET")
         self._unclean = False
         t.step = Step.MAIL
         if not self._pipelining:
@@ -420,7 +271,7 @@ class Client:
 
     def _on_mail(self, t: Transaction, reply: Reply) -> None:
         if reply.kind == 3:
-            raise _odd(reply, "MAIL")
+            raise odd(reply, "MAIL")
         t.mail_answered = True
         t.step = Step.RCPT
         if reply.kind == 2:
@@ -437,7 +288,7 @@ class Client:
         if reply.kind == 2:
             t.accepted += t.mail_accepted
         elif reply.kind == 3:
-            raise _odd(reply, "RCPT")
+            raise odd(reply, "RCPT")
         elif t.verdicts[t.index] is None:
             t.verdicts[t.index] = Verdict(Stage.RCPT, reply)
         t.index += 1
@@ -462,7 +313,7 @@ class Client:
 
     def _on_data(self, t: Transaction, reply: Reply) -> None:
         if reply.kind == 2:
-            raise _odd(reply, "DATA")
+            raise odd(reply, "DATA")
         if reply.kind != 3:
             _settle(t, Verdict(Stage.DATA, reply))
             self._finish(t, unclean=t.mail_accepted)
@@ -482,16 +333,16 @@ class Client:
     def _on_body(self, t: Transaction, reply: Reply) -> None:
         """A verdict before the message was complete. There is no way back into the dialogue."""
         if reply.kind < 4:
-            raise _odd(reply, "half a message")
+            raise odd(reply, "half a message")
         _settle(t, Verdict(Stage.DATA, reply))
         self._hungry = None
         self._finish(t, unclean=True)
-        self._phase = _Phase.CLOSED
+        self._phase = Phase.CLOSED
         self._events.append(Closed(None))
 
     def _on_chunk(self, t: Transaction, reply: Reply) -> None:
         if reply.kind == 3:
-            raise _odd(reply, "BDAT")
+            raise odd(reply, "BDAT")
         t.answered += 1
         if reply.kind == 2:
             if t.dot_end and t.answered == t.chunks - 1:
@@ -513,7 +364,7 @@ class Client:
 
     def _on_final_dot(self, t: Transaction, reply: Reply) -> None:
         if reply.kind == 3:
-            raise _odd(reply, "the message")
+            raise odd(reply, "the message")
         if t.dot_end > self._taken:
             raise RemoteProtocolError(f"an answer to the message before it was sent: {reply}")
         _settle(t, Verdict(Stage.FINAL_DOT, reply))
@@ -533,29 +384,6 @@ def _settle(t: Transaction, verdict: Verdict) -> None:
     t.verdicts = [verdict if known is None else known for known in t.verdicts]
 
 
-def _clipped(code: int, enhanced: str, lines: tuple[str, ...]) -> Reply:
-    """The reply without what is beyond the first MAX_TEXT_CHARS: it is kept for every recipient, and in the spool."""
-    kept = []
-    room = MAX_TEXT_CHARS
-    for line in lines:
-        if len(line) > room:
-            break
-        kept.append(line)
-        room -= len(line) + 1
-    return Reply(code, enhanced, tuple(kept) or (lines[0][:MAX_TEXT_CHARS],))
-
-
-def _odd(reply: Reply, command: str) -> RemoteProtocolError:
-    return RemoteProtocolError(f"not an answer to {command}: {reply}")
-
-
-_SESSION_TABLE = {
-    _Phase.GREETING: Client._on_greeting,
-    _Phase.EHLO: Client._on_ehlo,
-    _Phase.HELO: Client._on_helo,
-    _Phase.REFUSED: Client._on_quit,
-    _Phase.QUIT: Client._on_quit,
-}
 _TABLE = {
     Step.RSET: Client._on_rset,
     Step.MAIL: Client._on_mail,
@@ -577,11 +405,11 @@ _STAGES = {
     Step.LONE_DOT: Stage.FINAL_DOT,
 }
 _WAITING = {
-    _Phase.GREETING: Step.GREETING,
-    _Phase.EHLO: Step.EHLO,
-    _Phase.HELO: Step.EHLO,
-    _Phase.REFUSED: Step.NOTHING,
-    _Phase.READY: Step.NOTHING,
-    _Phase.QUIT: Step.QUIT,
-    _Phase.CLOSED: Step.NOTHING,
+    Phase.GREETING: Step.GREETING,
+    Phase.EHLO: Step.EHLO,
+    Phase.HELO: Step.EHLO,
+    Phase.REFUSED: Step.NOTHING,
+    Phase.READY: Step.NOTHING,
+    Phase.QUIT: Step.QUIT,
+    Phase.CLOSED: Step.NOTHING,
 }
