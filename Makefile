@@ -3,18 +3,14 @@
 
 PYTHON ?= python3
 CONFIG ?= postroika.toml
-# ASYNC9xx are optional (a checkpoint on every path, which the hot paths avoid on purpose); ASYNC114 wants all functions
-# with a task_status named on the command line.
-ASYNC_OFF := ASYNC9,ASYNC114
-# Test processes at once; system tests use their own ports and directories.
-JOBS ?= 2
+# Processes at once, for checks and tests; system tests use their own ports and directories.
+JOBS ?= $(shell nproc)
 PYTEST_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 KERNELS := $(wildcard cext/*.pyx cext/*.pxd cext/*.h cext/*.c)
-PYTHON_FILES = $(shell find src tests benchmarks tools -name '*.py')
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -34,7 +30,7 @@ test: $(VENV)/.tests $(VENV)/.kernels lint ## Run every check: lint, types, laye
 lint: $(VENV)/.tests $(VENV)/.kernels ## Run the checks that need no running: style, types, layers
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
-	$(BIN)/flake8-async --disable $(ASYNC_OFF) $(PYTHON_FILES)
+	tools/check-async $(VENV) $(JOBS) src tests benchmarks tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
