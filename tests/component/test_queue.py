@@ -358,6 +358,18 @@ async def test_mail_in_the_spool_only_is_cancelled_by_a_filter(tmp_path: Path, m
         assert w.happened("cancelled") == [("cancelled", "a@one.test")]
 
 
+async def test_a_filter_leaves_the_other_destinations_of_a_message_alone(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5,)) as w:
+        w.hops.verdict = lambda destination, recipient: GREYLISTED
+        await w.accept("a@one.test", "b@two.test")
+        await w.settle_down()
+        assert await w.operator.cancel_where(lambda batch: batch.destination == "one.test") == 1
+        w.hops.verdict = lambda destination, recipient: OK
+        await w.pass_time(10)
+        assert w.happened("cancelled", "delivered") == [("cancelled", "a@one.test"), ("delivered", "b@two.test")]
+        assert w.queued() == []
+
+
 async def test_success_is_reported_if_the_next_hop_cannot(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         original = w.hops._deliver

@@ -100,7 +100,7 @@ class Operator:
 
     async def _cancel_page(self, page: list[Loaded]) -> int:
         for loaded in page:
-            self._scheduler.cancel_in_memory(loaded.batch.envelope.message)
+            self._scheduler.cancel_in_memory(loaded.key)
         in_memory = self._scheduler.take_waiting({loaded.key for loaded in page})
         for state, loaded in in_memory:
             self._scheduler.settle_held(state, loaded, self._settler.cancel(loaded))

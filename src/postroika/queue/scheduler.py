@@ -79,7 +79,7 @@ class Scheduler:
         self._loader = Loader(store, clock)
         self._active: dict[str, Destination] = {}
         self._hungry: OrderedDict[str, None] = OrderedDict()
-        self._cancelled: set[int] = set()
+        self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
         self._lanes = 0
         self._body_bytes = 0
         self._kicked = trio.Event()
@@ -207,7 +207,7 @@ class Scheduler:
         if state.more and state.waiting < self._window(state) // 2:
             self._loader.refill(state, self._window(state))
         loaded = state.pop()
-        if loaded is not None and loaded.batch.envelope.message in self._cancelled:
+        if loaded is not None and loaded.key in self._cancelled:
             self._settle(state, loaded, self._settler.cancel(loaded))
             return self.next_batch(state)
         return loaded
@@ -348,7 +348,7 @@ class Scheduler:
         batch = loaded.batch
         due_at = 0.0
         if Outcome.DEFERRED in outcomes:
-            if batch.envelope.message in self._cancelled:
+            if loaded.key in self._cancelled:
                 self._settle(state, loaded, self._settler.settle(loaded, attempt, due_at=0.0, cancelled=True))
                 return
             due_at = schedule.next_attempt_at(batch.attempts + 1, now, self._retry, self._rng)
@@ -376,9 +376,7 @@ class Scheduler:
             self._release(state, loaded)
             if then is not None:
                 then()
-            message = loaded.batch.envelope.message
-            if message in self._cancelled and not self._store.batches_of(message):
-                self._cancelled.discard(message)
+            self._cancelled.discard(loaded.key)
             if settled.notices:
                 self.fresh(settled.notices)
             self._pump(state)
@@ -432,9 +430,9 @@ class Scheduler:
                         state.append(loaded)
         return taken
 
-    def cancel_in_memory(self, message: int) -> None:
-        """Batches of this message that are in memory are cancelled when their turn comes or their attempt fails."""
-        self._cancelled.add(message)
+    def cancel_in_memory(self, key: bytes) -> None:
+        """If this batch is in memory, it is cancelled when its turn comes or its attempt fails."""
+        self._cancelled.add(key)
 
     def bring_up(self, name: str) -> None:
         """Try a destination again at once, whatever is known of it."""
