@@ -61,7 +61,7 @@ class NameServer:
             self.address = f"127.0.0.1:{port}"
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_udp, udp, nursery)
-                nursery.start_soon(trio.serve_listeners, self._serve_tcp, [tcp])
+                await nursery.start(trio.serve_listeners, self._serve_tcp, [tcp])
                 yield self
                 nursery.cancel_scope.cancel()
 

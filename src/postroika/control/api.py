@@ -90,7 +90,7 @@ class StatsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGE)] = 10
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128 - unix_server.serve says when it has started
     config: Config, workers: Workers, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the control API until cancelled; started when it can be connected to.

@@ -232,7 +232,7 @@ class Connection:
                         case Closed(reply):
                             raise PeerClosed(step, reply)
         except SessionRefused as error:
-            await self.quit()
+            await self.quit()  # noqa: ASYNC120 - if cancelled here, nobody asks why there is no session
             raise NoSession(error, step) from error
         except FAILURES as error:
             self.close()

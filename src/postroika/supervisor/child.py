@@ -98,7 +98,7 @@ class WorkerProcess:
                 code = await process.wait()
             finally:
                 self._handoff = self._channel = None
-                await process.end()
+                await process.end()  # noqa: ASYNC102 - it shields itself, for some seconds at most
                 for number, arrived in self._waiting.items():
                     self._answers.setdefault(number, wire.Answer(number, error=f"worker {self.shard} has ended"))
                     arrived.set()
