@@ -163,6 +163,7 @@ class Dialogue:
 
     def __init__(self, port: int, helo: str = "") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lines = self.sock.makefile("rb")
         self.greeting = self.reply()
         self.ehlo = self.say(f"EHLO {helo}") if helo and self.greeting.startswith("220") else ""
