@@ -134,12 +134,12 @@ class Worker:
         limits = config.limits
         services = Services(
             door=Door(intake, self._events.received, hostname=config.server.hostname),
-            pipeline=Pipeline(limits.policy_timeout_s, rcpt=[relay]),
+            pipeline=Pipeline(limits.policy_timeout_s),
             relay=relay,
             rejected=self._rejected,
             limits=limits,
         )
-        settings = [
+        strict = [
             ServerSettings(
                 hostname=config.server.hostname,
                 max_message_bytes=limits.max_message_bytes,
@@ -147,14 +147,17 @@ class Worker:
                 max_bad_commands=limits.max_bad_commands,
                 max_received=limits.max_received,
                 max_header_bytes=limits.max_header_bytes,
-                bare_newlines=listener.bare_newlines,
             )
-            for listener in config.listener
+        ] * len(config.listener)
+        # Line ends are mended only for those whom we trust: a stranger could hide a second message in them.
+        trusted = [
+            msgspec.structs.replace(settings, bare_newlines=listener.bare_newlines)
+            for settings, listener in zip(strict, config.listener, strict=True)
         ]
 
         def start_session(sock: socket.socket, client: Client) -> Session:
             client.trusted = relay.trusts(client.ip)
-            return Session(sock, client, settings[client.listener], services)
+            return Session(sock, client, (trusted if client.trusted else strict)[client.listener], services)
 
         workers = config.server.workers or len(os.sched_getaffinity(0))
         return Listener(

@@ -116,11 +116,36 @@ async def test_a_failed_sync_ends_the_committer_and_nobody_is_told_that_it_went_
     committer = committer_on(disk)
     disk.fails = lambda group: SpoolIOError("mdb_txn_commit: Input/output error")
     told: list[SpoolError | None] = []
-    committer.commit_nowait(mark(b"a"), told.append)
+    committer.commit_nowait(mark(b"mail"), told.append)
+    committer.commit_nowait(mark(b"done", must=True), told.append)
     with pytest.raises(SpoolIOError):
         await committer.run()
-    assert told == []
+    assert [type(error) for error in told] == [SpoolIOError]
     assert disk.groups == []
+
+
+async def test_nobody_waits_for_a_committer_that_was_cancelled(disk: Disk) -> None:
+    committer = committer_on(disk)
+    disk.gate.clear()
+    failures: list[str] = []
+
+    async def caller(name: bytes) -> None:
+        try:
+            await committer.commit(mark(name), 3600)
+        except SpoolError as error:
+            failures.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(caller, b"first")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(committer.run)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.start_soon(caller, b"second")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+        disk.gate.set()
+    assert disk.groups == [1]
+    assert failures == ["the spool is closed"]
 
 
 async def test_a_commit_that_takes_too_long_is_in_doubt(disk: Disk, mock_clock: trio.testing.MockClock) -> None:

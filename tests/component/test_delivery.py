@@ -579,7 +579,7 @@ async def test_connection_that_does_not_open_is_left_after_the_connect_timeout(
                 sock.close()
     text = f"451 4.4.1 connecting to full.y.test [127.0.0.1]:{port} timed out"
     assert lane.outcomes == {"r1@y.test": (Outcome.DEFERRED, text, Stage.CONNECT)}
-    assert lane.down == [(Reply(451, "4.4.1", (text[10:],)), "full.y.test")]
+    assert lane.down == [(Reply(451, "4.4.1", (text[10:],)), "")]
 
 
 async def _connect_quietly(sock: trio.socket.SocketType, port: int) -> None:

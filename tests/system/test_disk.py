@@ -64,13 +64,13 @@ def test_a_full_disk_is_told_with_452_and_intake_comes_back_by_itself(
                     refused = reply
                     break
                 accepted += 1
-            assert refused.startswith("452 4.3.1 ")
+            assert refused.startswith("452 4.3.1 "), server.output()
             assert accepted > 10
         (worker,) = server.worker_pids()
 
         # What was accepted is delivered although the disk is full, and then there is room again.
         sink = smtp_sink(port=port)
-        server.run("queue", "flush", "--all")
+        server.run("queue", "flush")
         server.wait_for_events(accepted, "delivered")
         assert sink.process.returncode is None
 
@@ -110,7 +110,7 @@ def test_a_disk_filled_by_others_is_survived(small_disk: Path, smtp_sink: StartS
         assert sink.process.returncode is None
         # The event log has no room either, so wait for the one thing that can be seen: the freed disk shows all.
         ballast.unlink()
-        server.run("queue", "flush", "--all")
+        server.run("queue", "flush")
         delivered = server.wait_for_events(5, "delivered")
         assert sorted(event["recipient"] for event in delivered) == [f"r{number}@shop.test" for number in range(5)]
         assert server.worker_pids() == [worker]
@@ -146,7 +146,7 @@ def test_a_sync_that_fails_ends_the_worker_and_never_gives_a_250(
             client.say("RCPT TO:<during@shop.test>")
             client.say("DATA")
             client.send(b"Subject: 2\r\n\r\nx\r\n")
-            assert client.say(".") in {"", "421 4.3.2 the service is shutting down, please try again"}
+            assert client.say(".")[:1] in {"", "4"}
         wait_until(lambda: worker not in server.worker_pids(), "the worker to end")
         fault.unlink()
 

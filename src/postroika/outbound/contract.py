@@ -37,7 +37,8 @@ class Lane(Protocol):
         """The session that `connected` told of is over."""
 
     def unreachable(self, reply: Reply, host: str) -> None:
-        """No host could be reached. Called after the batch that found it out was reported."""
+        """No host could be reached. `host`: who said so, "" if we found out ourselves. Called after the batch that
+        found it out was reported."""
 
 
 class Bodies(Protocol):

@@ -198,7 +198,7 @@ class Turn:
             self.report(job)
         jobs.clear()
         if takes:
-            self._lane.unreachable(failed.reply, self._peer.host)
+            self._lane.unreachable(failed.reply, self._peer.host if failed.remote else "")
 
     def _give_back(self, jobs: deque[Job]) -> None:
         """Those that had no part in the failure are due again at once."""

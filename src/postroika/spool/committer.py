@@ -126,6 +126,12 @@ class Committer:
 
         Cancellation: between two groups; a group under way is finished first.
         """
+        try:
+            await self._run()
+        finally:
+            self._give_up()
+
+    async def _run(self) -> None:
         while True:
             if not self._queue:
                 if self._closing and not self._later:
@@ -146,6 +152,15 @@ class Committer:
             else:
                 self._tell(group, error)
 
+    def _give_up(self) -> None:
+        """Nothing more will be written: whoever waits must not wait for ever. Done-marks that were not written stay
+        undone; after the next start those batches are tried again."""
+        error = SpoolError("the spool is closed")
+        while self._queue:
+            changes, done = self._queue.popleft()
+            if not changes.must:
+                done(error)
+
     def _take_group(self) -> list[tuple[Changes, Done]]:
         group: list[tuple[Changes, Done]] = [(changes, _nobody) for changes in self._later]
         size = sum(changes.bytes for changes in self._later)
@@ -161,11 +176,19 @@ class Committer:
         started_at = trio.current_time()
         try:
             await trio.to_thread.run_sync(self._store.apply, batch, self._ids.last, limiter=self._limiter)
-        except SpoolIOError:
+        except trio.Cancelled:
+            self._queue.extendleft(reversed(group))  # it had not begun
+            raise
+        except SpoolIOError as error:
+            for changes, done in group:
+                if not changes.must:
+                    done(error)
             raise
         except SpoolError as error:
             if not isinstance(error, SpoolFullError) and any(changes.must for changes in batch):
                 raise  # a done-mark that can never be written would be a duplicate delivery after the next start
+            if not isinstance(error, SpoolFullError):
+                log.error("%s; %d changes were refused", error, len(group))
             return error
         COMMITS.value += 1
         COMMIT_CHANGES.value += len(group)

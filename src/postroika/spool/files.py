@@ -17,6 +17,8 @@ import lmdb
 from postroika.errors import SpoolError, SpoolFormatError, SpoolFullError, SpoolIOError, SpoolLockedError
 from postroika.spool.schema import MAGIC, SCHEMA, Format, Table, encode
 
+_TABLES_BYTES = 1 << 20  # pages of the trees that one transaction rewrites, generously
+
 
 def shard_path(spool: Path, shard: int) -> Path:
     """Where shard `shard` lives."""
@@ -102,6 +104,28 @@ def open_env(path: Path, max_bytes: int, *, writable: bool) -> lmdb.Environment:
         # Touching a page past the end would kill us with SIGBUS.
         raise SpoolFormatError(f"{data_file} is cut short: {size} bytes of {needed}; it was left as it is")
     return env
+
+
+def is_full(path: Path, wanted_bytes: int) -> bool:
+    """Whether the disk has no room for `wanted_bytes` and what the tables need beside it, found out by writing.
+
+    LMDB calls a write that came out short, because the disk was full in the middle of it, by the same name (EIO) as a
+    disk that fails; and the amount of free space does not tell about quotas. Only the latter failure ends the process.
+    """
+    probe = path / "probe"
+    try:
+        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            left = wanted_bytes + _TABLES_BYTES
+            while left > 0:
+                left -= os.write(fd, bytes(min(left, 1 << 20)))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            probe.unlink()
+    except OSError as error:
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return False
 
 
 def translated(error: lmdb.Error) -> SpoolError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import lmdb
 
-from postroika.errors import SpoolError
+from postroika.errors import SpoolError, SpoolFullError, SpoolIOError
 from postroika.spool import files
 from postroika.spool.changes import Changes
 from postroika.spool.reader import Reader, first_of_each_class
@@ -98,7 +98,10 @@ class Store(Reader):
         except lmdb.Error as error:
             self._next_outbox = next_outbox
             self._known_wakes.clear()
-            raise files.translated(error) from error
+            failure = files.translated(error)
+            if isinstance(failure, SpoolIOError) and files.is_full(self.path, sum(c.bytes for c in group)):
+                failure = SpoolFullError("the disk of the spool is full")
+            raise failure from error
 
     def _write(self, txn: lmdb.Transaction, group: list[Changes]) -> None:
         dbs = self._dbs
