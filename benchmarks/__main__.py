@@ -100,7 +100,8 @@ def _print_machine(console: Console, facts: dict[str, Any]) -> None:
         f"a sync takes {facts['sync_ms']:.2g} ms, load average {facts['load_average_before']:.1f}"
     )
     console.print(
-        f"Postroika {facts['postroika']}, Python {facts['python']}, Trio {facts['trio']}, py-lmdb {facts['lmdb']}, "
+        f"Postroika {facts['postroika']}, Trio {facts['trio']}, py-lmdb {facts['lmdb']}, "
+        f"Python {facts['python']} (a turn of a bare loop takes {facts['python_loop_ns']:.0f} ns), "
         f"Postfix {facts.get('postfix', 'not measured')}\n"
         "ratio: how many times as good as what stands beside it; above 1 Postroika is the better\n"
     )

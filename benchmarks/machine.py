@@ -19,6 +19,8 @@ _ROOT = Path(__file__).parent.parent
 _LIBRARIES = ("trio", "lmdb", "msgspec", "Cython")
 _SYNCS = 50
 _SYNC_BYTES = 4096
+_LOOPS = 9
+_LOOP_TURNS = 20_000
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
 
 
@@ -35,6 +37,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "sync_ms": round(sync_ms(directory), 3),
         "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),
+        "python_loop_ns": round(python_loop_ns(), 1),
         "postroika": f"{__version__} ({_commit()})",
         **{name.lower(): importlib.metadata.version(name) for name in _LIBRARIES},
     }
@@ -72,6 +75,22 @@ def sync_ms(directory: Path) -> float:
             took.append(time.perf_counter() - begin)
     file.unlink()
     return 1000 * statistics.median(took)
+
+
+def python_loop_ns() -> float:
+    """CPU time of one turn of a loop that squares and adds.
+
+    It tells builds of the same Python apart (with and without profile-guided optimisation, static and shared), which no
+    version does, and quiet machines from busy ones.
+    """
+    took_s = []
+    for _ in range(_LOOPS):
+        total = 0
+        begin = time.thread_time()
+        for number in range(_LOOP_TURNS):
+            total += number * number
+        took_s.append(time.thread_time() - begin)
+    return statistics.median(took_s) / _LOOP_TURNS * 1e9
 
 
 def _commit() -> str:

@@ -7,6 +7,7 @@ outside of what is measured. Content is ordinary: lines of 76 octets, one in fif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -88,13 +89,21 @@ def _kernel_steps() -> Iterator[Step]:
     for octets, label in _SIZES:
         body = content(octets)
         wire = stuffed(body)
-        yield Step(f"data: take a message of {label} off the wire", len(wire), lambda wire=wire: _scan(wire))
-        yield Step(f"header: look through {label}", len(body), lambda body=body: HeaderScanner().feed(body))
-        yield Step(f"stuff: put {label} on the wire", len(body), lambda body=body: Stuffer().feed(body))
+        yield Step(f"data: take a message of {label} off the wire", len(wire), partial(_scan, wire))
+        yield Step(f"header: look through {label}", len(body), partial(_look, body))
+        yield Step(f"stuff: put {label} on the wire", len(body), partial(_stuff, body))
 
 
 def _scan(wire: bytes) -> bytes:
     return DataScanner(dotted=True).feed(wire, 0, len(wire))[0]
+
+
+def _look(body: bytes) -> bool:
+    return HeaderScanner().feed(body)
+
+
+def _stuff(body: bytes) -> bytes:
+    return Stuffer().feed(body)
 
 
 def _server_steps() -> Iterator[Step]:
@@ -107,7 +116,7 @@ def _server_steps() -> Iterator[Step]:
         yield Step(
             f"server: one pipelined transaction with {label}",
             len(body),
-            lambda session=session, commands=commands, wire=wire: session.transaction(commands, wire),
+            partial(session.transaction, commands, wire),
         )
 
 
