@@ -1,6 +1,11 @@
 """What all tests share. Promise: a test that did not run for want of a peer is never overlooked."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes depends on what else the machine does: no test may fail for that.
+settings.register_profile("postroika", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("postroika")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
