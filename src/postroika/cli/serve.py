@@ -46,8 +46,13 @@ def command(config_file: str | None) -> None:
 
 def _welcome(path: Path, config: Config, addresses: Sequence[str]) -> list[str]:
     """What is printed when mail is accepted; ends with the line "Ready." and what to try next."""
+    import shutil
+    import sys
+
     from postroika import __version__
 
+    # As `make run` starts it, the command is not on the PATH.
+    name = "postroika" if shutil.which("postroika") else sys.argv[0]
     options = "" if str(path) == "postroika.toml" else f" --config {path}"
     lines = [
         f"Postroika {__version__} as {config.server.hostname}",
@@ -61,10 +66,10 @@ def _welcome(path: Path, config: Config, addresses: Sequence[str]) -> list[str]:
     if config.sink is not None:
         lines += [
             "Try, in another terminal:",
-            f"  postroika send --to you@shop.test --wait{options}",
-            f"  postroika send --to bounce@shop.test --wait{options}",
+            f"  {name} send --to you@shop.test --wait{options}",
+            f"  {name} send --to bounce@shop.test --wait{options}",
         ]
     else:
         lines.append("Try, in another terminal:")
-    lines += [f"  postroika queue list{options}", f"  postroika events tail{options}"]
+    lines += [f"  {name} queue list{options}", f"  {name} events tail{options}"]
     return lines

@@ -30,6 +30,7 @@ from postroika.supervisor.process import ChildProcess
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_SINK_WAIT_S = 15.0
 _STOP_GRACE_S = 45.0  # above the worker's own, which ends by itself unless it hangs
 _OVERLOADED = b"421 4.3.2 Service not available, closing transmission channel\r\n"
 
@@ -87,7 +88,7 @@ class Supervisor:
             await worker.ready.wait()
         await nursery.start(api.serve, self._config, self)
         if self._config.sink is not None:
-            nursery.start_soon(self._run_sink)
+            await nursery.start(self._run_sink)
         async with trio.open_nursery() as accepting:
             for number, listener in enumerate(self._listeners):
                 accepting.start_soon(self._accept, number, listener)
@@ -175,7 +176,7 @@ class Supervisor:
                     log.info("stopping: what is under way is finished first")
                     self._shutdown.set()
 
-    async def _run_sink(self) -> None:
+    async def _run_sink(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         sink = self._config.sink
         assert sink is not None
         arguments = ["sink", "--listen", sink.address]
@@ -183,12 +184,18 @@ class Supervisor:
             arguments += ["--refuse", pattern]
         for pattern in sink.defer:
             arguments += ["--defer", pattern]
+        started = False
         while True:
             process = ChildProcess([sys.executable, "-c", _SINK_CODE, str(os.getpid()), *arguments])
             try:
+                if not started and not await _accepts(sink.address, _SINK_WAIT_S):
+                    log.error("the sink does not listen on %s", sink.address)
+                if not started:
+                    started = True
+                    task_status.started()
                 code = await process.wait()
             finally:
-                await process.end()  # noqa: ASYNC102 - it shields itself, for some seconds at most
+                await process.end()
             log.error("the sink has ended with exit code %d; it is started again", code)
             await trio.sleep(1)
 
@@ -208,6 +215,20 @@ class Supervisor:
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, in order of shards."""
         return [worker.pid for worker in self._workers]
+
+
+async def _accepts(address: str, within_s: float) -> bool:
+    """Whether something accepts connections at `address`, or will within `within_s`."""
+    host, port = split_host_port(address)
+    with trio.move_on_after(within_s):
+        while True:
+            try:
+                await (await trio.open_tcp_stream(host, port)).aclose()
+            except OSError:
+                await trio.sleep(0.02)
+            else:
+                return True
+    return False
 
 
 def _own(spool: Path, wait_s: float) -> int:
