@@ -169,9 +169,10 @@ def test_a_filtered_line_tells_only_what_matches(mail, ask) -> None:
     assert (line.recipients, line.first_recipients, line.batches) == (1, ["c@other.test"], 1)
 
 
-@pytest.mark.parametrize("indexed", [0, 100])
-def test_a_destination_is_found_by_index_and_by_scan_alike(mail, ask, monkeypatch, indexed: int) -> None:
+@pytest.mark.parametrize(("indexed", "read"), [(0, 100), (100, 100), (100, 3), (100, 5)])
+def test_a_destination_is_found_by_index_and_by_scan_alike(mail, ask, monkeypatch, indexed: int, read: int) -> None:
     monkeypatch.setattr(queries_module, "_INDEXED", indexed)
+    monkeypatch.setattr(queries_module, "_INDEX_READ", read)
     expected = []
     for age in range(40, 0, -1):
         number = mail.message([f"r{age}@{'shop' if age % 4 else 'rare'}.test"], age_s=age, due_in_s=-age % 7)

@@ -41,6 +41,7 @@ from postroika.spool.shards import Shard, Shards
 MAX_PAGE = 1000
 _READ = 200  # batches a transaction
 _LOOKS = 50_000  # batches looked at for one page: a quarter of a second
+_INDEX_READ = 2_000  # index entries a transaction
 _INDEXED = 50_000  # a destination with fewer batches is read by its index
 _LAST_ID = 2**64 - 1
 _FIRST = 3  # recipients and destinations shown in a list
@@ -340,10 +341,14 @@ def _batches(shard: Shard, keys: Iterable[bytes], looks: _Looks) -> Iterator[Loa
 def _indexed_keys(shard: Shard, destination: str, start: bytes) -> list[bytes] | None:
     """The keys ≥ `start` of the batches of a destination, oldest first; None if it has so many that to look through
     the whole queue finds them as fast."""
-    entries = shard.ready_keys(destination, _INDEXED + 1)
-    if len(entries) > _INDEXED:
-        return None
-    return sorted(batch for _, _, _, batch in entries if batch >= start)
+    keys: list[bytes] = []
+    after = b""
+    while len(keys) <= _INDEXED:
+        page, after = shard.ready_batches(destination, after, _INDEX_READ)
+        keys += page
+        if not after:
+            return sorted(key for key in keys if key >= start)
+    return None
 
 
 def _doubts(shard: Shard, start: bytes) -> Iterator[tuple[bytes, bytes, Shard]]:

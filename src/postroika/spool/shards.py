@@ -21,6 +21,7 @@ from postroika.spool.schema import (
     DestinationState,
     Table,
     decode_state,
+    ready_prefix,
     split_ready_key,
     u64_from,
 )
@@ -74,6 +75,28 @@ class Shard(Reader):
                 seen += count
                 found.append(ReadyCount(name, count, exact))
         return found, False
+
+    def ready_batches(self, destination: str, after: bytes, limit: int) -> tuple[list[bytes], bytes]:
+        """The batch keys of up to `limit` entries of a destination, in the order of its queue.
+
+        Args:
+            after: what the call before returned; b"" to begin.
+
+        Returns:
+            The keys, and where to go on; b"" at the end.
+        """
+        prefix = ready_prefix(destination)
+        found: list[bytes] = []
+        last = after
+        with self._env.begin() as txn, txn.cursor(self._dbs[Table.READY]) as cursor:
+            ok = cursor.set_range(after + b"\0" if after else prefix)
+            while ok and cursor.key().startswith(prefix):
+                if len(found) >= limit:
+                    return found, last
+                last = cursor.key()
+                found.append(split_ready_key(last)[3])
+                ok = cursor.next()
+        return found, b""
 
     def down_destinations(self, after: str, limit: int) -> list[tuple[str, DestinationState]]:
         """Up to `limit` destinations that are left alone, in order of name, after the name `after`."""
