@@ -72,7 +72,7 @@ class Worker:
     """
 
     def __init__(self, config: Config, shard: int, handoff: socket.socket, channel: wire.Channel) -> None:
-        self._shard = shard
+        config = _own_share(config)
         self._channel = channel
         self._stopping = trio.Event()
         delivery = config.delivery
@@ -159,15 +159,13 @@ class Worker:
             client.trusted = relay.trusts(client.ip)
             return Session(sock, client, (trusted if client.trusted else strict)[client.listener], services)
 
-        workers = config.server.workers or len(os.sched_getaffinity(0))
         return Listener(
             handoff,
             start_session,
             self._rejected,
             hostname=config.server.hostname,
-            # Connections are dealt in turn, so each worker has its share of the limits.
-            max_connections=-(-limits.max_connections // workers),
-            max_connections_per_ip=-(-limits.max_connections_per_ip // workers),
+            max_connections=limits.max_connections,
+            max_connections_per_ip=limits.max_connections_per_ip,
         )
 
     def _rejected(
@@ -273,6 +271,23 @@ class Worker:
             return {}
         self._stopping.set()
         return {}
+
+
+def _own_share(config: Config) -> Config:
+    """The config with one worker's part of the limits that hold over all workers, rounded up. Clients' connections
+    are dealt in turn, and what they bring is delivered where it came in, so equal parts fit."""
+    workers = config.server.workers or len(os.sched_getaffinity(0))
+    names: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("limits", ("max_connections", "max_connections_per_ip")),
+        ("delivery", ("max_connections", "max_connections_per_site", "initial_connections_per_site")),
+    )
+    parts = {
+        section: msgspec.structs.replace(
+            getattr(config, section), **{key: -(-getattr(getattr(config, section), key) // workers) for key in keys}
+        )
+        for section, keys in names
+    }
+    return msgspec.structs.replace(config, **parts)
 
 
 def main() -> None:

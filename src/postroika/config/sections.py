@@ -133,7 +133,9 @@ class Delivery(_Section, frozen=True, kw_only=True):
     enabled: Annotated[bool, "false: accept and keep, deliver nothing."] = True
     ehlo_name: Annotated[str, "The name we say in EHLO; empty = server.hostname."] = ""
     source_address: Annotated[str, "The local address to connect from; empty = the system chooses."] = ""
-    max_connections: Annotated[Count, "Connections at once of each worker."] = 500
+    max_connections: Annotated[
+        Count, "Connections at once, over all workers (each has an equal share, at least 1)."
+    ] = 500
     max_connections_per_site: Annotated[Count, "Of those, to hosts that share their MX set."] = 20
     initial_connections_per_site: Annotated[Count, "To a site that has not yet shown that it takes more."] = 4
     max_messages_per_connection: Annotated[Count, "Messages over one connection before it is replaced."] = 1000
