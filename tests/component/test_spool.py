@@ -10,6 +10,7 @@ import pytest
 from postroika.errors import SpoolFormatError, SpoolFullError, SpoolLockedError
 from postroika.mail.envelope import Batch, Envelope, Recipient
 from postroika.mail.reply import Reply
+from postroika.spool import pages
 from postroika.spool.changes import Changes
 from postroika.spool.files import open_env, shard_path
 from postroika.spool.inflight import InFlight
@@ -388,4 +389,22 @@ def test_destinations_are_listed_by_name_also_when_one_is_the_beginning_of_anoth
     assert store.destinations("", 10) == ["a", "a.test", "a.test.example", "b"]
     assert store.destinations("a", 2) == ["a.test", "a.test.example"]
     assert [found.batch.destination for found in store.load_ready("a", 0, b"", 1000, 10, ())[0]] == ["a"]
+    store.close()
+
+
+def test_pages_that_were_read_are_given_back_and_can_be_read_again(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    changes = Changes()
+    for chunk in range(300):
+        changes.put_chunk(1, chunk, bytes([chunk % 256]) * 64 * 1024)
+    store.apply([changes])
+    assert sum(len(store.read_body(1, chunk)) for chunk in range(300)) == 300 * 64 * 1024
+    before = pages.mapped_bytes()
+    store.trim(before + 1)
+    assert pages.mapped_bytes() >= before
+    store.trim(0)
+    assert before - pages.mapped_bytes() > 15 * MIB
+    assert store.read_body(1, 299) == bytes([299 % 256]) * 64 * 1024
+    accepted(store, batch(2))
+    assert store.read_body(2, 0) == b"body\n"
     store.close()

@@ -1,4 +1,4 @@
-"""Gives up what is too old, and tells senders of what is late.
+"""Gives up what is too old, tells senders of what is late, and keeps the map of the spool out of our memory.
 
 Promise: this costs nothing per message until its time has come. Batch keys begin with the arrival time, so the oldest
 mail is at the front of the table: no timer, no index by age. How far the "late" check has come is kept in the spool,
@@ -23,6 +23,7 @@ from postroika.spool.store import Store
 
 _PERIOD_S = 5.0
 _PAGE = 200
+_MAPPED_BYTES = 64 * 1024 * 1024
 _LATE_CURSOR = "late_checked"
 
 
@@ -55,6 +56,7 @@ class Janitor:
         """Look every few seconds, until cancelled."""
         late_checked = self._store.meta_number(_LATE_CURSOR)
         while True:
+            self._store.trim(_MAPPED_BYTES)
             await self._expire()
             late_checked = await self._note_late(late_checked)
             # A short schedule (tests, impatient operators) wants a closer look.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from postroika.errors import SpoolFormatError
 from postroika.mail.envelope import Batch
+from postroika.spool import pages
 from postroika.spool.schema import (
     ClassRecord,
     DestinationState,
@@ -77,6 +78,11 @@ class Reader:
             raise SpoolFormatError(f"{path} is not a whole Postroika spool ({error}); it was left as it is") from error
         with env.begin() as txn:
             self.format = check_format(txn.get(b"format", db=self._dbs[Table.META]), shard, str(path))
+
+    def trim(self, limit_bytes: int) -> None:
+        """Give back the pages of the map, if files hold more than `limit_bytes` of our resident memory."""
+        if pages.mapped_bytes() > limit_bytes:
+            pages.let_go(self.path / "data.mdb")
 
     def close(self) -> None:
         """Close the files."""

@@ -1,0 +1,42 @@
+"""Giving back the pages of the map that this process has looked at.
+
+LMDB reads through a shared mapping of the whole file, so every page that was ever read counts as resident memory of the
+process for as long as the kernel does not need it: with a large backlog, most of the file. Nothing is wrong with that,
+but it looks like growth, and limits of containers count it. Letting go of the mapping's pages costs a page fault for
+those that are read again; their content stays in the page cache, and the map stays as it is.
+
+Source: madvise(2), MADV_DONTNEED; proc(5), statm and maps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+_MADV_DONTNEED = 4
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def mapped_bytes() -> int:
+    """Resident memory of this process that files back."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def let_go(path: Path) -> None:
+    """Give back the resident pages of all mappings of the file at `path`, which must be read-only and shared.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    wanted = str(path.resolve())
+    with Path("/proc/self/maps").open() as maps:
+        for line in maps:
+            fields = line.rstrip("\n").split(maxsplit=5)
+            # "r--s": a private or writable mapping would lose what it holds.
+            if len(fields) == 6 and fields[5] == wanted and fields[1] == "r--s":
+                start, _, end = fields[0].partition("-")
+                begin = int(start, 16)
+                if _libc.madvise(begin, int(end, 16) - begin, _MADV_DONTNEED) != 0:
+                    raise OSError(ctypes.get_errno(), "madvise")
