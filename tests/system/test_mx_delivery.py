@@ -8,6 +8,8 @@ from __future__ import annotations
 import email
 import email.policy
 import itertools
+import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from email.message import Message
@@ -58,6 +60,8 @@ down_delays_s = [600]
 jitter = 0
 [delivery]
 connection_idle_s = 0.2
+connect_timeout_s = 3
+greeting_timeout_s = 3
 """
 _MESSAGE = b"Subject: by MX\r\n\r\nx\r\n"
 
@@ -211,6 +215,46 @@ def test_backup_is_not_tried_after_5xx(net: Net, command: str, stage: str) -> No
     (event,) = net.wait("bounced")
     assert told(event) == ("bounced", 1, 500, "5.3.0", stage, "theirs", net("primary.shop"))
     assert backup.messages() == []
+
+
+@pytest.mark.parametrize("command", ["EHLO", "MAIL", "RCPT", "DATA"])
+def test_backup_is_tried_when_the_primary_hangs_up(net: Net, command: str) -> None:
+    net.host("primary.shop", "-q", command)
+    backup = net.host("backup.shop")
+    net.send("a@shop")
+    (event,) = net.wait("delivered")
+    assert told(event) == ("delivered", 1, 250, "2.0.0", "final_dot", "theirs", net("backup.shop"))
+    assert len(backup.messages()) == 1
+
+
+def test_nobody_else_gets_a_message_whose_answer_was_lost(net: Net) -> None:
+    """It may have been delivered; only the regular next attempt may make a second copy."""
+    net.host("primary.shop", "-q", ".")
+    backup = net.host("backup.shop")
+    net.send("a@shop")
+    (event,) = net.wait("deferred")
+    assert told(event) == ("deferred", 1, 451, "4.4.2", "final_dot", "ours", net("primary.shop"))
+    assert event["reply"]["text"].endswith("was lost with the connection; it may have been delivered")
+    assert backup.messages() == []
+    doubts = json.loads(net.server.run("queue", "list", "--in-doubt", "--json"))
+    assert f"a@{net('shop')}" in json.dumps(doubts)
+
+
+@pytest.mark.parametrize(("backlog", "fillers"), [(100, 0), (0, 2)])
+def test_backup_delivers_while_the_primary_says_nothing(net: Net, backlog: int, fillers: int) -> None:
+    """A host that takes connections and is silent; a host whose queue is full, so that it does not even take them."""
+    with ExitStack() as stack:
+        stack.enter_context(socket.create_server((net.ip("primary.shop"), net.port), backlog=backlog))
+        for _ in range(fillers):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((net.ip("primary.shop"), net.port))
+        backup = net.host("backup.shop")
+        net.send("a@shop")
+        (event,) = net.wait("delivered")
+        assert told(event) == ("delivered", 1, 250, "2.0.0", "final_dot", "theirs", net("backup.shop"))
+        assert event["at"] - event["queued_at"] >= 3
+        assert len(backup.messages()) == 1
 
 
 def test_deferred_by_all_hosts_tells_of_the_last_one(net: Net) -> None:
