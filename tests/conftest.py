@@ -5,17 +5,13 @@ not fail for want of speed.
 import os
 
 import pytest
-from hypothesis import settings
-
-# A busy machine is no failure. In CI the same examples come each time; new ones are for a developer to find.
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
 from hypothesis import HealthCheck, settings
 
-# How long an example takes depends on what else the machine does: no test may fail for that.
-settings.register_profile("postroika", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("postroika")
+# How long an example takes depends on what else the machine does: no test may fail for that. In CI the same examples
+# come each time; to find new ones is for developers' machines.
+for _name, _same in (("local", False), ("ci", True)):
+    settings.register_profile(_name, deadline=None, derandomize=_same, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
