@@ -24,7 +24,7 @@ from postroika import metrics
 from postroika.config import Config
 from postroika.control import wire
 from postroika.control.filters import matcher
-from postroika.errors import PostroikaError, SinkError
+from postroika.errors import PostroikaError, SinkError, SpoolError
 from postroika.inbound.accept import Door
 from postroika.inbound.listener import Listener
 from postroika.inbound.session import Services, Session
@@ -81,6 +81,7 @@ class Worker:
         )
         self._inflight = InFlight(self._store.path / "inflight", 2 * delivery.max_connections + _SPARE_SLOTS)
         recovered = recover(self._store, self._inflight)
+        self._recovery = recovered.changes
         if recovered.partial_messages or recovered.batches_in_doubt:
             log.warning(
                 "shard %d: %d half-received messages removed, %d batches are in doubt (`postroika queue doubts`)",
@@ -209,6 +210,7 @@ class Worker:
         async with trio.open_nursery() as root:
             root.start_soon(self._committer.run)
             root.start_soon(self._obey)
+            self._committer.commit_nowait(self._recovery, self._recovered)
             async with trio.open_nursery() as logging_:
                 logging_.start_soon(self._outbox.run)
                 async with trio.open_nursery() as delivering:
@@ -231,6 +233,10 @@ class Worker:
             root.cancel_scope.cancel()
         self._inflight.close()
         self._store.close()
+
+    def _recovered(self, error: SpoolError | None) -> None:
+        if error is None:
+            self._inflight.take_over()
 
     # -- the supervisor's requests ------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class FakeLane:
         self.down: list[tuple[Reply, str]] = []
         self.idle_waits = 0
         self.is_connected = False
+        self.pauses = 0
         self.connections = 0
         self._called = trio.Event()
         self.idle = trio.Event()
@@ -71,6 +72,12 @@ class FakeLane:
 
     def disconnected(self) -> None:
         self.is_connected = False
+
+    def pause(self) -> None:
+        self.pauses += 1
+
+    async def resume(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     def unreachable(self, reply: Reply, host: str) -> None:
         assert self.attempts, "unreachable before the batch that found it out was reported"

@@ -113,7 +113,8 @@ class World:
         self.retry = retry
         self.store = Store.create_or_open(path, shard, max_bytes=1 << 30)
         self.inflight = InFlight(self.store.path / "inflight", 64)
-        self.recovered = recover(self.store, self.inflight)
+        self.store.apply([recover(self.store, self.inflight).changes])
+        self.inflight.take_over()
         self.ids = IdSource(shard, after=self.store.last_id(), clock=clock)
         self.committer = Committer(self.store, self.ids, low_water_bytes=1)
         self.events = EventWriter(self.ids, clock)

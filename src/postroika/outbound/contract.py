@@ -24,6 +24,12 @@ class Lane(Protocol):
         Cancellation: nothing is taken.
         """
 
+    def pause(self) -> None:
+        """There is no place at the site: others may have the connection meanwhile."""
+
+    async def resume(self) -> None:
+        """There is one now; waits until the total of connections allows it. Cancellation: it stays paused."""
+
     def report(self, loaded: Loaded, attempt: Attempt) -> None:
         """The outcome: one result for each recipient of `loaded.batch`. Never blocks."""
 

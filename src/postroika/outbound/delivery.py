@@ -73,9 +73,12 @@ class Deliverer:
         except NoRoute as error:
             await self._no_route(lane, error)
             return False
+        if self.pool.is_full(route.site):
+            lane.pause()
         warm = await self.pool.acquire(route.site)
         turn = Turn(self, lane, route, warm)
         try:
+            await lane.resume()
             return await turn.run()
         except BaseException as error:
             if not isinstance(error, Exception):

@@ -51,6 +51,11 @@ class SitePool:
         self._limit = limit
         self._sites: dict[str, _Site] = {}
 
+    def is_full(self, site: str) -> bool:
+        """Whether `acquire` would have to wait for a place of somebody who is at work."""
+        state = self._sites.get(site)
+        return state is not None and not state.idle and (bool(state.waiters) or state.taken >= self._limit)
+
     async def acquire(self, site: str) -> Connection | None:
         """Take a place, as soon as it is our turn; with it comes a connection whose session stands, if there is one.
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from postroika.mail.address import routing_domain
 from postroika.mail.envelope import Batch, BodyType, Envelope, Recipient
 from postroika.mail.ids import IdSource, id_text
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
@@ -29,6 +28,7 @@ from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt
 from postroika.spool.schema import CHUNK_BYTES, ClassRecord, DestinationState, Table, batch_key, encode
 from postroika.spool.store import Store
+from postroika.spool.writer import destination_of
 
 _CANCELLED = Reply(554, "5.7.0", ("cancelled by the operator",))
 _EXPIRED = Reply(554, "5.4.7", ("delivery time expired",))
@@ -314,7 +314,7 @@ class Settler:
             campaign=original.campaign,
         )
         recipient = Recipient(original.reverse_path)
-        destination = routing_domain(original.reverse_path)
+        destination = destination_of(original.reverse_path)
         class_id = self._store.intern_class(ClassRecord(original.stream, original.tenant, original.campaign), changes)
         batch = Batch(envelope, 0, destination, (recipient,), class_id, int(now * 1000))
         changes.put_batch(batch)

@@ -44,6 +44,7 @@ class Destination:
         "later_ms",
         "more",
         "name",
+        "paused",
         "positions",
         "ramp",
         "starting",
@@ -65,6 +66,7 @@ class Destination:
         self.lanes = 0
         self.starting = 0
         self.connected = 0
+        self.paused = 0
         self.sweeping = False
         self.waiting = 0
         self.later_ms: int | None = None
@@ -131,7 +133,7 @@ class Destination:
 
     def wants_lane(self) -> bool:
         """Whether another connection would have something to do, and is allowed."""
-        return self.waiting > self.starting and self.lanes < self.ramp.allowed
+        return self.waiting > self.starting and self.lanes < self.ramp.allowed and not self.paused
 
     def due_later(self, due_ms: int) -> None:
         """The spool has something of this destination that is due only then (epoch milliseconds)."""

@@ -7,22 +7,24 @@ in the same transaction as the notices it made.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import time
 from collections.abc import Callable
 
 import trio
 
 from postroika.config import Retry
-from postroika.mail.ids import first_id_at, id_time_s
-from postroika.outcome.settle import Settler
+from postroika.outcome.settle import Settled, Settler
 from postroika.queue import retry as schedule
+from postroika.queue.operator import settle_page
 from postroika.queue.scheduler import Scheduler
 from postroika.spool.reader import Loaded
-from postroika.spool.schema import Table, batch_key, split_batch_key, u64_key
+from postroika.spool.schema import Table, batch_key, u64_key
 from postroika.spool.store import Store
 
 _PERIOD_S = 5.0
-_PAGE = 200
+_PAGE = 25  # a notice takes some tenths of a millisecond to make
 _MAPPED_BYTES = 64 * 1024 * 1024
 _LATE_CURSOR = "late_checked"
 
@@ -63,53 +65,48 @@ class Janitor:
             await trio.sleep(min(_PERIOD_S, self._retry.expire_after_s / 4))
 
     async def _expire(self) -> None:
-        """Settle what is older than the configured age, page by page from the oldest."""
+        """Settle what is older than its age allows, page by page from the oldest, until a page has nothing old."""
         start = b""
-        while True:
+        while not self._scheduler.stuck:
             now = self._clock()
             page = self._store.batches_from(start, _PAGE)
-            for loaded in page:
-                if id_time_s(loaded.batch.envelope.message) > now - self._retry.expire_after_s:
-                    return
-                if now >= schedule.expires_at(loaded.batch.envelope, self._retry):
-                    self._expire_one(loaded)
-            if len(page) < _PAGE:
+            old = [loaded for loaded in page if now >= schedule.expires_at(loaded.batch.envelope, self._retry)]
+            if not old:
                 return
+            await settle_page(self._scheduler, old, self._settler.expire)
             start = page[-1].key + b"\0"
-            await trio.sleep(0.05)  # a large backlog that expires at once must not take the loop for itself
-
-    def _expire_one(self, loaded: Loaded) -> None:
-        state = self._scheduler.hold(loaded)
-        if state is not None:
-            self._scheduler.settle_held(state, loaded, self._settler.expire(loaded))
 
     async def _note_late(self, checked: int) -> int:
         """Tell the senders of what has become late since batch `checked` (a message id). Returns how far it came."""
         if not self._retry.delay_dsn_after_s:
             return checked
-        while True:
-            until = first_id_at(self._clock() - self._retry.delay_dsn_after_s)
+        while not self._scheduler.stuck:
             page = self._store.batches_from(batch_key(checked + 1, 0), _PAGE)
-            late = [loaded for loaded in page if split_batch_key(loaded.key)[0] < until]
+            late = list(itertools.takewhile(self._is_late, page))
             if not late:
                 return checked
             # A message is never cut between two pages: what was not looked at of the last one comes again.
-            if len(late) == _PAGE and len({split_batch_key(loaded.key)[0] for loaded in late}) > 1:
-                last = split_batch_key(late[-1].key)[0]
-                late = [loaded for loaded in late if split_batch_key(loaded.key)[0] != last]
+            last = message_of(late[-1])
+            if len(late) == _PAGE and message_of(late[0]) != last:
+                late = [loaded for loaded in late if message_of(loaded) != last]
             elif len(late) == _PAGE:
-                late = self._store.batches_of(split_batch_key(late[0].key)[0])
-            checked = split_batch_key(late[-1].key)[0]
-            for loaded in late:
-                self._note_one(loaded, checked)
-            await trio.sleep(0.05)
+                late = self._store.batches_of(last)
+            checked = message_of(late[-1])
+            note = [loaded for loaded in late if not loaded.batch.delay_noted and loaded.batch.envelope.reverse_path]
+            # One that is being tried is left to the scheduler, which tells if the attempt fails.
+            await settle_page(self._scheduler, note, functools.partial(self._note, checked))
+        return checked
 
-    def _note_one(self, loaded: Loaded, checked: int) -> None:
-        if loaded.batch.delay_noted or not loaded.batch.envelope.reverse_path:
-            return
-        state = self._scheduler.hold(loaded)
-        if state is None:
-            return  # being tried: the scheduler tells, if that fails
+    def _is_late(self, loaded: Loaded) -> bool:
+        return loaded.batch.envelope.received_at <= self._clock() - self._retry.delay_dsn_after_s
+
+    def _note(self, checked: int, loaded: Loaded) -> Settled:
         settled = self._settler.note_delay(loaded)
-        settled.changes.put(Table.META, _LATE_CURSOR.encode(), u64_key(checked))
-        self._scheduler.settle_held(state, loaded, settled)
+        if message_of(loaded) == checked:
+            settled.changes.put(Table.META, _LATE_CURSOR.encode(), u64_key(checked))
+        return settled
+
+
+def message_of(loaded: Loaded) -> int:
+    """Its message id."""
+    return loaded.batch.envelope.message

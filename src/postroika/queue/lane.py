@@ -27,7 +27,17 @@ class Lane:
         state: the destination.
     """
 
-    __slots__ = ("_called", "_connected", "_scheduler", "_starting", "_state", "destination", "served", "under_way")
+    __slots__ = (
+        "_called",
+        "_connected",
+        "_paused",
+        "_scheduler",
+        "_starting",
+        "_state",
+        "destination",
+        "served",
+        "under_way",
+    )
 
     def __init__(self, scheduler: Scheduler, state: Destination) -> None:
         self.destination = state.name
@@ -38,6 +48,7 @@ class Lane:
         self._called = trio.Event()
         self._starting = True
         self._connected = False
+        self._paused = False
         state.lanes += 1
         state.starting += 1
 
@@ -82,6 +93,7 @@ class Lane:
         """Waiting would be for nothing, or at the expense of another destination."""
         return (
             self._scheduler.stopping
+            or self._scheduler.stuck
             or self._state.is_down(self._scheduler.now())
             or self._scheduler.others_wait(self._state)
         )
@@ -92,6 +104,24 @@ class Lane:
         self._starting = True
         self._state.starting += 1
         self._called.set()
+
+    def pause(self) -> None:
+        """There is no place at the site: until `resume`, this lane counts as no connection, and its destination opens
+        no other."""
+        if not self._paused:
+            self._paused = True
+            self._state.paused += 1
+            self._scheduler.lane_paused()
+
+    async def resume(self) -> None:
+        """There is a place now. Waits until the total of connections allows one more.
+
+        Cancellation: it stays paused.
+        """
+        if self._paused:
+            await self._scheduler.lane_resumed()
+            self._paused = False
+            self._state.paused -= 1
 
     def report(self, loaded: Loaded, attempt: Attempt) -> None:
         """What became of a batch that was taken. Never blocks; the scheduler settles it."""
@@ -129,6 +159,10 @@ class Lane:
             self._starting = False
             self._state.starting -= 1
         self._state.lanes -= 1
+        if self._paused:
+            self._state.paused -= 1
+        else:
+            self._scheduler.lane_paused()
         left = list(self.under_way.values())
         self.under_way.clear()
         return left

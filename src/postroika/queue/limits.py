@@ -35,6 +35,11 @@ class Ramp:
         if self._allowed < self._limit:
             self._allowed += 1
 
+    def refused(self, connected: int) -> None:
+        """The destination has `connected` sessions and wants no more: remembered as long as it is active."""
+        self._limit = self._allowed = max(1, connected)
+        self._initial = min(self._initial, self._limit)
+
     def probe(self) -> None:
         """The destination is, or was, down: one connection, until it answers."""
         self._allowed = 1

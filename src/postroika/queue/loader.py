@@ -7,7 +7,7 @@ from collections.abc import Callable
 from postroika.queue.destination import Destination
 from postroika.spool.store import Store
 
-SWEEP_PAGE = 500
+SWEEP_PAGE = 200
 
 
 class Loader:

@@ -16,6 +16,7 @@ from postroika.outcome.settle import Settled, Settler
 from postroika.queue.scheduler import Scheduler
 from postroika.spool.reader import Loaded
 from postroika.spool.store import Store
+from postroika.spool.writer import MAX_DESTINATION_OCTETS
 
 _PAGE = 500
 
@@ -44,14 +45,21 @@ class Operator:
         for message in messages:
             if id_shard(message) != self._store.shard:
                 continue
-            for loaded in self._store.batches_of(message):
-                count += 1
-                await self._flush_page([loaded])
-                self._scheduler.bring_up(loaded.batch.destination)
+            page = self._store.batches_of(message)
+            count += len(page)
+            await self._flush_page(page)
+            for name in {loaded.batch.destination for loaded in page}:
+                self._scheduler.bring_up(name)
         return count
 
     async def flush_destination(self, name: str) -> int:
-        """Make all mail to a destination due now, and the destination up. Returns how many batches were moved up."""
+        """Make all mail to a destination due now, and the destination up. Returns how many batches were moved up.
+
+        Raises:
+            ValueError: no destination can have that name.
+        """
+        if not 0 < len(name.encode()) <= MAX_DESTINATION_OCTETS:
+            raise ValueError(f"{name[:300]!r} is not a destination")
         count = 0
         now_ms = int(self._clock() * 1000)
         for class_id, _ in self._store.ready_classes(name):
@@ -77,7 +85,7 @@ class Operator:
     async def _flush_page(self, page: list[Loaded]) -> int:
         now = self._clock()
         late = [loaded for loaded in page if loaded.batch.due_ms > now * 1000]
-        return await self._settle_page(late, lambda loaded: self._settler.make_due(loaded, now))
+        return await settle_page(self._scheduler, late, lambda loaded: self._settler.make_due(loaded, now))
 
     async def cancel_messages(self, messages: Iterable[int]) -> int:
         """Take messages back. Returns how many recipients will get nothing; those that are being delivered right now
@@ -99,33 +107,55 @@ class Operator:
         return count
 
     async def _cancel_page(self, page: list[Loaded]) -> int:
-        for loaded in page:
-            self._scheduler.cancel_in_memory(loaded.key)
-        in_memory = self._scheduler.take_waiting({loaded.key for loaded in page})
-        for state, loaded in in_memory:
+        keys = {loaded.key for loaded in page}
+        count = 0
+        for state, loaded in self._scheduler.take_waiting(keys):
+            count += len(loaded.batch.recipients)
             self._scheduler.settle_held(state, loaded, self._settler.cancel(loaded))
-        count = sum(len(loaded.batch.recipients) for _, loaded in in_memory)
-        taken = {loaded.key for _, loaded in in_memory}
-        rest = [loaded for loaded in page if loaded.key not in taken]
-        before = {loaded.key: len(loaded.batch.recipients) for loaded in rest}
-        done: list[bytes] = []
 
         def cancel(loaded: Loaded) -> Settled:
-            done.append(loaded.key)
+            nonlocal count
+            count += len(loaded.batch.recipients)
             return self._settler.cancel(loaded)
 
-        await self._settle_page(rest, cancel)
-        return count + sum(before[key] for key in done)
+        await settle_page(self._scheduler, page, cancel, otherwise=self._scheduler.cancel_in_memory)
+        return count
 
-    async def _settle_page(self, page: list[Loaded], settle: Callable[[Loaded], Settled]) -> int:
-        """Claim what can be claimed of `page`, write what `settle` makes of it, wait for the sync."""
-        claimed = [(state, loaded) for loaded in page if (state := self._scheduler.hold(loaded)) is not None]
-        if not claimed:
-            return 0
-        committed = trio.Event()
-        for state, loaded in claimed[:-1]:
-            self._scheduler.settle_held(state, loaded, settle(loaded))
-        state, loaded = claimed[-1]
-        self._scheduler.settle_held(state, loaded, settle(loaded), committed.set)
+
+async def settle_page(
+    scheduler: Scheduler,
+    page: list[Loaded],
+    settle: Callable[[Loaded], Settled],
+    *,
+    otherwise: Callable[[bytes], None] | None = None,
+) -> int:
+    """Claim what can be claimed of `page`, write what `settle` makes of it as it is now, wait for the sync.
+
+    Args:
+        otherwise: called with the keys of those that are in memory or under way.
+
+    Returns:
+        How many were claimed.
+    """
+    committed = trio.Event()
+    left = 0
+
+    def one_committed() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            committed.set()
+
+    claimed = 0
+    for seen in page:
+        held = scheduler.hold(seen)
+        if held is None:
+            if otherwise is not None:
+                otherwise(seen.key)
+            continue
+        claimed += 1
+        left += 1
+        scheduler.settle_held(*held, settle(held[1]), one_committed)
+    if claimed:
         await committed.wait()
-        return len(claimed)
+    return claimed

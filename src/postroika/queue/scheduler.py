@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from random import Random
 
 import trio
 
 from postroika.config import Delivery, Retry
-from postroika.mail.outcome import Attempt, Outcome
+from postroika.mail.outcome import Attempt, Outcome, Stage
 from postroika.mail.reply import Reply
 from postroika.metrics import ATTEMPTS
 from postroika.outcome.settle import Settled, Settler
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 Deliver = Callable[[Lane], Awaitable[None]]
 
 _POLL_S = 1.0
+_NO_SESSION = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO})
+_TELL_RECIPIENTS = 1_000
 _WAKES_PER_POLL = 5_000
 _WAKES_PAGE = 500
 
@@ -80,7 +82,9 @@ class Scheduler:
         self._active: dict[str, Destination] = {}
         self._hungry: OrderedDict[str, None] = OrderedDict()
         self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
-        self._lanes = 0
+        self._lanes = 0  # those that have a connection, or may open one
+        self._tasks = 0
+        self._returning: deque[trio.Event] = deque()
         self._body_bytes = 0
         self._kicked = trio.Event()
         self._all_ended = trio.Event()
@@ -98,7 +102,7 @@ class Scheduler:
             self._nursery = nursery
             task_status.started()
             while True:
-                if self._delivery.enabled and not self.stopping:
+                if self._delivery.enabled and not self.stopping and not self._committer.stuck:
                     self._activate_due()
                     self._look_again()
                 self._kicked = trio.Event()
@@ -114,7 +118,7 @@ class Scheduler:
         for state in self._active.values():
             while state.wake_lane():
                 pass
-        if self._lanes:
+        if self._tasks:
             await self._all_ended.wait()
 
     def now(self) -> float:
@@ -163,6 +167,8 @@ class Scheduler:
                 state.later_ms = None
                 state.more = True
                 self._pump(state)
+            elif state.waiting and not state.lanes:
+                self._pump(state)  # left alone while the disk was full
 
     def _activate(self, name: str) -> Destination:
         ramp = Ramp(self._delivery.initial_connections_per_site, self._delivery.max_connections_per_site)
@@ -173,12 +179,17 @@ class Scheduler:
     # -- into memory --------------------------------------------------------------------------------------------------
 
     def fresh(self, batches: list[Loaded]) -> None:
-        """Batches that have just been committed and are due. What finds no room here is found in the spool later."""
+        """Batches that have just been committed. What is not due, or finds no room, is found in the spool later."""
         if self.stopping or not self._delivery.enabled:
             return
+        now_ms = self._clock() * 1000
         for loaded in batches:
             name = loaded.batch.destination
             state = self._active.get(name)
+            if loaded.batch.due_ms > now_ms:
+                if state is not None:
+                    state.due_later(loaded.batch.due_ms)
+                continue
             if state is None:
                 if len(self._active) >= self._delivery.active_destinations:
                     continue
@@ -201,8 +212,9 @@ class Scheduler:
         return window(self._delivery.loaded_batches, len(self._active), state.ramp.allowed)
 
     def next_batch(self, state: Destination) -> Loaded | None:
-        """For a lane: the next batch of its destination."""
-        if self.stopping or state.is_down(self._clock()):
+        """For a lane: the next batch of its destination. None also while outcomes cannot be written: what would be
+        delivered then would be delivered again after a crash."""
+        if self.stopping or self._committer.stuck or state.is_down(self._clock()):
             return None
         if state.more and state.waiting < self._window(state) // 2:
             self._loader.refill(state, self._window(state))
@@ -218,9 +230,14 @@ class Scheduler:
         """Do whatever the state of a destination calls for: tell, load, open lanes, or let it rest."""
         if self.stopping or self._nursery is None:
             return
-        if state.is_down(self._clock()):
+        if not self._delivery.enabled:
+            state.more = False
+        elif state.is_down(self._clock()):
             self._tell_down(state)
-        else:
+        elif not self._committer.stuck:
+            state.sweeping = False
+            if len(self._active) > self._delivery.active_destinations and not state.waiting and not state.lanes:
+                state.more = False  # it was only held, to be changed; its turn comes
             for _ in range(2):  # from where it was, and, at the end, once more from the beginning
                 if state.more and not state.waiting:
                     self._loader.refill(state, self._window(state))
@@ -241,6 +258,7 @@ class Scheduler:
         self._hungry.pop(state.name, None)
         lane = Lane(self, state)
         self._lanes += 1
+        self._tasks += 1
         self._nursery.start_soon(self._run_lane, lane, state, name=f"lane to {state.name}")
 
     async def _run_lane(self, lane: Lane, state: Destination) -> None:
@@ -251,14 +269,36 @@ class Scheduler:
                 # Its dot may have been sent: it stays queued in the spool, and held, so that this process does not
                 # try it again by itself.
                 log.warning("%r was left unreported", loaded)
-            self._lanes -= 1
-            if self.stopping and not self._lanes:
+            self._tasks -= 1
+            if self.stopping and not self._tasks:
                 self._all_ended.set()
         self._feed_hungry()
         self._pump(state)
 
+    def lane_paused(self) -> None:
+        """A lane ends, or waits for a place at its site: its connection may be had by others meanwhile."""
+        self._lanes -= 1
+        self._feed_hungry()
+
+    async def lane_resumed(self) -> None:
+        """A lane that was paused goes on, as soon as the total allows it.
+
+        Cancellation: it stays paused.
+        """
+        while self._lanes >= self._delivery.max_connections:
+            called = trio.Event()
+            self._returning.append(called)
+            try:
+                await called.wait()
+            finally:
+                if called in self._returning:
+                    self._returning.remove(called)
+        self._lanes += 1
+
     def others_wait(self, state: Destination) -> bool:
         """Whether another destination waits for a connection."""
+        if self._returning:
+            return True
         return bool(self._hungry) and not (len(self._hungry) == 1 and state.name in self._hungry)
 
     def _evict_idle(self, hungry: Destination) -> None:
@@ -267,6 +307,9 @@ class Scheduler:
                 return
 
     def _feed_hungry(self) -> None:
+        if self._returning:
+            self._returning.popleft().set()  # it holds a place at a site already
+            return
         while self._hungry and self._lanes < self._delivery.max_connections:
             name, _ = self._hungry.popitem(last=False)
             state = self._active.get(name)
@@ -281,7 +324,6 @@ class Scheduler:
         if state.down is not None:
             log.info("%s answers again", state.name)
             self._set_down(state, None)
-            state.more = True  # what was let go of while it was down
             self._pump(state)
 
     def unreachable(self, state: Destination, reply: Reply, host: str) -> None:
@@ -301,6 +343,10 @@ class Scheduler:
 
     def _set_down(self, state: Destination, down: DestinationState | None) -> None:
         state.down = down
+        if down is None:
+            state.sweeping = False
+            state.positions.clear()
+            state.more = True  # what was let go of while it was down
         changes = Changes(must=True)
         key = state.name.encode()
         if down is None:
@@ -317,10 +363,14 @@ class Scheduler:
             pass
         if state.sweeping and len(state.held) < SWEEP_PAGE:
             self._loader.sweep(state)
+        told = 0
         for loaded in state.drop_waiting():
             if loaded.batch.deferrals:
                 self._release(state, loaded)
+            elif told >= _TELL_RECIPIENTS:
+                state.append(loaded)  # later: this must not take the loop for itself
             else:
+                told += len(loaded.batch.recipients)
                 self._settle(state, loaded, self._settler.defer_untried(loaded, state.down))
         state.more = False
 
@@ -340,6 +390,13 @@ class Scheduler:
         if not attempt.counted:
             self.give_back(state, loaded)
             return
+        if state.connected and all(
+            result.stage in _NO_SESSION and result.outcome is Outcome.DEFERRED for result in attempt.results
+        ):
+            # The destination is up, and takes no more connections than it has: that is no attempt at this batch.
+            state.ramp.refused(state.connected)
+            self.give_back(state, loaded)
+            return
         ATTEMPTS.value += 1
         outcomes = {result.outcome for result in attempt.results}
         if Outcome.DELIVERED in outcomes:
@@ -352,6 +409,8 @@ class Scheduler:
                 self._settle(state, loaded, self._settler.settle(loaded, attempt, due_at=0.0, cancelled=True))
                 return
             due_at = schedule.next_attempt_at(batch.attempts + 1, now, self._retry, self._rng)
+            if batch.envelope.expires_at > now:
+                due_at = min(due_at, batch.envelope.expires_at)
             state.due_later(int(due_at * 1000))
         expired = now >= schedule.expires_at(batch.envelope, self._retry)
         noted_at = schedule.delay_noted_at(batch.envelope, self._retry)
@@ -376,9 +435,15 @@ class Scheduler:
             self._release(state, loaded)
             if then is not None:
                 then()
-            self._cancelled.discard(loaded.key)
             if settled.notices:
                 self.fresh(settled.notices)
+            if loaded.key in self._cancelled:
+                self._cancelled.discard(loaded.key)
+                left = self._store.load(loaded.key)
+                if left is not None:  # it was being deferred when it was cancelled
+                    state.held.add(left.key)
+                    self._settle(state, left, self._settler.cancel(left))
+                    return
             self._pump(state)
 
         self._settler.commit(settled, committed)
@@ -391,19 +456,28 @@ class Scheduler:
 
     # -- for the operator and the janitor -----------------------------------------------------------------------------
 
-    def hold(self, loaded: Loaded) -> Destination | None:
-        """Claim a batch that is only in the spool, to change it there. None if it is in memory or under way.
+    def hold(self, seen: Loaded) -> tuple[Destination, Loaded] | None:
+        """Claim a batch that is only in the spool, to change it there, and read it as it is now: what was `seen` of it
+        may be out of date. None if it is gone, in memory, or under way.
 
         `settle_held` lets go of it.
         """
-        name = loaded.batch.destination
+        name = seen.batch.destination
         state = self._active.get(name)
+        if state is not None and seen.key in state.held:
+            return None
+        loaded = self._store.load(seen.key)
+        if loaded is None:
+            return None
         if state is None:
             state = self._activate(name)
-        if loaded.key in state.held:
-            return None
         state.held.add(loaded.key)
-        return state
+        return state, loaded
+
+    @property
+    def stuck(self) -> bool:
+        """Outcomes wait for room on the disk: nothing should be decided that could not be written."""
+        return self._committer.stuck
 
     def settle_held(
         self, state: Destination, loaded: Loaded, settled: Settled, then: Callable[[], None] | None = None
@@ -436,12 +510,23 @@ class Scheduler:
 
     def bring_up(self, name: str) -> None:
         """Try a destination again at once, whatever is known of it."""
-        state = self._active.get(name) or self._activate(name)
+        state = self._active.get(name)
+        if state is None:
+            # It is made active when its turn comes, like others that are due.
+            changes = Changes(must=True)
+            changes.delete(Table.DESTINATION, name.encode())
+            changes.rest(name, 0, [])
+            self._committer.commit_nowait(changes, self._brought_up)
+            return
         if state.down is not None:
             self._set_down(state, None)
         state.ramp.answered()
         state.more = True
         self._pump(state)
+
+    def _brought_up(self, error: Exception | None) -> None:
+        _must_not_fail(error)
+        self.kick()
 
     def snapshot(self) -> dict[str, int]:
         """Figures for `queue stats` and the metrics."""

@@ -26,6 +26,7 @@ Done = Callable[[SpoolError | None], None]
 
 _GROUP_BYTES = 32 * 1024 * 1024  # far below LMDB's limit of 512 MiB of dirty pages in one transaction
 _LATER_S = 0.1
+_LATER_MOST = 5_000
 _FULL_RETRY_S = 0.25
 _ROOM_CHECK_S = 0.1
 
@@ -37,6 +38,8 @@ class Committer:
         store: the shard.
         ids: the source of all ids of this shard; how far it has come is kept with each commit.
         low_water_bytes: below this much room, `has_room` is False.
+
+    `stuck` is True while outcomes wait in memory for room on the disk: nothing more should be delivered then.
     """
 
     def __init__(self, store: Store, ids: IdSource, *, low_water_bytes: int) -> None:
@@ -49,6 +52,8 @@ class Committer:
         self._closing = False
         self.closed = trio.Event()
         self._writing = False
+        self._ended = False
+        self.stuck = False
         self._limiter = trio.CapacityLimiter(1)
         self._room_checked_at = -1.0
         self._room = True
@@ -71,12 +76,19 @@ class Committer:
     def commit_nowait(self, changes: Changes, done: Done) -> None:
         """Queue `changes`; `done(None)` is called from the committer's task after the sync, `done(error)` if they
         were not kept. `done` must not raise and must not wait."""
+        if self._ended:
+            if not changes.must:
+                done(SpoolError("the spool is closed"))
+            return
         self._queue.append((changes, done))
         self._wanted.set()
 
     def commit_later(self, changes: Changes) -> None:
         """Let `changes` ride with the next group, or make one within `_LATER_S`: for what nobody waits for and what
         may be lost in a crash, so that a flood of it does not keep the disk syncing."""
+        if len(self._later) >= _LATER_MOST and not changes.must:
+            SPOOL_REFUSALS.value += 1
+            return
         self._later.append(changes)
         if len(self._later) == 1:
             self._wanted.set()
@@ -91,6 +103,8 @@ class Committer:
 
         Cancellation: none after the hand-over (shielded), but for at most `timeout_s`.
         """
+        if self._ended:
+            raise SpoolError("the spool is closed")
         finished = trio.Event()
         result: list[SpoolError | None] = []
 
@@ -155,6 +169,7 @@ class Committer:
     def _give_up(self) -> None:
         """Nothing more will be written: whoever waits must not wait for ever. Done-marks that were not written stay
         undone; after the next start those batches are tried again."""
+        self._ended = True
         error = SpoolError("the spool is closed")
         while self._queue:
             changes, done = self._queue.popleft()
@@ -203,9 +218,11 @@ class Committer:
         SPOOL_REFUSALS.value += len(refused)
         self._tell(refused, error)
         logged = False
+        self.stuck = bool(kept)
         while kept:
             failure = await self._apply(kept)
             if failure is None:
+                self.stuck = False
                 self._tell(kept, None)
                 return
             if not logged:

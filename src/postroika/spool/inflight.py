@@ -7,9 +7,13 @@ again: those are the recipients in doubt, and no others can be doubled.
 
 from __future__ import annotations
 
+import errno
+import logging
 import mmap
 import os
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _MAGIC = b"PSTRinflight\0\0\0\1"
 _SLOT_BYTES = 16  # batch key 12, state 1, unused 3
@@ -33,6 +37,11 @@ class InFlight:
         try:
             os.posix_fallocate(fd, 0, size)  # a hole filled in later could fail with SIGBUS on a full disk
             self._map = mmap.mmap(fd, size)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            log.error("%s: %s; what is under way at a crash will not be known", path, error.strerror)
+            self._map = mmap.mmap(-1, size)
         finally:
             os.close(fd)
         self._map[: len(_MAGIC)] = _MAGIC
@@ -47,8 +56,7 @@ class InFlight:
     def begin(self, key: bytes) -> None:
         """An attempt at this batch begins."""
         if key in self._slots:
-            self._map[self._slots[key] + 12] = _BEGUN
-            return
+            return  # a further transaction of the same attempt: a dot that was sent stays sent
         if not self._free:
             self.untracked += 1
             return

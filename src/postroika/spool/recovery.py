@@ -12,10 +12,11 @@ import msgspec
 from postroika.mail.envelope import Recipient
 from postroika.spool.changes import Changes
 from postroika.spool.inflight import InFlight
-from postroika.spool.schema import Table, encode
+from postroika.spool.schema import Table, encode, u64_key
 from postroika.spool.store import Store
 
 _DOUBT_KEPT_S = 30 * 86_400
+_MOST = 100_000  # sessions under way, doubts: far below this
 
 
 class Doubt(msgspec.Struct, frozen=True, array_like=True):
@@ -33,24 +34,25 @@ class Doubt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Recovered(msgspec.Struct, frozen=True):
-    """What a start found."""
+    """What a start found.
+
+    Args:
+        changes: what has to be written; "must", so that a full disk does not keep the server from starting, which may
+            make room.
+    """
 
     partial_messages: int
     batches_in_doubt: int
+    changes: Changes
 
 
 def recover(store: Store, inflight: InFlight) -> Recovered:
-    """Bring a shard into order. Before the committer runs; calls the store's write side directly.
-
-    Raises:
-        SpoolError: it could not be written.
-    """
-    partial = 0
-    while found := store.partial_messages(100):
-        for message in found:
-            store.drop_partial(message)
-        partial += len(found)
-    changes = Changes()
+    """Find out what has to be brought into order. Writes nothing: commit `changes`, then `inflight.take_over()`."""
+    changes = Changes(must=True)
+    partial = store.partial_messages(_MOST)
+    for message in partial:
+        changes.finished.append(message)  # drops the body unless a batch of it is there
+        changes.delete(Table.PARTIAL, u64_key(message))
     now = time.time()
     in_doubt = 0
     for key in inflight.recovered:
@@ -59,10 +61,7 @@ def recover(store: Store, inflight: InFlight) -> Recovered:
             doubt = Doubt(now, loaded.batch.destination, loaded.batch.recipients)
             changes.put(Table.DOUBT, key, encode(doubt))
             in_doubt += 1
-    for key, record in store.doubts(10_000):
+    for key, record in store.doubts(_MOST):
         if msgspec.msgpack.decode(record, type=Doubt).at < now - _DOUBT_KEPT_S:
             changes.delete(Table.DOUBT, key)
-    if changes.writes:
-        store.apply([changes])
-    inflight.take_over()
-    return Recovered(partial, in_doubt)
+    return Recovered(len(partial), in_doubt, changes)

@@ -39,6 +39,8 @@ class Store(Reader):
         env.reader_check()  # a CLI that was killed would pin pages for ever
         # For each destination a time not later than its earliest entry in WAKE, as far as we know.
         self._known_wakes: dict[str, int] = {}
+        # Until when destinations that rest because they are down are not to be woken.
+        self._down_until: dict[str, int] = {}
         self._next_outbox = max(self.meta_number("outbox_next"), self._last_number(Table.OUTBOX) + 1)
         self._class_records = self.class_records()
         self._classes = {record: number for number, record in self._class_records.items()}
@@ -98,6 +100,7 @@ class Store(Reader):
         except lmdb.Error as error:
             self._next_outbox = next_outbox
             self._known_wakes.clear()
+            self._down_until.clear()
             failure = files.translated(error)
             if isinstance(failure, SpoolIOError) and files.is_full(self.path, sum(c.bytes for c in group)):
                 failure = SpoolFullError("the disk of the spool is full")
@@ -114,10 +117,15 @@ class Store(Reader):
                 merged[table][key] = value
             lines += changes.events
             for destination, due_ms in changes.scheduled:
+                due_ms = max(due_ms, self._down_until.get(destination, 0))
                 wake = known.get(destination)
                 if wake is None or wake > due_ms:
                     merged[Table.WAKE][wake_key(due_ms, destination)] = b""
                     known[destination] = due_ms
+        for key, value in merged[Table.DESTINATION].items():
+            if value is None:
+                self._down_until.pop(key.decode(), None)
+                known.pop(key.decode(), None)
         for table, pending in zip(Table, merged, strict=True):
             if not pending:
                 continue
@@ -139,6 +147,7 @@ class Store(Reader):
                 self._rest(txn, destination, not_before_ms, seen)
         if len(known) > _KNOWN_WAKES:
             known.clear()
+            self._down_until.clear()
 
     def _append_events(self, txn: lmdb.Transaction, lines: list[bytes]) -> None:
         db = self._dbs[Table.OUTBOX]
@@ -176,11 +185,17 @@ class Store(Reader):
         earliest = self._earliest_due(txn, destination)
         if earliest is None:
             self._known_wakes.pop(destination, None)
+            self._down_until.pop(destination, None)
+            txn.delete(destination.encode(), db=self._dbs[Table.DESTINATION])  # without mail, nobody needs to know
             return
         due_ms = max(earliest, not_before_ms)
         txn.put(wake_key(due_ms, destination), b"", db=wakes)
-        # While a destination is down, new mail for it must not wake it; 0 is "earlier than anything".
-        self._known_wakes[destination] = 0 if not_before_ms else due_ms
+        self._known_wakes[destination] = due_ms
+        # While a destination is down, new mail for it must not wake it earlier.
+        if not_before_ms:
+            self._down_until[destination] = not_before_ms
+        else:
+            self._down_until.pop(destination, None)
 
     def _earliest_due(self, txn: lmdb.Transaction, destination: str) -> int | None:
         earliest: int | None = None
@@ -203,9 +218,3 @@ class Store(Reader):
             self._class_records[number] = record
         changes.put(Table.CLASS, number.to_bytes(4, "big"), encode(record))
         return number
-
-    def drop_partial(self, message: int) -> None:
-        """Remove what is stored of a message that was never accepted. Own transaction; for recovery only."""
-        with self._env.begin(write=True) as txn:
-            self._drop_body(txn, u64_key(message))
-            txn.delete(u64_key(message), db=self._dbs[Table.PARTIAL])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+import trio
 
 from postroika.errors import SpoolDoubtError, SpoolError
 from postroika.mail.address import routing_domain
@@ -23,8 +24,18 @@ from postroika.spool.schema import CHUNK_BYTES, ClassRecord, Table, batch_key, u
 from postroika.spool.store import Store
 
 _SPILL_BYTES = 4 * CHUNK_BYTES
+_BATCHES_A_STEP = 200  # about a millisecond each 50: a list of thousands of domains must not take the loop for itself
+MAX_DESTINATION_OCTETS = 255  # RFC 1035 §2.3.4, and what fits into a key
+_NO_DESTINATION = "domain.missing.invalid"  # RFC 6761 §6.4: resolves nowhere, so that the recipient is returned
 
 Received = Callable[[Envelope, Recipient, str], bytes]
+
+
+def destination_of(address: str) -> str:
+    """The destination of an address: its routing domain, or, if it has none that could be one, a name that the routing
+    refuses."""
+    domain = routing_domain(address)
+    return domain if 0 < len(domain.encode()) <= MAX_DESTINATION_OCTETS else _NO_DESTINATION
 
 
 class Intake:
@@ -35,7 +46,7 @@ class Intake:
         ids: message ids.
         max_recipients_per_batch: how a long recipient list is cut.
         commit_timeout_s: how long a hand-over may take.
-        fresh: gets the batches of each committed message that is due at once, bodies still in memory.
+        fresh: gets the batches of each committed message, bodies still in memory.
         clock: epoch seconds.
     """
 
@@ -80,7 +91,7 @@ class Intake:
         """Cut `recipients` into batches by routing domain, and tell the envelope how many there are."""
         by_domain: dict[str, list[Recipient]] = {}
         for recipient in recipients:
-            by_domain.setdefault(routing_domain(recipient.address), []).append(recipient)
+            by_domain.setdefault(destination_of(recipient.address), []).append(recipient)
         record = ClassRecord(envelope.stream, envelope.tenant, envelope.campaign)
         class_id = self._store.intern_class(record, changes)
         due_ms = int(max(envelope.received_at, envelope.not_before) * 1000)
@@ -96,15 +107,8 @@ class Intake:
         ]
 
     def hand_over(self, batches: list[Batch], body: bytes | None) -> None:
-        """Give committed batches to the queue, if they are due."""
-        now_ms = self.clock() * 1000
-        due = [
-            Loaded(batch_key(batch.envelope.message, batch.number), batch, body)
-            for batch in batches
-            if batch.due_ms <= now_ms
-        ]
-        if due:
-            self._fresh(due)
+        """Give committed batches to the queue."""
+        self._fresh([Loaded(batch_key(batch.envelope.message, batch.number), batch, body) for batch in batches])
 
 
 class MessageWriter:
@@ -215,7 +219,9 @@ class MessageWriter:
             client_helo=client_helo,
         )
         envelope, batches = self._intake.split(envelope, recipients, changes)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number % _BATCHES_A_STEP == _BATCHES_A_STEP - 1:
+                await trio.lowlevel.checkpoint()
             changes.put_batch(batch)
             for recipient in batch.recipients:
                 changes.event(received(envelope, recipient, batch.destination))
@@ -238,7 +244,7 @@ class MessageWriter:
         self._pieces = []
         self._buffered = 0
         if self._chunks:
-            changes = Changes()
+            changes = Changes(must=True)
             for chunk in range(self._chunks):
                 changes.delete(Table.BODY, batch_key(self.message, chunk))
             changes.delete(Table.PARTIAL, u64_key(self.message))

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -165,16 +165,20 @@ class Supervisor:
 
     async def _signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            task_status.started()
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    await self.ask_all(wire.Reopen())
-                elif self._shutdown.is_set():
-                    log.warning("told twice: stopping at once; what was under way is tried again after the next start")
-                    os._exit(128 + number)
-                else:
-                    log.info("stopping: what is under way is finished first")
-                    self._shutdown.set()
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                await self._obey_signals(signals, nursery)
+
+    async def _obey_signals(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                nursery.start_soon(self.ask_all, wire.Reopen())  # a worker that hangs must not delay SIGTERM
+            elif self._shutdown.is_set():
+                log.warning("told twice: stopping at once; what was under way is tried again after the next start")
+                os._exit(128 + number)
+            else:
+                log.info("stopping: what is under way is finished first")
+                self._shutdown.set()
 
     async def _run_sink(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         sink = self._config.sink

@@ -43,7 +43,8 @@ class WorkerProcess:
         self.pid = 0
         self.restarts = 0
         self._config = config
-        self._stopping = False
+        self._stop = trio.Event()
+        self._process: ChildProcess | None = None
         self._handoff: socket.socket | None = None
         self._channel: wire.Channel | None = None
         self._waiting: dict[int, trio.Event] = {}
@@ -61,17 +62,24 @@ class WorkerProcess:
         failures = 0
         while True:
             started_at = trio.current_time()
-            problem = await self._run_once()
+            try:
+                problem = await self._run_once()
+            except OSError as error:
+                problem = f"it cannot be started: {error.strerror}"
             was_ready, self.ready = self.ready.is_set(), trio.Event() if self.ready.is_set() else self.ready
-            if self._stopping:
+            if self._stop.is_set():
                 self.ended.set()
                 return
             if not was_ready and self.restarts == 0:
                 raise SpoolError(problem or f"worker {self.shard} could not start")
-            failures = 0 if trio.current_time() - started_at > _LIVED_LONG_S else failures + 1
+            failures = 1 if trio.current_time() - started_at > _LIVED_LONG_S else failures + 1
             log.error("worker %d has ended (%s); it is started again", self.shard, problem)
             self.restarts += 1
-            await trio.sleep(_RESTART_DELAYS_S[min(failures, len(_RESTART_DELAYS_S)) - 1])
+            with trio.move_on_after(_RESTART_DELAYS_S[min(failures, len(_RESTART_DELAYS_S)) - 1]):
+                await self._stop.wait()
+            if self._stop.is_set():
+                self.ended.set()
+                return
 
     async def _run_once(self) -> str:
         """Start the process and stay with it to its end. Returns why it ended."""
@@ -92,12 +100,15 @@ class WorkerProcess:
             its_handoff.close()
             its_control.close()
             self.pid = process.pid
+            self._process = process
+            if self._stop.is_set():
+                process.kill()
             self._handoff, self._channel = handoff, wire.Channel(control)
             try:
                 problem = await self._listen(self._channel)
                 code = await process.wait()
             finally:
-                self._handoff = self._channel = None
+                self._handoff = self._channel = self._process = None
                 await process.end()  # noqa: ASYNC102 - it shields itself, for some seconds at most
                 for number, arrived in self._waiting.items():
                     self._answers.setdefault(number, wire.Answer(number, error=f"worker {self.shard} has ended"))
@@ -144,17 +155,19 @@ class WorkerProcess:
             return False
         try:
             socket.send_fds(self._handoff, [bytes((listener,))], [connection.fileno()])
-        except (BlockingIOError, ConnectionError):
+        except OSError as error:
+            if not isinstance(error, BlockingIOError | ConnectionError):
+                log.error("a connection cannot be handed to worker %d: %s", self.shard, error.strerror)
             return False
         return True
 
     async def stop(self) -> None:
         """Ask the worker to finish what is under way and end, and wait until it has."""
-        self._stopping = True
-        if self._channel is None:
-            self.ended.set()  # between two starts
-        else:
+        self._stop.set()
+        if self.ready.is_set():
             await self.ask(wire.Stop())
+        elif self._process is not None:
+            self._process.kill()  # it is still starting: nothing is under way
         await self.ended.wait()
 
 

@@ -40,13 +40,18 @@ class ChildProcess:
             await trio.lowlevel.wait_readable(self._pidfd)
         return code
 
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+
     async def end(self) -> None:
         """Kill it if it still runs, and forget it.
 
         Cancellation: none, for at most some seconds.
         """
         if self._popen.poll() is None:
-            self._popen.kill()
+            self.kill()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILL_WAIT_S):
                 await self.wait()
         if self._pidfd >= 0:

@@ -1,0 +1,480 @@
+"""What the queue must withstand: operators at odds, full disks, kills at bad moments, odd clocks, many destinations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from postroika.errors import SpoolFullError, SpoolIOError
+from postroika.mail.outcome import Attempt, Outcome, RecipientResult, Stage
+from postroika.outcome.settle import Settled
+from postroika.spool.changes import Changes
+from postroika.spool.inflight import InFlight
+from postroika.spool.reader import Loaded
+from postroika.spool.schema import DestinationState
+from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, PEER, REFUSED, Clock, world
+
+
+async def pass_without_commits(seconds: int) -> None:
+    clock = trio.lowlevel.current_clock()
+    for _ in range(seconds * 2):
+        clock.jump(0.5)  # type: ignore[attr-defined]
+        await trio.testing.wait_all_tasks_blocked(0.002)
+
+
+async def test_flush_and_cancel_at_once_give_one_outcome(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,)) as w:
+        w.hops.verdict = lambda d, r: GREYLISTED
+        message = await w.accept("a@one.test", "b@two.test")
+        await w.settle_down()
+        w.hops.verdict = lambda d, r: OK
+        async with trio.open_nursery() as n:
+            n.start_soon(w.operator.flush_messages, [message])
+            n.start_soon(w.operator.cancel_messages, [message])
+        await w.settle_down()
+        final = w.happened("delivered", "cancelled")
+        assert len(final) == len({r for _, r in final}) == 2, final
+
+
+async def test_two_flushes_at_once_leave_a_sound_index(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,)) as w:
+        w.hops.verdict = lambda d, r: GREYLISTED
+        message = await w.accept(*(f"r@d{n:02}.test" for n in range(30)), sender="")
+        await w.settle_down()
+        w.hops.verdict = lambda d, r: OK
+        async with trio.open_nursery() as n:
+            n.start_soon(w.operator.flush_messages, [message])
+            n.start_soon(w.operator.flush_destination, "d29.test")
+        await w.settle_down()
+        delivered = [r for _, r, _ in w.hops.delivered]
+        counts = w.store.counts()
+        assert (len(delivered), counts["ready"], counts["batch"]) == (len(set(delivered)), 0, 0), w.queued()
+
+
+async def test_nothing_more_is_delivered_than_can_be_recorded(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False) as w:
+        for number in range(1500):
+            await w.accept(f"r{number}@one.test", sender="")
+    async with world(
+        tmp_path, clock, loaded_batches=20, max_connections_per_site=2, initial_connections_per_site=2
+    ) as w:
+        real, full = w.store.apply, True
+
+        def apply(group: list[Changes], last_id: int = 0) -> None:
+            if full:
+                raise SpoolFullError("full")
+            real(group, last_id)
+
+        w.store.apply = apply  # type: ignore[method-assign]
+        for _ in range(20):
+            await trio.testing.wait_all_tasks_blocked(0.002)
+        delivered, unsettled, untracked = len(w.hops.delivered), w.scheduler.unsettled, w.inflight.untracked
+        full = False
+        w.store.apply = real  # type: ignore[method-assign]
+        await w.sleep(3)
+        assert delivered <= 100, (delivered, unsettled, untracked)
+
+
+async def test_mail_for_a_destination_that_was_down_wakes_it_after_a_restart(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, delays_s=(14_400,), down_delays_s=(30,)) as w:
+        w.hops.unreachable.add("dead.test")
+        await w.accept("a@dead.test")
+        await w.settle_down()
+        clock.at += 31  # no longer down; the only mail is due in four hours
+        w.scheduler.stopping = True  # as if killed right after the commit: the fast path never ran
+        await w.accept("b@dead.test")
+    async with world(tmp_path, clock, delays_s=(14_400,), down_delays_s=(30,)) as w:
+        await w.pass_time(600)
+        assert [r for _, r, _ in w.hops.delivered] == ["b@dead.test"]
+
+
+async def test_mail_for_a_destination_that_was_down_waits_for_room_only(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, delays_s=(14_400,), down_delays_s=(30,), active_destinations=1) as w:
+        w.hops.unreachable.add("dead.test")
+        await w.accept("a@dead.test")
+        await w.settle_down()
+        w.hops.unreachable.clear()
+        clock.at += 31
+        w.hops.gate = trio.Event()
+        await w.accept("x@other.test")  # takes the one place
+        await w.accept("b@dead.test")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        w.hops.gate.set()
+        await w.settle_down()
+        for _ in range(20):
+            await w.pass_time(60)
+        assert sorted(r for _, r, _ in w.hops.delivered) == ["b@dead.test", "x@other.test"]
+
+
+async def test_a_destination_that_comes_up_while_it_is_swept_can_rest(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    path = tmp_path / "second"
+    async with world(path, clock, enabled=False) as w:
+        for number in range(1500):
+            await w.accept(f"r{number}@dead.test", sender="")
+    async with world(path, clock, loaded_batches=30, down_delays_s=(30,), delays_s=(300,)) as w:
+        w.hops.unreachable.add("dead.test")
+        real = w.scheduler._tell_down
+        calls = 0
+
+        def tell(state: object) -> None:
+            nonlocal calls
+            real(state)  # type: ignore[arg-type]
+            calls += 1
+            if calls == 1:
+                w.hops.unreachable.clear()
+                w.scheduler.bring_up("dead.test")  # an operator's flush, or a lane that gets through
+
+        w.scheduler._tell_down = tell  # type: ignore[method-assign]
+        await w.settle_down()
+        for _ in range(10):
+            await w.pass_time(60)
+        assert w.queued() == []
+        assert w.scheduler.snapshot()["active_destinations"] == 0
+
+
+@pytest.mark.parametrize("sender", ["", "postmaster"])
+async def test_an_address_without_domain_does_not_kill_the_worker(
+    tmp_path: Path, mock_clock: object, sender: str
+) -> None:
+    async with world(tmp_path) as w:
+        w.hops.verdict = lambda d, r: NO_SUCH_USER
+        await w.accept("postmaster" if not sender else "a@one.test", sender=sender)
+        await w.settle_down()
+        assert w.queued() == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "flush"])
+async def test_nothing_is_delivered_while_delivery_is_off(tmp_path: Path, mock_clock: object, how: str) -> None:
+    async with world(tmp_path, enabled=False) as w:
+        first = await w.accept("a@one.test")
+        await w.accept("b@one.test")
+        if how == "cancel":
+            await w.operator.cancel_messages([first])
+        else:
+            await w.operator.flush_all()
+        await w.settle_down()
+        assert w.hops.delivered == []
+
+
+async def test_a_peer_that_takes_one_connection_does_not_cost_the_backlog_an_attempt(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    async with world(tmp_path, delays_s=(300,)) as w:
+        busy = 0
+
+        async def deliver(lane: object) -> None:
+            nonlocal busy
+            if busy >= 1:
+                loaded = lane.take_nowait()  # type: ignore[attr-defined]
+                if loaded is not None:
+                    result = RecipientResult(0, Outcome.DEFERRED, REFUSED, Stage.CONNECT, remote=False)
+                    await trio.sleep(0.01)
+                    lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
+                    lane.unreachable(REFUSED, "")  # type: ignore[attr-defined]
+                return
+            busy += 1
+            lane.connected()  # type: ignore[attr-defined]
+            while (loaded := await lane.take(1)) is not None:  # type: ignore[attr-defined]
+                await trio.sleep(0.05)
+                result = RecipientResult(0, Outcome.DELIVERED, OK, Stage.FINAL_DOT)
+                lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
+            busy -= 1
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        for number in range(200):
+            await w.accept(f"r{number}@one.test")
+        clock = trio.lowlevel.current_clock()
+        for _ in range(2000):
+            clock.jump(0.01)  # type: ignore[attr-defined]
+            await w._quiet()
+            if not w.scheduler.snapshot()["in_memory"]:
+                break
+        deferred, delivered = len(w.happened("deferred")), len(w.happened("delivered"))
+        assert deferred < 20, (deferred, delivered)
+
+
+async def test_flush_all_keeps_to_the_bound_of_active_destinations(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,), active_destinations=10, max_connections=5) as w:
+        w.hops.verdict = lambda d, r: GREYLISTED
+        for number in range(200):
+            await w.accept(f"r@d{number}.test")
+        await w.settle_down()
+        for _ in range(60):
+            await w.pass_time(1)
+        assert len(w.happened("deferred")) == 200
+        w.hops.gate = trio.Event()
+        await w.operator.flush_all()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        active = w.scheduler.snapshot()["active_destinations"]
+        w.hops.gate.set()
+        await w.settle_down()
+        assert active <= 20, active
+
+
+async def test_scheduled_mail_is_found_though_its_destination_never_rests(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        stuck = trio.Event()
+        original = w.hops._deliver
+
+        async def deliver(lane: object) -> None:
+            if not stuck.is_set() and not w.hops.attempts:
+                w.hops.attempts.append("slow")
+                lane.take_nowait()  # type: ignore[attr-defined]
+                await stuck.wait()
+            await original(lane)  # type: ignore[arg-type]
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        await w.accept("slow@one.test")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await w.pass_time(2)
+        await w.accept("later@one.test", not_before=w.clock.at + 100)
+        await w.pass_time(200)
+        await w.pass_time(200)
+        got = [r for _, r, _ in w.hops.delivered]
+        assert got == ["later@one.test"]
+
+
+async def test_a_message_that_names_its_own_expiry_is_held_to_it(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, janitor=True, delays_s=(14_400,), delay_dsn_after_s=0) as w:
+        w.hops.verdict = lambda d, r: GREYLISTED
+        await w.accept("a@one.test", sender="", expires_at=w.clock.at + 600)
+        await w.settle_down()
+        w.clock.at += 700
+        await w.sleep(12)
+        assert w.happened("expired") == [("expired", "a@one.test")]
+
+
+async def test_an_abandoned_message_is_removed_once_there_is_room(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        writer = w.intake.begin()
+        await writer.write(bytes(1_000_000))
+        real, fails = w.store.apply, 1
+
+        def apply(group: list[Changes], last_id: int = 0) -> None:
+            nonlocal fails
+            if fails:
+                fails -= 1
+                raise SpoolFullError("full")
+            real(group, last_id)
+
+        w.store.apply = apply  # type: ignore[method-assign]
+        with pytest.raises(SpoolFullError):
+            await writer.write(bytes(1_000_000))
+        fails = 1
+        writer.abandon()
+        await w.sleep(3)
+        await w.accept("a@one.test")
+        await w.settle_down()
+        assert (w.store.counts()["body"], w.store.counts()["partial"]) == (0, 0)
+
+
+async def test_a_commit_after_the_disk_failed_is_told_at_once(tmp_path: Path, mock_clock: object) -> None:
+    from postroika.errors import SpoolError
+    from postroika.mail.ids import IdSource
+    from postroika.spool.committer import Committer
+    from postroika.spool.store import Store
+
+    store = Store.create_or_open(tmp_path, 0, max_bytes=1 << 26)
+
+    def apply(group: list[Changes], last_id: int = 0) -> None:
+        raise SpoolIOError("EIO")
+
+    store.apply = apply  # type: ignore[method-assign]
+    committer = Committer(store, IdSource(0), low_water_bytes=1)
+    committer.commit_nowait(Changes(), lambda error: None)
+    with pytest.raises(SpoolIOError):
+        await committer.run()
+    trio.lowlevel.current_clock().autojump_threshold = 0.01  # type: ignore[attr-defined]
+    began = trio.current_time()
+    with pytest.raises(SpoolError):
+        await committer.commit(Changes(), 60)
+    assert trio.current_time() - began < 1
+
+
+def test_a_second_transaction_of_a_batch_does_not_hide_the_first_ones_dot(tmp_path: Path) -> None:
+    table = InFlight(tmp_path / "inflight", 4)
+    table.take_over()
+    table.begin(b"k" * 12)
+    table.dot_sent(b"k" * 12)
+    table.begin(b"k" * 12)  # RCPTMAX: the rest of the recipients go in a transaction of their own
+    table.close()
+    assert InFlight(tmp_path / "inflight", 4).recovered == [b"k" * 12]
+
+
+async def test_nothing_is_remembered_of_a_dead_destination_without_mail(tmp_path: Path, mock_clock: object) -> None:
+    settings = {"down_delays_s": (100_000,), "expire_after_s": 1000, "delay_dsn_after_s": 0}
+    async with world(tmp_path, janitor=True, **settings) as w:  # type: ignore[arg-type]
+        w.hops.unreachable.add("dead.test")
+        await w.accept("a@dead.test", sender="")
+        await w.settle_down()
+        w.clock.at += 1001
+        await w.sleep(6)
+        await w.settle_down()
+        assert w.happened("expired") == [("expired", "a@dead.test")]
+        w.clock.at += 200_000
+        await w.sleep(12)
+        assert w.store.counts()["destination"] == 0
+
+
+async def test_a_cancel_while_the_deferral_is_committed_is_not_lost(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,)) as w:
+        counts = []
+
+        async def deliver(lane: object) -> None:
+            while (loaded := await lane.take(1)) is not None:  # type: ignore[attr-defined]
+                result = RecipientResult(0, Outcome.DEFERRED, GREYLISTED, Stage.RCPT)
+                lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
+                counts.append(await w.operator.cancel_messages([loaded.batch.envelope.message]))
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        await w.accept("a@one.test")
+        await w.settle_down()
+        assert w.queued() == [], (counts, w.happened())
+
+
+async def test_the_janitor_does_not_fill_memory_while_the_disk_is_full(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False) as w:
+        for number in range(1500):
+            await w.accept(f"r@d{number}.test")
+    clock.at += 2000
+    async with world(tmp_path, clock, janitor=True, enabled=False, expire_after_s=1000, delay_dsn_after_s=0) as w:
+        real = w.store.apply
+
+        def apply(group: list[Changes], last_id: int = 0) -> None:
+            raise SpoolFullError("full")
+
+        w.store.apply = apply  # type: ignore[method-assign]
+        await pass_without_commits(30)
+        held = w.scheduler.unsettled
+        active = w.scheduler.snapshot()["active_destinations"]
+        w.store.apply = real  # type: ignore[method-assign]
+        await w.sleep(3)
+        assert held <= 500, (held, active)
+
+
+async def test_refusals_do_not_fill_memory_while_the_disk_is_full(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        real = w.store.apply
+
+        def apply(group: list[Changes], last_id: int = 0) -> None:
+            raise SpoolFullError("full")
+
+        w.store.apply = apply  # type: ignore[method-assign]
+        w.committer.commit_nowait(Changes(must=True), lambda error: None)
+        await pass_without_commits(5)
+        for _ in range(20_000):
+            changes = Changes()
+            changes.event(b"{}" * 200)
+            w.committer.commit_later(changes)
+        await pass_without_commits(5)
+        left = len(w.committer._later)
+        w.store.apply = real  # type: ignore[method-assign]
+        await w.sleep(2)
+        assert left < 10_000, left
+
+
+async def test_mail_expires_though_the_clock_was_once_ahead(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False) as w:
+        clock.at += 10 * 365 * 86_400
+        await w.accept("x@one.test", sender="")
+        clock.at -= 10 * 365 * 86_400
+        await w.operator.cancel_where(lambda batch: True)
+        await w.settle_down()
+        await w.accept("a@one.test", sender="")
+    async with world(tmp_path, clock, janitor=True, enabled=False, expire_after_s=1000, delay_dsn_after_s=0) as w:
+        clock.at += 2000
+        await w.sleep(12)
+        assert w.happened("expired") == [("expired", "a@one.test")]
+
+
+async def test_telling_a_dead_destinations_mail_does_not_hold_up_the_loop(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False) as w:
+        for _ in range(600):
+            await w.accept(*(f"r{n}@dead.test" for n in range(100)), sender="")
+    async with world(tmp_path, clock) as w:
+        w.hops.unreachable.add("dead.test")
+        told_at_once = [0]
+        real, real_defer = w.scheduler._tell_down, w.settler.defer_untried
+
+        def tell(state: object) -> None:
+            told_at_once.append(0)
+            real(state)  # type: ignore[arg-type]
+
+        def defer(loaded: Loaded, down: DestinationState) -> Settled:
+            told_at_once[-1] += len(loaded.batch.recipients)
+            return real_defer(loaded, down)
+
+        w.scheduler._tell_down = tell  # type: ignore[method-assign]
+        w.settler.defer_untried = defer  # type: ignore[method-assign]
+        await w.settle_down()
+        assert max(told_at_once) <= 1000
+        assert len(w.happened("deferred")) == 60_000
+
+
+async def test_a_flush_beside_a_retry_leaves_a_sound_index(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,)) as w:
+        tries = {"r@d29.test": 2}
+
+        def verdict(destination: str, recipient: object) -> object:
+            left = tries.get(recipient.address, 0)  # type: ignore[attr-defined]
+            tries[recipient.address] = left - 1  # type: ignore[attr-defined]
+            return GREYLISTED if left > 0 else OK
+
+        w.hops.verdict = lambda d, r: GREYLISTED
+        message = await w.accept(*(f"r@d{n:02}.test" for n in range(30)), sender="")
+        await w.settle_down()
+        w.clock.at += 10
+        tries["r@d29.test"] = 1
+        w.hops.verdict = verdict  # type: ignore[assignment]
+        async with trio.open_nursery() as n:
+            n.start_soon(w.operator.flush_messages, [message])
+            n.start_soon(w.operator.flush_destination, "d29.test")
+        await w.settle_down()
+        await w.pass_time(6000)  # SpoolFormatError: "is queued for d29.test but not there", at each start from now on
+        counts = w.store.counts()
+        assert counts["ready"] == counts["batch"], counts
+
+
+async def test_one_site_of_many_domains_does_not_take_all_connections(tmp_path: Path, mock_clock: object) -> None:
+    from postroika.outbound.pool import SitePool
+
+    async with world(tmp_path, max_connections=10) as w:
+        pool = SitePool(2)
+        original = w.hops._deliver
+
+        async def deliver(lane: object) -> None:
+            if lane.destination.startswith("hosted"):  # type: ignore[attr-defined]
+                if pool.is_full("mx.bighost.test"):
+                    lane.pause()  # type: ignore[attr-defined]
+                await pool.acquire("mx.bighost.test")
+                await lane.resume()  # type: ignore[attr-defined]
+                lane.take_nowait()  # type: ignore[attr-defined]
+                await trio.sleep_forever()  # a black hole
+            await original(lane)  # type: ignore[arg-type]
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        for number in range(20):
+            await w.accept(f"r@hosted{number}.test")
+        await w.accept("r@fine.test")
+        await w.settle_down()
+        await w.sleep(30)
+        assert [r for _, r, _ in w.hops.delivered] == ["r@fine.test"]
+
+
+async def test_flushing_an_impossible_destination_does_not_kill_the_worker(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path) as w:
+        for name in ("", "x" * 600):
+            with pytest.raises(ValueError, match="is not a destination"):
+                await w.operator.flush_destination(name)
