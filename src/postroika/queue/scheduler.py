@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -25,6 +24,7 @@ from postroika.mail.reply import Reply
 from postroika.metrics import ATTEMPTS
 from postroika.outcome.settle import Settled, Settler
 from postroika.queue import retry as schedule
+from postroika.queue.connections import Connections
 from postroika.queue.destination import Destination
 from postroika.queue.lane import Lane
 from postroika.queue.limits import Ramp, window
@@ -80,11 +80,9 @@ class Scheduler:
         self._clock = clock
         self._loader = Loader(store, clock)
         self._active: dict[str, Destination] = {}
-        self._hungry: OrderedDict[str, None] = OrderedDict()
+        self._connections = Connections(delivery.max_connections)
         self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
-        self._lanes = 0  # those that have a connection, or may open one
         self._tasks = 0
-        self._returning: deque[trio.Event] = deque()
         self._body_bytes = 0
         self._kicked = trio.Event()
         self._all_ended = trio.Event()
@@ -128,7 +126,7 @@ class Scheduler:
     @property
     def lanes(self) -> int:
         """Connections open or being opened."""
-        return self._lanes
+        return self._connections.open
 
     @property
     def unsettled(self) -> int:
@@ -244,9 +242,8 @@ class Scheduler:
             while state.waiting > state.starting and state.wake_lane():
                 pass
             while state.wants_lane():
-                if self._lanes >= self._delivery.max_connections:
-                    if state.name not in self._hungry:
-                        self._hungry[state.name] = None
+                if self._connections.all_taken:
+                    if self._connections.want(state.name):
                         self._evict_idle(state)
                     break
                 self._open_lane(state)
@@ -255,9 +252,9 @@ class Scheduler:
 
     def _open_lane(self, state: Destination) -> None:
         assert self._nursery is not None
-        self._hungry.pop(state.name, None)
+        self._connections.want_no_more(state.name)
         lane = Lane(self, state)
-        self._lanes += 1
+        self._connections.take()
         self._tasks += 1
         self._nursery.start_soon(self._run_lane, lane, state, name=f"lane to {state.name}")
 
@@ -277,7 +274,7 @@ class Scheduler:
 
     def lane_paused(self) -> None:
         """A lane ends, or waits for a place at its site: its connection may be had by others meanwhile."""
-        self._lanes -= 1
+        self._connections.give_back()
         self._feed_hungry()
 
     async def lane_resumed(self) -> None:
@@ -285,21 +282,11 @@ class Scheduler:
 
         Cancellation: it stays paused.
         """
-        while self._lanes >= self._delivery.max_connections:
-            called = trio.Event()
-            self._returning.append(called)
-            try:
-                await called.wait()
-            finally:
-                if called in self._returning:
-                    self._returning.remove(called)
-        self._lanes += 1
+        await self._connections.take_again()
 
     def others_wait(self, state: Destination) -> bool:
         """Whether another destination waits for a connection."""
-        if self._returning:
-            return True
-        return bool(self._hungry) and not (len(self._hungry) == 1 and state.name in self._hungry)
+        return self._connections.others_wait(state.name)
 
     def _evict_idle(self, hungry: Destination) -> None:
         for state in self._active.values():
@@ -307,16 +294,12 @@ class Scheduler:
                 return
 
     def _feed_hungry(self) -> None:
-        if self._returning:
-            self._returning.popleft().set()  # it holds a place at a site already
-            return
-        while self._hungry and self._lanes < self._delivery.max_connections:
-            name, _ = self._hungry.popitem(last=False)
+        while (name := self._connections.next_in_line()) is not None:
             state = self._active.get(name)
             if state is not None and state.wants_lane() and not state.is_down(self._clock()):
                 self._open_lane(state)
                 if state.wants_lane():
-                    self._hungry[name] = None  # one a turn
+                    self._connections.want(name)  # one a turn
 
     def connected(self, state: Destination) -> None:
         """For a lane: a session stands."""
@@ -358,7 +341,7 @@ class Scheduler:
     def _tell_down(self, state: Destination) -> None:
         """A destination is down: defer those of its batches that have never been told so, and let go of the rest."""
         assert state.down is not None
-        self._hungry.pop(state.name, None)
+        self._connections.want_no_more(state.name)
         while state.wake_lane():
             pass
         if state.sweeping and len(state.held) < SWEEP_PAGE:
@@ -377,7 +360,7 @@ class Scheduler:
     def _rest(self, state: Destination) -> None:
         """Nothing more to do now: out of memory, to be woken by the spool."""
         del self._active[state.name]
-        self._hungry.pop(state.name, None)
+        self._connections.want_no_more(state.name)
         changes = Changes(must=True)
         down_ms = int(state.down.down_until * 1000) if state.down is not None else 0
         changes.rest(state.name, down_ms, list(state.wakes))
@@ -532,11 +515,11 @@ class Scheduler:
         """Figures for `queue stats` and the metrics."""
         return {
             "active_destinations": len(self._active),
-            "lanes": self._lanes,
+            "lanes": self._connections.open,
             "idle_lanes": sum(len(state.idle) for state in self._active.values()),
             "in_memory": self.unsettled,
             "body_bytes": self._body_bytes,
-            "waiting_for_connection": len(self._hungry),
+            "waiting_for_connection": self._connections.waiting,
         }
 
     def kick(self) -> None:

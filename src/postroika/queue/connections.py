@@ -1,0 +1,83 @@
+"""Who gets the next connection, when there are fewer than are wanted.
+
+Promise: never more than `limit` connections at once. A lane that holds a place at its site already goes first; then the
+destinations that have none, one connection a turn, in the order in which they asked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+import trio
+
+
+class Connections:
+    """The total of one worker.
+
+    Args:
+        limit: connections at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._hungry: OrderedDict[str, None] = OrderedDict()
+        self._returning: deque[trio.Event] = deque()
+        self.open = 0
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether no further one may be opened now."""
+        return self.open >= self._limit
+
+    @property
+    def waiting(self) -> int:
+        """Destinations that want one and got none."""
+        return len(self._hungry)
+
+    def want(self, destination: str) -> bool:
+        """Stand in line. Whether it was not in line before."""
+        if destination in self._hungry:
+            return False
+        self._hungry[destination] = None
+        return True
+
+    def want_no_more(self, destination: str) -> None:
+        """Leave the line, if in it."""
+        self._hungry.pop(destination, None)
+
+    def others_wait(self, destination: str) -> bool:
+        """Whether anybody but this destination waits."""
+        if self._returning:
+            return True
+        return bool(self._hungry) and not (len(self._hungry) == 1 and destination in self._hungry)
+
+    def take(self) -> None:
+        """One is being opened; there must be room."""
+        self.open += 1
+
+    def give_back(self) -> None:
+        """One was closed, or its lane waits for a place at its site."""
+        self.open -= 1
+        if self._returning:
+            self._returning.popleft().set()
+
+    async def take_again(self) -> None:
+        """A lane that gave its connection back while it waited for its site goes on, once there is room.
+
+        Cancellation: it has none.
+        """
+        while self.all_taken:
+            called = trio.Event()
+            self._returning.append(called)
+            try:
+                await called.wait()
+            finally:
+                if called in self._returning:
+                    self._returning.remove(called)
+        self.open += 1
+
+    def next_in_line(self) -> str | None:
+        """The destination whose turn it is; None if there is no room for it, or nobody waits."""
+        if not self._hungry or self.open + len(self._returning) >= self._limit:
+            return None
+        return self._hungry.popitem(last=False)[0]
