@@ -199,7 +199,7 @@ class Supervisor:
                     task_status.started()
                 code = await process.wait()
             finally:
-                await process.end()
+                await process.end()  # noqa: ASYNC102 - it shields itself, for some seconds at most
             log.error("the sink has ended with exit code %d; it is started again", code)
             await trio.sleep(1)
 
