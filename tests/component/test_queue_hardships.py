@@ -478,3 +478,15 @@ async def test_flushing_an_impossible_destination_does_not_kill_the_worker(tmp_p
         for name in ("", "x" * 600):
             with pytest.raises(ValueError, match="is not a destination"):
                 await w.operator.flush_destination(name)
+
+
+async def test_more_destinations_than_may_be_active_follow_without_a_pause(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, active_destinations=10) as w:
+        async with trio.open_nursery() as n:
+            for number in range(300):
+                n.start_soon(w.accept, f"r@d{number}.test")
+        await w.settle_down()
+        for _ in range(20):
+            await w.sleep(6)
+        assert len(w.hops.delivered) == 300
+        assert w.queued() == []

@@ -94,6 +94,7 @@ class Lane:
         return (
             self._scheduler.stopping
             or self._scheduler.stuck
+            or self._scheduler.crowded
             or self._state.is_down(self._scheduler.now())
             or self._scheduler.others_wait(self._state)
         )

@@ -84,6 +84,7 @@ class Scheduler:
         self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
         self._tasks = 0
         self._body_bytes = 0
+        self.crowded = False
         self._kicked = trio.Event()
         self._all_ended = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -146,7 +147,7 @@ class Scheduler:
             for key, name in page:
                 state = self._active.get(name)
                 if state is None:
-                    if len(self._active) >= self._delivery.active_destinations:
+                    if self._is_crowded():
                         return
                     state = self._activate(name)
                 elif key not in state.wakes:
@@ -167,6 +168,18 @@ class Scheduler:
                 self._pump(state)
             elif state.waiting and not state.lanes:
                 self._pump(state)  # left alone while the disk was full
+
+    def _is_crowded(self) -> bool:
+        """Whether no further destination may be active; if so, connections without work close at once, and others are
+        looked for when half of the destinations rest."""
+        if len(self._active) < self._delivery.active_destinations:
+            return False
+        if not self.crowded:
+            self.crowded = True
+            for state in self._active.values():
+                while state.wake_lane():
+                    pass
+        return True
 
     def _activate(self, name: str) -> Destination:
         ramp = Ramp(self._delivery.initial_connections_per_site, self._delivery.max_connections_per_site)
@@ -189,7 +202,7 @@ class Scheduler:
                     state.due_later(loaded.batch.due_ms)
                 continue
             if state is None:
-                if len(self._active) >= self._delivery.active_destinations:
+                if self._is_crowded():
                     continue
                 state = self._activate(name)
             if loaded.key in state.held:
@@ -365,6 +378,9 @@ class Scheduler:
         down_ms = int(state.down.down_until * 1000) if state.down is not None else 0
         changes.rest(state.name, down_ms, list(state.wakes))
         self._committer.commit_nowait(changes, _must_not_fail)
+        if self.crowded and 2 * len(self._active) <= self._delivery.active_destinations:
+            self.crowded = False
+            self.kick()
 
     # -- back from the lanes ------------------------------------------------------------------------------------------
 
