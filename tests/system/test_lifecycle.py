@@ -1,7 +1,9 @@
 """Starting, stopping, being killed, being started twice."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -174,6 +176,22 @@ def test_sighup_opens_a_moved_log_anew(tmp_path: Path, smtp_sink: StartSink) -> 
         with server.dialogue() as client:
             client.message("", ["b@shop.test"], _MESSAGE)
         assert server.wait_for_events(1, "delivered")[0]["recipient"] == "b@shop.test"
+
+
+def test_a_next_hop_that_says_nothing_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """As below: a lane that waits for a greeting would take the grace of 15 s."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = "{}:{}".format(*silent.getsockname())
+        with Postroika(tmp_path, _TO.format(address=address), workers=1) as server:
+            with server.dialogue() as client:
+                client.message("", ["a@shop.test"], _MESSAGE)
+            connection, _ = silent.accept()
+            with connection:
+                began = time.monotonic()
+                assert server.stop() == 0
+                assert time.monotonic() - began < 10
+    (queued,) = json.loads(server.run("queue", "list", "--json"))["messages"]
+    assert (queued["first_recipients"], queued["attempts"]) == (["a@shop.test"], 0)
 
 
 def test_start_and_stop_are_quick(tmp_path: Path) -> None:

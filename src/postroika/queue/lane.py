@@ -141,6 +141,11 @@ class Lane:
             self._state.connected += 1
         self._scheduler.connected(self._state)
 
+    @property
+    def has_session(self) -> bool:
+        """Between `connected` and `disconnected`."""
+        return self._connected
+
     def disconnected(self) -> None:
         """The session that `connected` told of is over."""
         if self._connected:

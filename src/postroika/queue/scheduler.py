@@ -82,7 +82,7 @@ class Scheduler:
         self._active: dict[str, Destination] = {}
         self._connections = Connections(delivery.max_connections)
         self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
-        self._tasks = 0
+        self._scopes: dict[Lane, trio.CancelScope] = {}
         self._body_bytes = 0
         self.crowded = False
         self._kicked = trio.Event()
@@ -109,7 +109,8 @@ class Scheduler:
                     await self._kicked.wait()
 
     async def stop(self) -> None:
-        """Start nothing new, and wait until the lanes have ended, each with the batch that it has.
+        """Start nothing new, and wait until the lanes have ended, each with the batch that it has. Those without a
+        session have sent nothing yet: they end at once.
 
         Cancellation: the lanes go on, until `run` is cancelled.
         """
@@ -117,7 +118,10 @@ class Scheduler:
         for state in self._active.values():
             while state.wake_lane():
                 pass
-        if self._tasks:
+        for lane, scope in list(self._scopes.items()):
+            if not lane.has_session:
+                scope.cancel()
+        if self._scopes:
             await self._all_ended.wait()
 
     def now(self) -> float:
@@ -268,19 +272,20 @@ class Scheduler:
         self._connections.want_no_more(state.name)
         lane = Lane(self, state)
         self._connections.take()
-        self._tasks += 1
         self._nursery.start_soon(self._run_lane, lane, state, name=f"lane to {state.name}")
 
     async def _run_lane(self, lane: Lane, state: Destination) -> None:
+        scope = self._scopes[lane] = trio.CancelScope()
         try:
-            await self._deliver(lane)
+            with scope:
+                await self._deliver(lane)
         finally:
+            del self._scopes[lane]
             for loaded in lane.close():
                 # Its dot may have been sent: it stays queued in the spool, and held, so that this process does not
                 # try it again by itself.
                 log.warning("%r was left unreported", loaded)
-            self._tasks -= 1
-            if self.stopping and not self._tasks:
+            if self.stopping and not self._scopes:
                 self._all_ended.set()
         self._feed_hungry()
         self._pump(state)
