@@ -26,13 +26,14 @@ from postroika.outcome.settle import Settled, Settler
 from postroika.queue import retry as schedule
 from postroika.queue.connections import Connections
 from postroika.queue.destination import Destination
+from postroika.queue.down import DownKeeper, must_not_fail
 from postroika.queue.lane import Lane
 from postroika.queue.limits import Ramp, window
-from postroika.queue.loader import SWEEP_PAGE, Loader
+from postroika.queue.loader import Loader
 from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
 from postroika.spool.reader import Loaded
-from postroika.spool.schema import DestinationState, Table, encode
+from postroika.spool.schema import DestinationState, Table
 from postroika.spool.store import Store
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ Deliver = Callable[[Lane], Awaitable[None]]
 
 _POLL_S = 1.0
 _NO_SESSION = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO})
-_TELL_RECIPIENTS = 1_000
 _WAKES_PER_POLL = 5_000
 _WAKES_PAGE = 500
 
@@ -79,6 +79,7 @@ class Scheduler:
         self._rng = rng
         self._clock = clock
         self._loader = Loader(store, clock)
+        self._down = DownKeeper(committer, self._loader, retry, rng, clock)
         self._active: dict[str, Destination] = {}
         self._connections = Connections(delivery.max_connections)
         self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
@@ -323,57 +324,20 @@ class Scheduler:
         """For a lane: a session stands."""
         state.ramp.answered()
         if state.down is not None:
-            log.info("%s answers again", state.name)
-            self._set_down(state, None)
+            self._down.answered(state)
             self._pump(state)
 
     def unreachable(self, state: Destination, reply: Reply, host: str) -> None:
         """For a lane: no host answered."""
-        now = self._clock()
-        if state.connected or state.is_down(now):
-            return
-        before = state.down
-        failures = 1 if before is None else before.failures + 1
-        until = schedule.down_until(failures, now, self._retry, self._rng)
-        if before is None:
-            log.warning("%s cannot be reached: %s", state.name, reply)
-        self._set_down(state, DestinationState(failures, before.since if before else now, until, reply, host))
-        state.sweeping = before is None
-        state.ramp.probe()
-        self._pump(state)
-
-    def _set_down(self, state: Destination, down: DestinationState | None) -> None:
-        state.down = down
-        if down is None:
-            state.sweeping = False
-            state.positions.clear()
-            state.more = True  # what was let go of while it was down
-        changes = Changes(must=True)
-        key = state.name.encode()
-        if down is None:
-            changes.delete(Table.DESTINATION, key)
-        else:
-            changes.put(Table.DESTINATION, key, encode(down))
-        self._committer.commit_nowait(changes, _must_not_fail)
+        if self._down.failed(state, reply, host):
+            self._pump(state)
 
     def _tell_down(self, state: Destination) -> None:
-        """A destination is down: defer those of its batches that have never been told so, and let go of the rest."""
-        assert state.down is not None
         self._connections.want_no_more(state.name)
-        while state.wake_lane():
-            pass
-        if state.sweeping and len(state.held) < SWEEP_PAGE:
-            self._loader.sweep(state)
-        told = 0
-        for loaded in state.drop_waiting():
-            if loaded.batch.deferrals:
-                self._release(state, loaded)
-            elif told >= _TELL_RECIPIENTS:
-                state.append(loaded)  # later: this must not take the loop for itself
-            else:
-                told += len(loaded.batch.recipients)
-                self._settle(state, loaded, self._settler.defer_untried(loaded, state.down))
-        state.more = False
+        self._down.tell(state, self._defer_untried, self._release)
+
+    def _defer_untried(self, state: Destination, loaded: Loaded, down: DestinationState) -> None:
+        self._settle(state, loaded, self._settler.defer_untried(loaded, down))
 
     def _rest(self, state: Destination) -> None:
         """Nothing more to do now: out of memory, to be woken by the spool."""
@@ -382,7 +346,7 @@ class Scheduler:
         changes = Changes(must=True)
         down_ms = int(state.down.down_until * 1000) if state.down is not None else 0
         changes.rest(state.name, down_ms, list(state.wakes))
-        self._committer.commit_nowait(changes, _must_not_fail)
+        self._committer.commit_nowait(changes, must_not_fail)
         if self.crowded and 2 * len(self._active) <= self._delivery.active_destinations:
             self.crowded = False
             self.kick()
@@ -523,13 +487,13 @@ class Scheduler:
             self._committer.commit_nowait(changes, self._brought_up)
             return
         if state.down is not None:
-            self._set_down(state, None)
+            self._down.answered(state)
         state.ramp.answered()
         state.more = True
         self._pump(state)
 
     def _brought_up(self, error: Exception | None) -> None:
-        _must_not_fail(error)
+        must_not_fail(error)
         self.kick()
 
     def snapshot(self) -> dict[str, int]:
@@ -546,8 +510,3 @@ class Scheduler:
     def kick(self) -> None:
         """Look at the schedule now."""
         self._kicked.set()
-
-
-def _must_not_fail(error: Exception | None) -> None:
-    if error is not None:
-        raise error
