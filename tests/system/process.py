@@ -94,6 +94,8 @@ class Process:
 
         def before_exec() -> None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, orphan_signal)
+            # A shell starts background jobs with SIGINT ignored, and so would be all that these start.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         with log.open("ab") as output:
             self._popen = subprocess.Popen(

@@ -104,8 +104,12 @@ def test_a_disk_filled_by_others_is_survived(small_disk: Path, smtp_sink: StartS
             except OSError:
                 pass
         (worker,) = server.worker_pids()
-        with server.dialogue() as client:
-            assert client.say("MAIL FROM:<>").startswith("452 4.3.1 ")
+
+        def refused() -> bool:
+            with server.dialogue() as client:
+                return client.say("MAIL FROM:<>").startswith("452 4.3.1 ")
+
+        wait_until(refused, "a refusal")
         sink = smtp_sink(port=port)
         assert sink.process.returncode is None
         # The event log has no room either, so wait for the one thing that can be seen: the freed disk shows all.

@@ -56,17 +56,19 @@ class Committer:
         self.stuck = False
         self._limiter = trio.CapacityLimiter(1)
         self._room_checked_at = -1.0
-        self._room = True
+        self._room_bytes = 0
         self._full_until = 0.0
         self.after_commit: list[Callable[[], None]] = []
 
     def has_room(self) -> bool:
         """Whether intake may go on: more than the low-water mark is free."""
         now = trio.current_time()
-        if now - self._room_checked_at >= _ROOM_CHECK_S:
+        # Between two looks what was committed counts double (pages of the trees come on top), so that a fast client
+        # cannot fill the disk before the next look.
+        if now - self._room_checked_at >= _ROOM_CHECK_S or self._room_bytes < self._low_water_bytes:
             self._room_checked_at = now
-            self._room = self._store.room_bytes() >= self._low_water_bytes
-        return self._room and now >= self._full_until
+            self._room_bytes = self._store.room_bytes()
+        return self._room_bytes >= self._low_water_bytes and now >= self._full_until
 
     @property
     def idle(self) -> bool:
@@ -205,6 +207,7 @@ class Committer:
             if not isinstance(error, SpoolFullError):
                 log.error("%s; %d changes were refused", error, len(group))
             return error
+        self._room_bytes -= 2 * sum(changes.bytes for changes in batch)
         COMMITS.value += 1
         COMMIT_CHANGES.value += len(group)
         COMMIT_SECONDS.value += trio.current_time() - started_at
