@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -490,3 +491,43 @@ async def test_more_destinations_than_may_be_active_follow_without_a_pause(tmp_p
             await w.sleep(6)
         assert len(w.hops.delivered) == 300
         assert w.queued() == []
+
+
+async def test_mail_that_keeps_coming_does_not_hold_up_what_came_before(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False) as w:
+        for number in range(200):
+            await w.accept(f"old{number}@one.test", sender="")
+    settings = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
+    async with world(tmp_path, clock, **settings) as w:
+        places = trio.Semaphore(0)
+        w.hops.gate = SimpleNamespace(wait=places.acquire)  # type: ignore[assignment]
+        for number in range(300):  # two come for each that goes
+            await w.accept(f"new{2 * number}@one.test", sender="")
+            await w.accept(f"new{2 * number + 1}@one.test", sender="")
+            places.release()
+            await w._quiet()
+        w.hops.gate = None
+        for _ in range(2):
+            places.release()
+        await w.settle_down()
+    order = [recipient for _, recipient, _ in w.hops.delivered]
+    assert len(order) == 200 + 600
+    assert max(order.index(f"old{number}@one.test") for number in range(200)) < 240
+
+
+async def test_a_class_of_its_own_does_not_wait_behind_a_backlog(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, enabled=False) as w:
+        for number in range(200):
+            await w.accept(f"old{number}@one.test", sender="")
+    settings = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
+    async with world(tmp_path, clock, **settings) as w:
+        w.hops.gate = trio.Event()
+        await w._quiet()
+        await w.accept("receipt@one.test", sender="", stream=1)
+        w.hops.gate.set()
+        await w.settle_down()
+    order = [recipient for _, recipient, _ in w.hops.delivered]
+    assert len(order) == 201
+    assert order.index("receipt@one.test") < 6

@@ -90,6 +90,10 @@ class Destination:
         self.held.add(loaded.key)
         self.waiting += 1
 
+    def has_waiting(self, class_id: int) -> bool:
+        """Whether a batch of this class waits in memory."""
+        return class_id in self._waiting
+
     def pop(self) -> Loaded | None:
         """The next batch; the classes that have any take turns. It stays held."""
         if not self._turn:

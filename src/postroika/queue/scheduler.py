@@ -212,7 +212,7 @@ class Scheduler:
                 state = self._activate(name)
             if loaded.key in state.held:
                 continue
-            if state.waiting >= self._window(state):
+            if not self._in_turn(state, loaded):
                 state.more = True
                 self._pump(state)
                 continue
@@ -223,6 +223,18 @@ class Scheduler:
                     self._body_bytes += len(loaded.body)  # type: ignore[arg-type]
             state.append(loaded)
             self._pump(state)
+
+    def _in_turn(self, state: Destination, loaded: Loaded) -> bool:
+        """Whether a fresh batch may be next in memory: there is room, and nothing of its class waits in the spool that
+        came before it. Without that, more mail than goes out would keep what is older waiting for ever."""
+        window = self._window(state)
+        if state.more and state.has_waiting(loaded.batch.class_id):
+            state.held.add(loaded.key)  # the spool has it as well: read what is before it only
+            self._loader.refill(state, window)
+            state.held.discard(loaded.key)
+            if state.more:
+                return False
+        return state.waiting < window
 
     def _window(self, state: Destination) -> int:
         return window(self._delivery.loaded_batches, len(self._active), state.ramp.allowed)
