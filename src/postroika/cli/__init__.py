@@ -1,9 +1,9 @@
 """The command line. Promise: one clear line on stderr and a meaningful exit code for whatever goes wrong.
 
 Every module of this package whose name has no leading underscore is a verb: it exports a click command named `command`
-(a click.Group of class `Verbs` where it has verbs of its own), which may return an exit code. A module is imported only
-when its verb is called, and verbs import the rest of Postroika inside their functions, so that `postroika version`
-costs little more than the interpreter.
+(a click.Group of class `Verbs` where it has verbs of its own), which may return an exit code. A module GROUP_VERB beside
+a module GROUP is not: it belongs to that group. A module is imported only when its verb is called, and verbs import the
+rest of Postroika inside their functions, so that `postroika version` costs little more than the interpreter.
 
 Exit codes: see `ExitCode`. A PostroikaError is shown as one line, with its traceback under `--debug`; any other
 exception is a bug and keeps its traceback.
@@ -60,7 +60,8 @@ class _LazyVerbs(Verbs):
     ORDER = ("serve", "check", "default-config", "send", "sink", "queue", "events", "bench", "version")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        found = {m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}
+        names = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
+        found = {name.replace("_", "-") for name in names if name.partition("_")[0] not in names - {name}}
         return [name for name in self.ORDER if name in found] + sorted(found.difference(self.ORDER))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
