@@ -170,8 +170,10 @@ def test_the_bars_of_a_void_scenario_tell_nothing_but_that() -> None:
 def test_busy_bystanders_are_told() -> None:
     assert tables.remarks(scenario()) == [
         "2 of 3 rounds were <short>",
-        "other programs used up to 30% of the machine meanwhile: "
-        "trust the ratios more than the figures, and neither much",
+        (
+            "other programs used up to 30% of the machine meanwhile: "
+            "trust the ratios more than the figures, and neither much"
+        ),
     ]
 
 
