@@ -373,8 +373,11 @@ async def test_client_that_does_not_read_does_not_hold_up_the_end(mail: QueuedMa
         async with serving(mail.spool) as server:
             client.connect(str(server.path))
             client.sendall(f"GET /v1/queue/{id_text(number)}/body HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            await trio.to_thread.run_sync(partial(client.recv, 1))
+            assert await trio.to_thread.run_sync(partial(client.recv, 9)) == b"HTTP/1.1 "
             await trio.testing.wait_all_tasks_blocked(0.05)
+        rest = b"".join(iter(partial(client.recv, 1 << 20), b""))
+    assert not server.path.exists()
+    assert len(rest) < 4_000_000  # it was cut off, not waited for
 
 
 async def test_bug_is_told_and_logged_and_harms_no_other(mail: QueuedMail, caplog: pytest.LogCaptureFixture) -> None:

@@ -236,5 +236,7 @@ async def test_bug_in_a_session_ends_the_listener() -> None:
         await client.send_all(b"HELO c\r\nMAIL FROM:<a@b.example>\r\n")
         with pytest.RaisesGroup(ZeroDivisionError):
             await broken.listener.run(1)
+        assert broken.listener.open_sessions == 0
+        assert await read_all(client) == BANNER  # the connection is closed, without an answer to MAIL
     finally:
         broken.close()

@@ -7,12 +7,12 @@ import lmdb
 import msgspec
 import pytest
 
-from postroika.errors import SpoolFormatError, SpoolFullError, SpoolLockedError
+from postroika.errors import SpoolError, SpoolFormatError, SpoolFullError, SpoolIOError, SpoolLockedError
 from postroika.mail.envelope import Batch, Envelope, Recipient
 from postroika.mail.reply import Reply
 from postroika.spool import pages
 from postroika.spool.changes import Changes
-from postroika.spool.files import open_env, shard_path
+from postroika.spool.files import open_env, shard_path, translated
 from postroika.spool.inflight import InFlight
 from postroika.spool.reader import Reader
 from postroika.spool.recovery import Doubt, recover
@@ -52,6 +52,33 @@ def test_a_commit_is_there_after_reopening(tmp_path: Path) -> None:
     assert store.read_body(1, 0) == b"body\n"
     assert [found.key for found in store.load_ready("shop.test", 0, b"", 1000, 10, set())[0]] == [batch_key(1, 0)]
     store.close()
+
+
+def test_a_shard_is_opened_so_that_a_commit_is_on_disk(tmp_path: Path) -> None:
+    """Pages and then the page that names them are synced; with `writemap` a full disk would be a SIGBUS."""
+    store = opened(tmp_path)
+    flags = store._env.flags()
+    store.close()
+    kept = ("sync", "metasync", "writemap", "map_async", "lock")
+    assert {name: flags[name] for name in kept} == {
+        "sync": True, "metasync": True, "writemap": False, "map_async": False, "lock": True
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (lmdb.MapFullError("mdb_put: MDB_MAP_FULL"), SpoolFullError, "the spool has reached spool.max_bytes"),
+        (lmdb.DiskError("mdb_txn_commit: No space"), SpoolFullError, "the disk of the spool is full"),
+        (lmdb.Error("x: No space left on device"), SpoolFullError, "the disk of the spool is full"),
+        (lmdb.Error("x: Disk quota exceeded"), SpoolFullError, "the disk quota of the spool is used up"),
+        (lmdb.Error("x: Input/output error"), SpoolIOError, "the disk of the spool failed: x: Input/output error"),
+        (lmdb.BadTxnError("MDB_BAD_TXN"), SpoolError, "the spool refused a transaction: MDB_BAD_TXN"),
+    ],
+)
+def test_what_lmdb_says_decides_between_refusing_and_ending(error: lmdb.Error, kind: type, text: str) -> None:
+    told = translated(error)
+    assert (type(told), str(told)) == (kind, text)
 
 
 def test_the_last_of_several_writers_of_a_group_wins(tmp_path: Path) -> None:

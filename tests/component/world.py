@@ -173,10 +173,13 @@ class World:
         await writer.finish(reverse_path=sender, recipients=numbered, received=self.events.received, **more)  # type: ignore[arg-type]
         return writer.message
 
+    def logged_lines(self) -> list[bytes]:
+        """All lines in the outbox, oldest first."""
+        return b"".join(value for _, value in self.store.outbox_read(0, 1 << 30)).splitlines()
+
     def logged(self) -> list[Event]:
         """All events in the outbox, oldest first."""
-        lines = b"".join(value for _, value in self.store.outbox_read(0, 1 << 30))
-        return [decode(line) for line in lines.splitlines()]
+        return [decode(line) for line in self.logged_lines()]
 
     def happened(self, *types: str) -> list[tuple[str, str]]:
         """(type, recipient) of the events, of these types only if any are named."""
