@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -13,6 +12,7 @@ from postroika.cli import ExitCode, run
 from postroika.mail.ids import id_text
 from postroika.spool.schema import CHUNK_BYTES
 from tests.component.queued_mail import BODY, GREYLISTED, QueuedMail, texts
+from tests.outputs import Output
 
 CONFIG = """
 [server]
@@ -22,18 +22,6 @@ control = "control.sock"
 [log]
 events = "events.jsonl"
 """
-
-
-class Output(NamedTuple):
-    """What a run wrote, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return msgspec.json.decode(self.out)
 
 
 class Postroika:

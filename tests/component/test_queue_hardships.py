@@ -19,6 +19,17 @@ from postroika.spool.reader import Loaded
 from postroika.spool.schema import DestinationState, batch_key
 from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, PEER, REFUSED, Clock, world
 
+NARROW = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
+
+
+async def old_mail(path: Path, count: int) -> Clock:
+    """Leave so many messages to one.test in the spool, to be delivered by the next world that gets the clock."""
+    clock = Clock()
+    async with world(path, clock, enabled=False) as w:
+        for number in range(count):
+            await w.accept(f"old{number}@one.test", sender="")
+    return clock
+
 
 async def pass_without_commits(seconds: int) -> None:
     clock = trio.lowlevel.current_clock()
@@ -58,13 +69,8 @@ async def test_two_flushes_at_once_leave_a_sound_index(tmp_path: Path, mock_cloc
 
 
 async def test_nothing_more_is_delivered_than_can_be_recorded(tmp_path: Path, mock_clock: object) -> None:
-    clock = Clock()
-    async with world(tmp_path, clock, enabled=False) as w:
-        for number in range(1500):
-            await w.accept(f"r{number}@one.test", sender="")
-    async with world(
-        tmp_path, clock, loaded_batches=20, max_connections_per_site=2, initial_connections_per_site=2
-    ) as w:
+    clock = await old_mail(tmp_path, 1500)
+    async with world(tmp_path, clock, **NARROW) as w:
         real, full = w.store.apply, True
 
         def apply(group: list[Changes], last_id: int = 0) -> None:
@@ -81,7 +87,7 @@ async def test_nothing_more_is_delivered_than_can_be_recorded(tmp_path: Path, mo
         await w.sleep(3)
         assert 0 < delivered <= 100, (delivered, unsettled, untracked)
         await w.settle_down()
-        assert sorted(r for _, r, _ in w.hops.delivered) == sorted(f"r{number}@one.test" for number in range(1500))
+        assert sorted(r for _, r, _ in w.hops.delivered) == sorted(f"old{n}@one.test" for n in range(1500))
         assert w.queued() == []
 
 
@@ -563,12 +569,8 @@ async def test_more_destinations_than_may_be_active_follow_without_a_pause(tmp_p
 
 
 async def test_mail_that_keeps_coming_does_not_hold_up_what_came_before(tmp_path: Path, mock_clock: object) -> None:
-    clock = Clock()
-    async with world(tmp_path, clock, enabled=False) as w:
-        for number in range(200):
-            await w.accept(f"old{number}@one.test", sender="")
-    settings = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
-    async with world(tmp_path, clock, **settings) as w:
+    clock = await old_mail(tmp_path, 200)
+    async with world(tmp_path, clock, **NARROW) as w:
         places = trio.Semaphore(0)
         w.hops.gate = SimpleNamespace(wait=places.acquire)  # type: ignore[assignment]
         for number in range(300):  # two come for each that goes
@@ -586,12 +588,8 @@ async def test_mail_that_keeps_coming_does_not_hold_up_what_came_before(tmp_path
 
 
 async def test_a_class_of_its_own_does_not_wait_behind_a_backlog(tmp_path: Path, mock_clock: object) -> None:
-    clock = Clock()
-    async with world(tmp_path, clock, enabled=False) as w:
-        for number in range(200):
-            await w.accept(f"old{number}@one.test", sender="")
-    settings = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
-    async with world(tmp_path, clock, **settings) as w:
+    clock = await old_mail(tmp_path, 200)
+    async with world(tmp_path, clock, **NARROW) as w:
         w.hops.gate = trio.Event()
         await w._quiet()
         await w.accept("receipt@one.test", sender="", stream=1)

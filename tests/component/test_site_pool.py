@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import trio
@@ -23,6 +24,16 @@ class FakeConnection:
 
 def connection() -> Any:
     return cast(Connection, FakeConnection())
+
+
+def asking(pool: SitePool) -> tuple[list[object], Callable[[], Awaitable[None]]]:
+    """A task that asks for a place of site "a", and the list in which it notes what it got."""
+    got: list[object] = []
+
+    async def ask() -> None:
+        got.append(await pool.acquire("a"))
+
+    return got, ask
 
 
 async def test_places_up_to_the_limit_are_given_at_once() -> None:
@@ -54,11 +65,7 @@ async def test_connection_goes_to_who_waits_with_the_place() -> None:
     await pool.acquire("a")
     warm = connection()
     assert pool.hand_over("a", warm) is False
-    got: list[object] = []
-
-    async def wait() -> None:
-        got.append(await pool.acquire("a"))
-
+    got, wait = asking(pool)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
@@ -70,11 +77,7 @@ async def test_idle_holder_is_called_although_there_is_room() -> None:
     pool = SitePool(9)
     await pool.acquire("a")
     warm = connection()
-    got: list[object] = []
-
-    async def wait() -> None:
-        got.append(await pool.acquire("a"))
-
+    got, wait = asking(pool)
     async with trio.open_nursery() as nursery:
         with pool.idle("a") as scope:
             nursery.start_soon(wait)
@@ -87,11 +90,7 @@ async def test_idle_holder_is_called_although_there_is_room() -> None:
 async def test_idle_holder_that_got_work_instead_lets_the_caller_have_a_place_of_its_own() -> None:
     pool = SitePool(2)
     await pool.acquire("a")
-    got: list[object] = []
-
-    async def wait() -> None:
-        got.append(await pool.acquire("a"))
-
+    got, wait = asking(pool)
     async with trio.open_nursery() as nursery:
         with pool.idle("a"):
             nursery.start_soon(wait)
@@ -103,11 +102,7 @@ async def test_idle_holder_that_got_work_instead_lets_the_caller_have_a_place_of
 async def test_further_callers_take_free_places_while_an_idle_holder_is_on_its_way() -> None:
     pool = SitePool(3)
     await pool.acquire("a")
-    got: list[object] = []
-
-    async def wait() -> None:
-        got.append(await pool.acquire("a"))
-
+    got, wait = asking(pool)
     warm = connection()
     async with trio.open_nursery() as nursery:
         with pool.idle("a"):
@@ -125,11 +120,7 @@ async def test_place_granted_in_the_moment_of_cancellation_is_held() -> None:
     pool = SitePool(1)
     await pool.acquire("a")
     warm = connection()
-    got: list[object] = []
-
-    async def wait() -> None:
-        got.append(await pool.acquire("a"))
-
+    got, wait = asking(pool)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()

@@ -6,35 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import msgspec
-
+from tests.outputs import Output
 from tests.system.process import Process
 from tests.system.server import Postroika
 
 _ENV = {**os.environ, "PYTHONUNBUFFERED": "1", "TERM": "dumb"}
 
 
-class Done(NamedTuple):
-    """What a command wrote, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Its output as JSON."""
-        return msgspec.json.decode(self.out)
-
-
-def command(server: Postroika, *arguments: str, stdin: bytes = b"") -> Done:
+def command(server: Postroika, *arguments: str, stdin: bytes = b"") -> Output:
     """Run it with the server's config, to its end."""
     done = subprocess.run(
         _line(server, arguments), input=stdin, capture_output=True, env=_ENV, timeout=120, check=False
     )
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+    return Output(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def started(server: Postroika, output: Path, *arguments: str) -> Process:

@@ -80,14 +80,7 @@ def test_a_taken_port_is_named_in_one_line(tmp_path: Path) -> None:
         other = tmp_path / "second"
         other.mkdir()
         (other / "postroika.toml").write_text(f'[[listener]]\naddress = "127.0.0.1:{server.port}"\n')
-        result = subprocess.run(
-            [sys.executable, "-m", "postroika", "serve"],
-            cwd=other,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        result = serve(other)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         f"postroika: cannot listen on 127.0.0.1:{server.port}: Address already in use; another program listens there"
@@ -101,14 +94,7 @@ def test_a_foreign_spool_is_named_in_one_line_and_left_alone(tmp_path: Path) -> 
     (tmp_path / "postroika.toml").write_text(
         f'[server]\nworkers = 1\nspool = "spool"\n[[listener]]\naddress = "127.0.0.1:{free_port()}"\n'
     )
-    result = subprocess.run(
-        [sys.executable, "-m", "postroika", "serve"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = serve(tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"postroika: {shard}/data.mdb cannot be opened: ")
     assert result.stderr.splitlines()[-1].endswith("; it was left as it is")

@@ -225,13 +225,7 @@ def test_strangers_relay_nowhere_whatever_they_write(tmp_path: Path, sink: Start
     with Postroika(tmp_path, config, workers=1) as server:
         taken = []
         for form in forms:
-            for sender in (
-                "<>",
-                "<stranger@x.test>",
-                "<boss@ours.test>",
-                "<root@[127.0.0.1]>",
-                "<victim@outside.test>",
-            ):
+            for sender in SENDERS:
                 with server.dialogue() as client:
                     assert client.say(f"MAIL FROM:{sender}").startswith("250")
                     reply = client.say(f"RCPT TO:{form}")

@@ -13,16 +13,9 @@ import pytest
 from postroika import __version__, cli
 from postroika.cli import ExitCode, run
 from postroika.errors import ConfigError, ControlError, PostroikaError, SpoolLockedError
+from tests.outputs import Output
 
 GOOD = '[server]\nhostname = "mx.shop.example"\n'
-
-
-class Output:
-    """What a run wrote, and its exit code."""
-
-    def __init__(self, code: int, captured: tuple[str, str]) -> None:
-        self.code = code
-        self.out, self.err = captured
 
 
 @pytest.fixture
@@ -33,7 +26,7 @@ def postroika(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
 
     def call(*args: str) -> Output:
         code = run(args)
-        return Output(int(code), capsys.readouterr())
+        return Output(int(code), *capsys.readouterr())
 
     return call
 
@@ -44,7 +37,7 @@ def test_version(postroika) -> None:
 
 
 def test_version_for_programs(postroika) -> None:
-    report = msgspec.json.decode(postroika("version", "--json").out)
+    report = postroika("version", "--json").json
     assert report["postroika"] == __version__
     assert sorted(report["libraries"]) == ["dnspython", "lmdb", "msgspec", "trio"]
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-
 import pytest
 
 from postroika.cli._event_lines import event_line
 from postroika.outcome.events import Event, EventClient, EventPeer, EventReply
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 AT = 1_800_000_000.25
 PEER = EventPeer("mx.shop.test", "192.0.2.1", 25)
-
-
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 def event(kind: str, **members: object) -> Event:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -26,19 +24,12 @@ from postroika.control.records import (
     WorkerStatus,
 )
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 NOW = 1_800_000_000.0
 GREYLISTED = ReplyText(code=451, enhanced="4.7.1", text="greylisted, come back later")
 REFUSED = ReplyText(code=451, enhanced="4.4.1", text="connection refused")
 DOWN = Down(failures=3, since=NOW - 600, next_probe_at=NOW + 300, reply=REFUSED, host="")
-
-
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 class Screen:
