@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from postroika.mail.envelope import Notify, Recipient
+from postroika.mail.envelope import Envelope, Notify, Recipient, Stream
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply
 from postroika.outcome.events import EventReply
@@ -155,6 +155,27 @@ async def test_nobody_is_told_who_does_not_want_to_know(
         await w.settle_down()
         assert w.happened() == [("received", "no@one.test"), ("bounced", "no@one.test")]
         assert w.queued() == []
+
+
+async def test_a_notice_is_a_message_of_the_same_class_from_the_null_sender(tmp_path: Path, mock_clock: object) -> None:
+    async with world(tmp_path, delays_s=(5000,)) as w:
+        w.hops.verdict = lambda destination, recipient: NO_SUCH_USER if destination == "one.test" else GREYLISTED
+        more = {"tenant": "shop", "stream": Stream.BROADCAST, "campaign": "may"}
+        message = await w.accept("no@one.test", **more)
+        await w.settle_down()
+        assert w.queued() == [("news.test", ("sender@news.test",))]
+        (envelope,) = w.envelopes()
+        assert envelope == Envelope(
+            message=envelope.message, reverse_path="", received_at=w.clock.at, size_bytes=envelope.size_bytes, chunks=1,
+            tenant="shop", stream=Stream.BROADCAST, campaign="may",
+        )  # fmt: skip
+        assert message < envelope.message
+        facts = [(e.type, e.message, e.sender, e.tenant, e.stream, e.campaign) for e in w.logged()]
+        old, new = (id_text(message), "sender@news.test"), (id_text(envelope.message), "")
+        assert facts == [
+            (kind, *which, "shop", "broadcast", "may")
+            for kind, which in (("received", old), ("bounced", old), ("received", new), ("deferred", new))
+        ]
 
 
 async def test_a_notice_that_cannot_be_delivered_is_dropped_with_a_record(tmp_path: Path, mock_clock: object) -> None:

@@ -159,10 +159,16 @@ class Postroika:
 
 
 class Dialogue:
-    """A client that says exactly what it is told to. `ehlo` is the reply to EHLO."""
+    """A client that says exactly what it is told to. `ehlo` is the reply to EHLO.
 
-    def __init__(self, port: int, helo: str = "") -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+    Args:
+        helo: said at once, if it is not empty.
+        host, port: of the server.
+        source: the address to connect from; "" for whatever the system takes.
+    """
+
+    def __init__(self, port: int, helo: str = "", *, host: str = "127.0.0.1", source: str = "") -> None:
+        self.sock = socket.create_connection((host, port), timeout=30, source_address=(source, 0) if source else None)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lines = self.sock.makefile("rb")
         self.greeting = self.reply()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.message
 import email.policy
+import itertools
 import smtplib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,8 +15,8 @@ import aiosmtplib
 import pytest
 
 from tests.system.peers import RunSwaks
-from tests.system.process import wait_until
-from tests.system.server import Postroika
+from tests.system.process import free_port, wait_until
+from tests.system.server import Dialogue, Postroika
 from tests.system.sink_peer import OurSink, StartOurSink, start_our_sink
 
 _TO = '[[route]]\ndomains = ["*"]\nnext_hop = "smtp://{address}"\n'
@@ -248,6 +249,29 @@ def test_strangers_relay_nowhere_whatever_they_write(tmp_path: Path, sink: Start
         assert arrived == sorted(["one@ours.test", "two@sub.ours.test", "three@ours.test", '"four"@ours.test'])
         server.wait_until_drained()
     assert outside.messages() == []
+
+
+def test_line_ends_are_mended_for_trusted_networks_only(tmp_path: Path, sink: StartOurSink) -> None:
+    """Whoever may send what he likes may hide nothing in it; a stranger could hide a second message."""
+    ours, port = sink(store=True), free_port()
+    config = (
+        f'[[listener]]\naddress = "127.0.0.1:{port}"\nbare_newlines = "normalise"\n'
+        '[relay]\nnetworks = ["127.0.0.2/32"]\ndomains = ["ours.test"]\n' + _TO.format(address=ours.address)
+    )
+    with Postroika(tmp_path, config, workers=1):
+        replies = {}
+        for source, content in itertools.product(("127.0.0.1", "127.0.0.2"), (b"a\nb\r\n", b"a\rb\r\n")):
+            with Dialogue(port, "client.test", source=source) as client:
+                reply = client.message("", ["you@ours.test"], b"Subject: x\r\n\r\n" + content)
+                replies[source, content] = reply.partition(":")[0]
+        assert replies == {
+            ("127.0.0.1", b"a\nb\r\n"): "550 5.6.0 message has a bare LF",
+            ("127.0.0.1", b"a\rb\r\n"): "550 5.6.0 message has a bare CR",
+            ("127.0.0.2", b"a\nb\r\n"): "250 2.0.0 Ok",
+            ("127.0.0.2", b"a\rb\r\n"): "250 2.0.0 Ok",
+        }
+        arrived = [message.content.partition(b"\r\n\r\n")[2] for message in ours.wait_for(2)]
+        assert arrived == [b"a\r\nb\r\n"] * 2
 
 
 def test_mail_that_goes_in_circles_is_returned(tmp_path: Path, sink: StartOurSink) -> None:
