@@ -108,7 +108,8 @@ class Worker:
             hostname=config.server.hostname,
             expire_after_s=config.retry.expire_after_s,
         )
-        deliverer = Deliverer(config, Router(config), self._store, self._inflight)
+        self._router = Router(config)
+        deliverer = Deliverer(config, self._router, self._store, self._inflight)
         self._scheduler = Scheduler(
             self._store,
             self._committer,
@@ -259,6 +260,7 @@ class Worker:
 
     async def _do(self, request: wire.Request) -> dict[str, Any]:
         if isinstance(request, wire.Flush):
+            self._router.forget_failures()
             count = await self._operator.flush_messages(request.messages)
             for name in request.destinations:
                 count += await self._operator.flush_destination(name)

@@ -131,6 +131,26 @@ async def test_failure_is_kept_for_a_few_seconds_only(autojump_clock: trio.testi
         assert (await resolver.mx("shop.test")).status is Status.FOUND
 
 
+async def test_what_was_not_found_is_asked_for_anew_when_it_is_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.fails.add("shop.test")
+        resolver = _resolver(server)
+        for name in ("shop.test", "nowhere.test", "mx1.shop.test", "null.test"):
+            await resolver.mx(name)
+        server.fails.clear()
+        server.add("nowhere.test. 300 IN MX 10 mx1.shop.test.")
+        resolver.forget_failures()
+        assert (await resolver.mx("shop.test")).status is Status.FOUND
+        assert (await resolver.mx("nowhere.test")).records == (Mx(10, "mx1.shop.test"),)
+        await resolver.mx("mx1.shop.test")
+        await resolver.mx("null.test")
+        assert server.asked == {
+            ("shop.test", "MX"): 2, ("nowhere.test", "MX"): 2, ("mx1.shop.test", "MX"): 2, ("null.test", "MX"): 1
+        }  # fmt: skip
+
+
 async def test_silent_server_costs_the_timeout_and_no_more(autojump_clock: trio.testing.MockClock) -> None:
     async with NameServer(ZONE).serve() as server:
         server.silent.add("shop.test")

@@ -286,6 +286,23 @@ async def test_whole_route_ends_in_time(autojump_clock: trio.testing.MockClock) 
         assert refusal == (False, Reply(451, "4.4.3", ("DNS look-up of mx1.shop.test failed: no answer in time",)))
 
 
+async def test_what_was_mended_is_used_when_failures_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    """As `postroika queue flush` does: half of a route, and none at all, are otherwise remembered for a while."""
+    async with NameServer(ZONE).serve() as server:
+        server.fails |= {"mx1.shop.test", "bare.test"}
+        router = _router(server)
+        assert (await router.route("shop.test")).hosts == (MX2,)
+        failed = (False, Reply(451, "4.4.3", ("DNS look-up of MX for bare.test failed: SERVFAIL",)))
+        assert await _refusal(router, "bare.test") == failed
+        server.fails.clear()
+        assert (await router.route("shop.test")).hosts == (MX2,)
+        assert await _refusal(router, "bare.test") == failed
+        router.forget_failures()
+        assert (await router.route("shop.test")).hosts == (MX1, MX2)
+        assert (await router.route("bare.test")).hosts == (Host("bare.test", ("192.0.2.9",)),)
+        assert server.questions("MX") == 3  # those of shop.test are not asked for again
+
+
 async def test_smarthosts_are_tried_in_order_wherever_they_are() -> None:
     async with NameServer(ZONE).serve() as server:
         route = Route(domains=("*",), next_hop=("smtp://inside1.test:2526", "smtp://[::1]:26", "smtp://mx2.shop.test"))

@@ -52,7 +52,6 @@ _CONFIG = """
 servers = ["{dns}"]
 mx_port = {port}
 allow_private = ["127.0.0.1/32", "127.1.0.0/16"]
-negative_ttl_s = 0
 timeout_s = 2
 [retry]
 delays_s = [600]
@@ -354,3 +353,5 @@ def test_dead_name_servers_defer_and_are_asked_again(net: Net, world: World) -> 
     net.flush("shop")
     (event,) = net.wait("delivered")
     assert event["peer"]["host"] == net("primary.shop")
+    # The failure was a few seconds old at most, and would still be remembered.
+    assert len(net.events("deferred")) == 1

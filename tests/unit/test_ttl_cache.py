@@ -27,3 +27,13 @@ def test_least_recently_used_goes_first() -> None:
     cache.get("a", 1.0)
     cache.put("c", 3, 1.0, 9.0)
     assert [cache.get(key, 2.0) for key in "abc"] == [1, None, 3]
+
+
+def test_what_is_not_wanted_any_more_is_dropped() -> None:
+    cache: TtlCache[str, int] = TtlCache(10)
+    for key, value in (("a", 1), ("b", 2), ("c", 3)):
+        cache.put(key, value, 0.0, 9.0)
+    cache.drop(lambda value: value % 2 == 1)
+    assert [cache.get(key, 1.0) for key in "abc"] == [None, 2, None]
+    cache.clear()
+    assert len(cache) == 0

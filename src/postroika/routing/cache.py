@@ -6,7 +6,7 @@ Promise: never more than `entries` of them; the least recently used goes first. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -46,3 +46,12 @@ class TtlCache(Generic[K, V]):
         self._known[key] = (expires_at, value)
         if len(self._known) > self._entries:
             self._known.popitem(last=False)
+
+    def drop(self, unwanted: Callable[[V], bool]) -> None:
+        """Forget every value that is `unwanted`."""
+        for key in [key for key, (_, value) in self._known.items() if unwanted(value)]:
+            del self._known[key]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()

@@ -132,6 +132,10 @@ class Resolver:
         """The answer that is remembered, if there is one: costs no task."""
         return self._cache.get((name.rstrip(".").lower(), kind), trio.current_time())
 
+    def forget_failures(self) -> None:
+        """Ask anew for whatever could not be found out, or was not there."""
+        self._cache.drop(lambda answer: answer.status is not Status.FOUND)
+
     async def _look_up(self, name: str, kind: _Kind, convert: Callable[[Any], tuple[Any, ...]]) -> Answer[Any]:
         known = self.known(name, kind)
         if known is not None:

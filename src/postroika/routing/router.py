@@ -104,6 +104,11 @@ class Router:
         self._own_names = {name.rstrip(".").lower() for name in names if name}
         self._plans: TtlCache[str, _Plan] = TtlCache(config.dns.cache_entries)
 
+    def known(self, destination: str) -> Route | None:
+        """As `route`, if no look-up is needed; else None."""
+        plan = self._plans.get(destination.rstrip(".").lower(), trio.current_time())
+        return None if plan is None else self._shuffled(plan)
+
     async def route(self, destination: str) -> Route:
         """The hosts that take mail for `destination` now, best first.
 
@@ -124,6 +129,12 @@ class Router:
             plan = await self._plan(destination)
             self._plans.put(destination, plan, trio.current_time(), plan.expires_at)
         return self._shuffled(plan)
+
+    def forget_failures(self) -> None:
+        """Ask anew for whatever DNS did not have, or failed to say: an operator who wants mail tried now has perhaps
+        just mended it."""
+        self._plans.clear()  # made again from the answers that are kept
+        self._resolver.forget_failures()
 
     def _shuffled(self, plan: _Plan) -> Route:
         rng, limit, policy = self._rng, self._dns.max_addresses, self._dns.ipv6
