@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from postroika import __version__, metrics
-from postroika.control import api, wire
+from postroika.control import api, unix_server, wire
 from postroika.control.client import Client
 from postroika.control.records import CancelRequest, Changed, Filter, FlushRequest, Status, WorkerStatus
 from postroika.control.unix_server import bind
@@ -38,9 +38,20 @@ class Workers:
         self.asked: list[wire.Request] = []
         self.down: set[int] = set()
         self.results: list[dict[str, Any]] = [{}, {}]
+        self.hang: tuple[type[wire.Request], ...] = ()
+        self.change_ends_after = 0  # so many questions for figures
+        self._figures_asked = trio.Condition()
 
     async def ask_all(self, request: wire.Request) -> list[wire.Answer]:
         await trio.lowlevel.checkpoint()
+        if isinstance(request, self.hang):
+            await trio.sleep_forever()
+        async with self._figures_asked:
+            if isinstance(request, wire.Stats):
+                self._figures_asked.notify_all()
+            else:
+                while self.asked.count(wire.Stats()) < self.change_ends_after:
+                    await self._figures_asked.wait()
         self.asked.append(request)
         return [
             wire.Answer(1, error=f"worker {index} is not running")
@@ -57,9 +68,9 @@ class Server:
         self.path = path
         self.workers = workers
 
-    async def ask(self, question: Callable[[Client], T]) -> T:
+    async def ask(self, question: Callable[[Client], T], timeout_s: float = 10) -> T:
         def asked() -> T:
-            with Client(str(self.path), timeout_s=10) as client:
+            with Client(str(self.path), timeout_s=timeout_s) as client:
                 return question(client)
 
         return await trio.to_thread.run_sync(asked)
@@ -232,6 +243,66 @@ async def test_cancel_reaches_every_worker_and_tells_of_those_that_could_not(mai
         server.workers.down.add(0)
         with pytest.raises(ControlError, match=r"^worker 0 is not running; worker 1 is not running$"):
             await server.ask(lambda c: c.cancel(by_id))
+
+
+async def test_change_is_waited_for_as_long_as_the_server_answers_others(
+    mail: QueuedMail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail.close()
+    monkeypatch.setattr(unix_server, "_KEEP_ALIVE_S", 0.05)  # which is for connections that wait for nothing
+    async with serving(mail.spool) as server:
+        server.workers.results = [{"recipients": 10_000_000}, {}]
+        server.workers.change_ends_after = 3
+        everything = CancelRequest(sender="@news.test")
+        assert await server.ask(lambda c: c.cancel(everything), timeout_s=0.1) == Changed(count=10_000_000, errors=[])
+        cancel = wire.Cancel(sender="@news.test")
+        assert server.workers.asked[:4] == [wire.Stats(), wire.Stats(), wire.Stats(), cancel]
+
+
+async def test_change_goes_on_when_its_client_goes_away(mail: QueuedMail) -> None:
+    mail.close()
+    async with serving(mail.spool) as server:
+        server.workers.change_ends_after = 1
+        numbers = list(range(2001))
+        body = msgspec.json.encode(FlushRequest(messages=[id_text(number) for number in numbers]))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(server.path))
+            client.sendall(b"POST /v1/queue/flush HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert (await server.ask(Client.status)).ready
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert server.workers.asked == [
+            wire.Stats(),
+            wire.Flush(messages=numbers[:2000]),
+            wire.Flush(messages=numbers[2000:]),
+        ]
+
+
+async def test_change_is_given_up_when_the_server_answers_nobody(mail: QueuedMail) -> None:
+    mail.close()
+    async with serving(mail.spool) as server:
+        server.workers.hang = (wire.Flush, wire.Stats)
+        with pytest.raises(ControlError, match=f"^the server at {server.path} does not answer in time$"):
+            await server.ask(lambda c: c.flush(FlushRequest()), timeout_s=0.1)
+
+
+async def test_connection_that_was_idle_for_long_is_opened_anew(
+    mail: QueuedMail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is when the operator thinks twice before he confirms what is to be cancelled."""
+    mail.close()
+    monkeypatch.setattr(unix_server, "_KEEP_ALIVE_S", 0.05)
+    async with serving(mail.spool) as server:
+
+        def ask_twice(client: Client) -> bool:
+            client.status()
+            sock = client._connection.sock
+            assert sock is not None
+            assert sock.recv(1) == b""  # the server has closed it
+            return client.status().ready
+
+        assert await server.ask(ask_twice)
 
 
 async def test_reopening_logs_reaches_every_worker(mail: QueuedMail) -> None:

@@ -2,11 +2,15 @@
 
 Promise: an answer of the type asked for, or an error that says in one line whether there is no server, whether we may
 not ask it, or what it had against the request.
+
+A change may take long (each message that is cancelled is settled with an event): it is waited for as long as the server
+answers others meanwhile.
 """
 
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -33,8 +37,7 @@ from postroika.mail.ids import id_text
 
 T = TypeVar("T")
 
-ANSWER_TIMEOUT_S = 30.0
-CHANGE_TIMEOUT_S = 600.0  # a worker settles every message that is cancelled, with an event each
+ANSWER_TIMEOUT_S = 30.0  # above what the supervisor gives its workers (`supervisor.child`)
 _PIECE_BYTES = 64 * 1024
 
 
@@ -43,7 +46,7 @@ class Client:
 
     Args:
         path: `server.control` of the config.
-        timeout_s: for an answer.
+        timeout_s: for an answer; how often, while a change is awaited, the server is asked whether it is still there.
 
     Every method raises:
         NoServerError: nothing answers there.
@@ -131,22 +134,33 @@ class Client:
         return self._decoded(self._send("GET", quote(path) + query), kind)
 
     def _post(self, path: str, request: msgspec.Struct | None) -> Changed:
-        self._connection.set_timeout(CHANGE_TIMEOUT_S)
-        try:
-            body = b"{}" if request is None else msgspec.json.encode(request)
-            return self._decoded(self._send("POST", path, body), Changed)
-        finally:
-            self._connection.set_timeout(self._timeout_s)
+        body = b"{}" if request is None else msgspec.json.encode(request)
+        return self._decoded(self._send("POST", path, body), Changed)
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
+        connection = self._connection
+
         def send() -> http.client.HTTPResponse:
-            self._connection.request(method, path, body)
-            return self._connection.getresponse()
+            if connection.speaks_within(0):
+                connection.close()  # nothing was asked: it has closed what was idle for long, as before a confirmation
+            connection.request(method, path, body)
+            while body is not None and not connection.speaks_within(self._timeout_s):
+                self._must_live()
+            return connection.getresponse()
 
         response = self._call(send)
         if response.status >= 300:
             raise self._refusal(response)
         return response
+
+    def _must_live(self) -> None:
+        """Raise ControlError unless the server answers somebody else."""
+        try:
+            with Client(self._path, self._timeout_s) as other:
+                other.status()
+        except ControlError:
+            self.close()
+            raise
 
     def _decoded(self, response: http.client.HTTPResponse, kind: type[T]) -> T:
         try:
@@ -205,7 +219,6 @@ class _UnixConnection(http.client.HTTPConnection):
             self.close()
             raise
 
-    def set_timeout(self, timeout_s: float) -> None:
-        self.timeout = timeout_s
-        if self.sock is not None:
-            self.sock.settimeout(timeout_s)
+    def speaks_within(self, seconds: float) -> bool:
+        """Whether the server says something, or closes, within that time; False if there is no connection."""
+        return self.sock is not None and bool(select.select([self.sock], [], [], seconds)[0])

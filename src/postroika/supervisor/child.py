@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _RESTART_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _LIVED_LONG_S = 60.0
-_ASK_TIMEOUT_S = 60.0
+_ASK_TIMEOUT_S = 20.0  # below `control.client.ANSWER_TIMEOUT_S`: who asks is to hear which worker does not answer
+_LONG = wire.Flush | wire.Cancel  # whatever there is of mail, one by one
 
 
 class WorkerProcess:
@@ -132,7 +133,11 @@ class WorkerProcess:
                 self.ready.set()
 
     async def ask(self, request: wire.Request) -> wire.Answer:
-        """Send a request and wait for its answer; a worker that is down or does not answer gives an error."""
+        """Send a request and wait for its answer; a worker that is down or does not answer gives an error. One that is
+        at work on a long request is waited for as long as it answers others.
+
+        Cancellation: the worker carries out what it was asked all the same.
+        """
         channel = self._channel
         if channel is None or not self.ready.is_set():
             return wire.Answer(0, error=f"worker {self.shard} is not running")
@@ -143,11 +148,16 @@ class WorkerProcess:
             with trio.move_on_after(_ASK_TIMEOUT_S):
                 await channel.send(wire.Ask(number, request))
                 await arrived.wait()
+            if isinstance(request, _LONG):
+                while not arrived.is_set() and not (await self.ask(wire.Stats())).error:
+                    with trio.move_on_after(_ASK_TIMEOUT_S):
+                        await arrived.wait()
         except OSError as error:
             return wire.Answer(number, error=f"worker {self.shard}: {error.strerror}")
         finally:
             del self._waiting[number]
-        return self._answers.pop(number, wire.Answer(number, error=f"worker {self.shard} does not answer"))
+            answer = self._answers.pop(number, None)
+        return answer or wire.Answer(number, error=f"worker {self.shard} does not answer")
 
     def take(self, connection: socket.socket, listener: int) -> bool:
         """Hand a connection over. False if the worker cannot take it now."""
