@@ -73,12 +73,29 @@ def test_a_shard_is_opened_so_that_a_commit_is_on_disk(tmp_path: Path) -> None:
         (lmdb.Error("x: No space left on device"), SpoolFullError, "the disk of the spool is full"),
         (lmdb.Error("x: Disk quota exceeded"), SpoolFullError, "the disk quota of the spool is used up"),
         (lmdb.Error("x: Input/output error"), SpoolIOError, "the disk of the spool failed: x: Input/output error"),
+        (
+            lmdb.PanicError("mdb_txn_begin: MDB_PANIC"),
+            SpoolIOError,
+            "the spool can only be used again after a restart: mdb_txn_begin: MDB_PANIC",
+        ),
         (lmdb.BadTxnError("MDB_BAD_TXN"), SpoolError, "the spool refused a transaction: MDB_BAD_TXN"),
     ],
 )
 def test_what_lmdb_says_decides_between_refusing_and_ending(error: lmdb.Error, kind: type, text: str) -> None:
     told = translated(error)
     assert (type(told), str(told)) == (kind, text)
+
+
+def test_the_largest_id_is_known_though_nothing_with_it_is_stored(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    accepted(store, batch(5))
+    store.apply([Changes()], 77)
+    store.close()
+    store = opened(tmp_path)
+    assert store.last_id() == 77
+    accepted(store, batch(99))
+    assert store.last_id() == 99
+    store.close()
 
 
 def test_the_last_of_several_writers_of_a_group_wins(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,9 +28,18 @@ class Postroika:
         path: an empty directory.
         config: TOML for everything but [server], [[listener]] and [log].
         hostname, workers: of [server].
+        env: more for its environment.
     """
 
-    def __init__(self, path: Path, config: str = "", *, hostname: str = "mx.postroika.test", workers: int = 2) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: str = "",
+        *,
+        hostname: str = "mx.postroika.test",
+        workers: int = 2,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.port = free_port()
         self.config_file = path / "postroika.toml"
@@ -41,6 +50,7 @@ class Postroika:
             f'[server]\nhostname = "{hostname}"\nworkers = {workers}\nspool = "spool"\ncontrol = "control.sock"\n'
             f'[[listener]]\naddress = "127.0.0.1:{self.port}"\n[log]\nevents = "events.jsonl"\n{config}\n'
         )
+        self._env = {**_ENV, **(env or {})}
         self._process: Process | None = None
 
     def __enter__(self) -> Self:
@@ -55,7 +65,7 @@ class Postroika:
         """Start it and wait for "Ready."."""
         said = self.log.read_text() if self.log.exists() else ""
         command = [sys.executable, "-m", "postroika", "serve", "--config", str(self.config_file)]
-        process = Process(command, log=self.log, env=_ENV, cwd=self.path)
+        process = Process(command, log=self.log, env=self._env, cwd=self.path)
         self._process = process
 
         def ready() -> bool:

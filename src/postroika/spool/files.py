@@ -136,6 +136,9 @@ def translated(error: lmdb.Error) -> SpoolError:
         return SpoolFullError("the disk of the spool is full")
     if os.strerror(errno.EDQUOT) in str(error):
         return SpoolFullError("the disk quota of the spool is used up")
+    if isinstance(error, lmdb.PanicError):
+        # A page that names others could not be written: LMDB takes nothing more until it is opened anew.
+        return SpoolIOError(f"the spool can only be used again after a restart: {error}")
     if os.strerror(errno.EIO) in str(error):
         return SpoolIOError(f"the disk of the spool failed: {error}")
     return SpoolError(f"the spool refused a transaction: {error}")

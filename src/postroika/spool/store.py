@@ -102,7 +102,8 @@ class Store(Reader):
             self._known_wakes.clear()
             self._down_until.clear()
             failure = files.translated(error)
-            if isinstance(failure, SpoolIOError) and files.is_full(self.path, sum(c.bytes for c in group)):
+            short = isinstance(failure, SpoolIOError) and not isinstance(error, lmdb.PanicError)
+            if short and files.is_full(self.path, sum(c.bytes for c in group)):
                 failure = SpoolFullError("the disk of the spool is full")
             raise failure from error
 
