@@ -19,11 +19,13 @@ OWN_MARKS = 1  # META["format"]
 
 
 class Disk:
-    """A store whose commits wait for `gate`, and fail as `fails` says."""
+    """A store whose commits wait for `gate`, and fail as `fails` says; with so much `room`, if that is given."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.groups: list[int] = []
+        self.room: int | None = None
+        self.looks = 0
         self.gate = threading.Event()
         self.gate.set()
         self.fails: Callable[[list[Changes]], SpoolError | None] = lambda group: None
@@ -37,7 +39,8 @@ class Disk:
         self.store.apply(group, last_id)
 
     def room_bytes(self) -> int:
-        return self.store.room_bytes()
+        self.looks += 1
+        return self.store.room_bytes() if self.room is None else self.room
 
 
 @pytest.fixture
@@ -230,6 +233,44 @@ async def test_a_cancelled_caller_leaves_its_commit_alone(disk: Disk) -> None:
 async def test_intake_stops_at_the_low_water_mark(disk: Disk, mock_clock: trio.testing.MockClock) -> None:
     room = disk.store.room_bytes()
     assert [committer_on(disk, low_water_bytes=mark).has_room() for mark in (room, room + 1)] == [True, False]
+
+
+async def test_a_fast_client_does_not_use_up_the_room_between_two_looks(
+    disk: Disk, mock_clock: trio.testing.MockClock
+) -> None:
+    committer = committer_on(disk, low_water_bytes=500)
+    disk.room = 1000
+    assert [committer.has_room() for _ in range(3)] == [True] * 3
+    assert disk.looks == 1
+    changes = Changes()
+    changes.put(Table.META, b"mail", bytes(300))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        await committer.commit(changes, 10)
+        committer.close()
+    disk.room = 400
+    assert [committer.has_room() for _ in range(3)] == [False] * 3
+    mock_clock.jump(0.2)
+    disk.room = 500
+    assert committer.has_room()
+
+
+async def test_after_a_full_disk_mail_is_refused_before_it_is_sent(
+    disk: Disk, mock_clock: trio.testing.MockClock
+) -> None:
+    """Also where nothing but mail was refused: the figures of a disk can look better than they are (quotas)."""
+    committer = committer_on(disk)
+    disk.fails = lambda group: SpoolFullError("the disk quota of the spool is used up")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        assert committer.has_room()
+        with pytest.raises(SpoolFullError, match="quota"):
+            await committer.commit(mark(b"mail"), 10)
+        assert not committer.has_room()
+        mock_clock.jump(1.1)
+        assert committer.has_room()
+        assert not committer.stuck
+        committer.close()
 
 
 async def test_what_may_wait_rides_with_the_next_group_or_makes_one_soon(

@@ -227,6 +227,24 @@ async def test_slow_consumer_keeps_events_but_delays_nobody(autojump_clock: trio
         assert (slow.lines, ledger.records, ledger.cursors) == (b"a\nb\n", {}, {"log": 2, "webhooks": 2})
 
 
+async def test_what_a_consumer_has_not_synced_stays_while_others_go_on(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(Memory):
+        synced = trio.Event()
+
+        async def sync(self) -> None:
+            await self.synced.wait()
+            await super().sync()
+
+    ledger, quick, slow = Ledger({1: b"a\n", 2: b"b\n"}), Memory(), Slow()
+    async with running(Outbox(ledger, ledger, [Consumer("quick", quick), Consumer("slow", slow)])):
+        await trio.sleep(5)
+        assert (quick.lines, slow.lines) == (b"a\nb\n", b"a\nb\n")
+        assert (ledger.cursors, ledger.records) == ({"quick": 2}, {1: b"a\n", 2: b"b\n"})
+        slow.synced.set()
+        await trio.sleep(5)
+        assert (ledger.cursors, ledger.records) == ({"quick": 2, "slow": 2}, {})
+
+
 async def test_records_that_a_departed_consumer_held_are_removed(autojump_clock: trio.testing.MockClock) -> None:
     ledger, sink = Ledger(dict.fromkeys(range(51, 102), b"x\n"), {"log": 100, "webhooks": 50}), Memory()
     async with running(Outbox(ledger, ledger, [Consumer("log", sink)])):

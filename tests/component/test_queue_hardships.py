@@ -459,6 +459,28 @@ async def test_refusals_do_not_fill_memory_while_the_disk_is_full(tmp_path: Path
         assert len(w.logged_lines()) == left  # the others are lost: nobody was promised anything
 
 
+async def test_ids_are_never_given_twice_though_the_queue_ran_empty_and_the_clock_went_back(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock) as w:
+        await w.accept("a@one.test")
+        await w.settle_down()
+        assert w.queued() == []
+        before = [event.id for event in w.logged()]
+        changes = Changes()
+        changes.drop_outbox([sequence for sequence, _ in w.store.outbox_read(0, 1 << 30)])
+        await w.committer.commit(changes, 10)
+    clock.at -= 3600
+    async with world(tmp_path, clock) as w:
+        await w.accept("b@one.test")
+        await w.settle_down()
+        after = [event.id for event in w.logged()]
+        assert len(before) == len(after) == 2
+        assert max(before) < min(after)
+        assert min(event.message for event in w.logged()) > max(before)
+
+
 async def test_mail_expires_though_the_clock_was_once_ahead(tmp_path: Path, mock_clock: object) -> None:
     clock = Clock()
     async with world(tmp_path, clock, enabled=False) as w:
