@@ -10,7 +10,7 @@ PYTEST_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-KERNELS := $(wildcard cext/*.pyx cext/*.pxd cext/*.h cext/*.c)
+KERNELS := $(wildcard cext/*.pyx cext/*.pxd cext/*.pxi cext/*.h cext/*.c)
 export PYTHON
 
 .DEFAULT_GOAL := help

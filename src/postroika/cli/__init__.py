@@ -1,8 +1,8 @@
 """The command line. Promise: one clear line on stderr and a meaningful exit code for whatever goes wrong.
 
 Every module of this package whose name has no leading underscore is a verb: it exports a click command named `command`
-(a click.Group of class `Verbs` where it has verbs of its own), which may return an exit code. A module GROUP_VERB beside
-a module GROUP is not: it belongs to that group. A module is imported only when its verb is called, and verbs import the
+(a click.Group of class `Verbs` where it has verbs of its own), which may return an exit code. GROUP_VERB beside a
+module GROUP is none: it belongs to that group. A module is imported only when its verb is called, and verbs import the
 rest of Postroika inside their functions, so that `postroika version` costs little more than the interpreter.
 
 Exit codes: see `ExitCode`. A PostroikaError is shown as one line, with its traceback under `--debug`; any other
