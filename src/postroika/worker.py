@@ -46,7 +46,7 @@ from postroika.smtp.server_settings import ServerSettings
 from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
 from postroika.spool.inflight import InFlight
-from postroika.spool.recovery import recover
+from postroika.spool.recovery import forget_old_doubts, recover
 from postroika.spool.store import Store
 from postroika.spool.writer import Intake
 
@@ -212,6 +212,7 @@ class Worker:
             root.start_soon(self._committer.run)
             root.start_soon(self._obey)
             self._committer.commit_nowait(self._recovery, self._recovered)
+            root.start_soon(forget_old_doubts, self._store, self._committer)
             async with trio.open_nursery() as logging_:
                 logging_.start_soon(self._outbox.run)
                 async with trio.open_nursery() as delivering:

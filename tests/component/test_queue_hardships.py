@@ -11,12 +11,14 @@ import trio
 import trio.testing
 
 from postroika.errors import SpoolFullError, SpoolIOError
+from postroika.mail.envelope import Recipient
 from postroika.mail.outcome import Attempt, Outcome, RecipientResult, Stage
 from postroika.outcome.settle import Settled
 from postroika.spool.changes import Changes
 from postroika.spool.inflight import InFlight
 from postroika.spool.reader import Loaded
-from postroika.spool.schema import DestinationState, batch_key
+from postroika.spool.recovery import Doubt, forget_old_doubts
+from postroika.spool.schema import DestinationState, Table, batch_key, encode
 from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, PEER, REFUSED, Clock, world
 
 NARROW = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
@@ -479,6 +481,40 @@ async def test_ids_are_never_given_twice_though_the_queue_ran_empty_and_the_cloc
         assert len(before) == len(after) == 2
         assert max(before) < min(after)
         assert min(event.message for event in w.logged()) > max(before)
+
+
+async def test_doubts_are_listed_for_thirty_days_also_by_a_server_that_is_never_restarted(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, enabled=False) as w, trio.open_nursery() as nursery:
+        days = {}
+
+        async def in_doubt(*, queued_for_days: int = 0) -> None:
+            """A message came, and later its outcome was in doubt."""
+            message = await w.accept("a@one.test")
+            w.clock.at += queued_for_days * 86_400
+            changes = Changes()
+            doubt = Doubt(w.clock.at, "one.test", (Recipient("a@one.test"),))
+            changes.put(Table.DOUBT, batch_key(message, 0), encode(doubt))
+            await w.committer.commit(changes, 10)
+            days[batch_key(message, 0)] = len(days)
+
+        async def left() -> list[int]:
+            mock_clock.jump(3601)
+            await w.settle_down()
+            return [days[key] for key, _ in w.store.doubts(10)]
+
+        await in_doubt()
+        await in_doubt(queued_for_days=5)
+        await in_doubt()
+        nursery.start_soon(forget_old_doubts, w.store, w.committer, w.clock)
+        assert await left() == [0, 1, 2]
+        w.clock.at += 25 * 86_400 + 1  # the first is 30 days old
+        assert await left() == [1, 2]
+        await in_doubt()
+        w.clock.at += 5 * 86_400
+        assert await left() == [3]
+        nursery.cancel_scope.cancel()
 
 
 async def test_mail_expires_though_the_clock_was_once_ahead(tmp_path: Path, mock_clock: object) -> None:

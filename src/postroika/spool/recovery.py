@@ -1,4 +1,5 @@
-"""What a start does before the loop runs: remove bodies without an envelope, note the recipients in doubt.
+"""What a start does before the loop runs: remove bodies without an envelope, note the recipients in doubt; and what is
+forgotten of these later.
 
 Promise: the work grows with what was under way at the crash, not with the backlog.
 """
@@ -6,17 +7,23 @@ Promise: the work grows with what was under way at the crash, not with the backl
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
+import trio
 
 from postroika.mail.envelope import Recipient
+from postroika.mail.ids import id_time_s
 from postroika.spool.changes import Changes
+from postroika.spool.committer import Committer
 from postroika.spool.inflight import InFlight
-from postroika.spool.schema import Table, encode, u64_key
+from postroika.spool.schema import Table, encode, split_batch_key, u64_key
 from postroika.spool.store import Store
 
+_MOST = 100_000  # sessions under way: far below this
 _DOUBT_KEPT_S = 30 * 86_400
-_MOST = 100_000  # sessions under way, doubts: far below this
+_FORGET_EVERY_S = 3600.0
+_FORGOTTEN_AT_ONCE = 5_000  # some milliseconds
 
 
 class Doubt(msgspec.Struct, frozen=True, array_like=True):
@@ -61,7 +68,25 @@ def recover(store: Store, inflight: InFlight) -> Recovered:
             doubt = Doubt(now, loaded.batch.destination, loaded.batch.recipients)
             changes.put(Table.DOUBT, key, encode(doubt))
             in_doubt += 1
-    for key, record in store.doubts(_MOST):
-        if msgspec.msgpack.decode(record, type=Doubt).at < now - _DOUBT_KEPT_S:
-            changes.delete(Table.DOUBT, key)
     return Recovered(len(partial), in_doubt, changes)
+
+
+async def forget_old_doubts(store: Store, committer: Committer, clock: Callable[[], float] = time.time) -> None:
+    """Remove doubts when they are a month old: at once, and then each hour. Never returns.
+
+    Args:
+        clock: epoch seconds.
+
+    Cancellation: at any time.
+    """
+    while True:
+        horizon = clock() - _DOUBT_KEPT_S
+        changes = Changes()
+        for key, record in store.doubts(_FORGOTTEN_AT_ONCE):
+            if id_time_s(split_batch_key(key)[0]) >= horizon:
+                break  # keys are in the order in which messages came, and none is in doubt before it came
+            if msgspec.msgpack.decode(record, type=Doubt).at < horizon:
+                changes.delete(Table.DOUBT, key)
+        if changes.writes:
+            committer.commit_later(changes)
+        await trio.sleep(_FORGET_EVERY_S)
