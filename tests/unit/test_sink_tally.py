@@ -40,6 +40,24 @@ def test_many_messages_and_many_recipients_need_little() -> None:
         tracemalloc.stop()
 
 
+def test_delays_are_told_apart_by_run() -> None:
+    tally = Tally()
+    assert tally.latency.to_json()["count"] == 0
+    for run, count in ((1, 2), (2, 3)):
+        for number in range(count):
+            tally.add(["r0@x.test"], 5, Mark(run, number, 0, 0), 0, None)
+    assert {run: latency.count for run, latency in tally.latencies.items()} == {1: 2, 2: 3}
+    assert tally.latency.count == 5
+
+
+def test_many_runs_cost_no_more_than_a_few() -> None:
+    tally = Tally()
+    for run in range(1000):
+        tally.add(["r0@x.test"], 5, Mark(run, 0, 0, 0), 0, None)
+    assert list(tally.latencies) == [*range(16), None]
+    assert (tally.latency.count, tally.latencies[None].count) == (1000, 984)
+
+
 def test_timeline_has_a_point_only_where_something_came() -> None:
     tally = Tally()
     assert [tally.note_time(), tally.timeline] == [False, []]

@@ -35,6 +35,7 @@ class Status(TypedDict):
         at: when this was so. Like all times, in seconds of CLOCK_MONOTONIC.
         cpu_s: user and system time of the process, from its start.
         latency_ms: of marked messages, from when they were sent to when they were accepted.
+        runs: the same for each load, by the run that its messages bear; empty where there is only one.
         timeline: [time, messages until then], each 0.25 s in which there came any.
     """
 
@@ -56,6 +57,7 @@ class Status(TypedDict):
     last_at: float
     cpu_s: float
     latency_ms: LatencyJson
+    runs: dict[str, LatencyJson]
     timeline: list[tuple[float, int]]
 
 
@@ -66,8 +68,15 @@ def status(tally: Tally) -> Status:
         **msgspec.structs.asdict(tally.counts),  # type: ignore[typeddict-item]
         "cpu_s": round(time.process_time(), 6),
         "latency_ms": tally.latency.to_json(),
+        "runs": _by_run(tally),
         "timeline": tally.timeline,
     }
+
+
+def _by_run(tally: Tally) -> dict[str, LatencyJson]:
+    if len(tally.latencies) < 2:
+        return {}
+    return {"others" if run is None else f"{run:08x}": latency.to_json() for run, latency in tally.latencies.items()}
 
 
 class Telling(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from postroika.bench.histogram import Histogram
 from postroika.bench.messages import Mark, recipient_index
 from postroika.bench.sink_settings import Counts
 
+# Loads that are told apart by their delays; those of all further ones are added up.
+_MAX_RUNS = 16
 # Numbers from here on are kept one by one: a bitmap for them could be made to fill the memory.
 _MAX_BITMAP_NUMBER = 1 << 27
 
@@ -50,13 +52,14 @@ class Tally:
     """All counts of a sink.
 
     Attributes:
-        latency: from what a marked message says of when it was sent until it was accepted.
+        latencies: from what a marked message says of when it was sent until it was accepted, by the run of its mark;
+            None has those of all runs beyond the first few.
         timeline: (seconds of CLOCK_MONOTONIC, messages until then).
     """
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.latency = Histogram()
+        self.latencies: dict[int | None, Histogram] = {}
         self.timeline: list[tuple[float, int]] = []
         self._seen = Seen()
         self._identities: set[int] = set()
@@ -80,7 +83,7 @@ class Tally:
         counts.recipients += len(recipients)
         counts.bytes += size_bytes
         if mark is not None:
-            self.latency.record(now_ns - mark.sent_ns)
+            (self.latencies.get(mark.run) or self._latency_of(mark.run)).record(now_ns - mark.sent_ns)
             if mark.sum != checksum:
                 counts.damaged += 1
         if identity is not None:
@@ -89,6 +92,20 @@ class Tally:
             self._count_mark(mark, recipients)
         else:
             counts.unmarked += 1
+
+    @property
+    def latency(self) -> Histogram:
+        """Of all runs."""
+        if len(self.latencies) == 1:
+            return next(iter(self.latencies.values()))
+        total = Histogram()
+        for one in self.latencies.values():
+            total.merge(one)
+        return total
+
+    def _latency_of(self, run: int) -> Histogram:
+        """The histogram of a run that is new, or has none of its own."""
+        return self.latencies.setdefault(run if len(self.latencies) < _MAX_RUNS else None, Histogram())
 
     def note_time(self) -> bool:
         """Put how many there are by now into the timeline. False: there have been no more since the last time."""
