@@ -91,7 +91,7 @@ class SmtpSink:
     @property
     def address(self) -> str:
         """ "host:port"."""
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def messages(self) -> list[Received]:
         """All messages of transactions that are complete, oldest first; needs `dump=True`."""
