@@ -74,7 +74,7 @@ class Exim:
     def missing(self) -> str | None:
         """See `adaptor.Peer`."""
         if self._package.version is None:
-            return "Exim is not here: postroika bench peers install exim"
+            return "Exim is not here: postroika bench run --install"
         return rights and f"Exim {rights}" if (rights := missing_rights()) else None
 
     def install(self) -> None:

@@ -53,7 +53,7 @@ class OpenSmtpd:
     def missing(self) -> str | None:
         """See `adaptor.Peer`."""
         if self._package.version is None:
-            return "OpenSMTPD is not here: postroika bench peers install opensmtpd"
+            return "OpenSMTPD is not here: postroika bench run --install"
         return rights and f"OpenSMTPD {rights}" if (rights := missing_rights()) else None
 
     def install(self) -> None:

@@ -80,7 +80,7 @@ class Postfix:
     def missing(self) -> str | None:
         """See `adaptor.Peer`."""
         if self._installed is None and self._package.version is None:
-            return "Postfix is not here: postroika bench peers install postfix"
+            return "Postfix is not here: postroika bench run --install"
         return rights and f"Postfix {rights}" if (rights := missing_rights()) else None
 
     def install(self) -> None:
