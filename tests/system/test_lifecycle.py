@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.system.peers import StartSink
@@ -148,6 +150,20 @@ def test_connections_of_one_client_are_spread_evenly(tmp_path: Path) -> None:
         for client in clients:
             with client:
                 assert client.say("QUIT").startswith("221")
+
+
+def test_a_shells_modest_limit_of_open_files_does_not_cut_off_clients(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        server = Postroika(tmp_path, "[limits]\nmax_connections = 500\n", workers=1)
+        server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        clients = [stack.enter_context(server.dialogue(helo="")) for _ in range(200)]
+        assert {client.greeting for client in clients} == {"220 mx.postroika.test ESMTP Postroika"}
 
 
 def test_sighup_opens_a_moved_log_anew(tmp_path: Path, smtp_sink: StartSink) -> None:

@@ -24,6 +24,7 @@ from postroika.config import Config, split_host_port
 from postroika.control import api, wire
 from postroika.errors import PostroikaError, SpoolError
 from postroika.spool import files
+from postroika.supervisor import open_files
 from postroika.supervisor.child import WorkerProcess
 from postroika.supervisor.process import ChildProcess
 
@@ -106,6 +107,7 @@ class Supervisor:
 
     def _make_workers(self, spool: Path) -> None:
         wanted = self._config.server.workers or len(os.sched_getaffinity(0))
+        open_files.raise_limit(self._config, wanted)
         highest = max(files.existing_shards(spool), default=-1)
         for shard in range(max(wanted, highest + 1)):
             self._workers.append(WorkerProcess(shard, self._config, takes_connections=shard < wanted))
