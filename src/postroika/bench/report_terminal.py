@@ -43,7 +43,9 @@ def print_scenario(result: ScenarioResult, console: Console) -> None:
 def _print(table: tables.Table, console: Console, *, verdicts: bool = False) -> None:
     shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(table.columns):
-        shown.add_column(name, justify="right" if number in table.right else "left")
+        shown.add_column(
+            name, justify="right" if number in table.right else "left", no_wrap=number == 0, overflow="fold"
+        )
     for row in table.rows:
         style = (_VERDICT_STYLES.get(row[-1], "red") if verdicts else "") or ""
         shown.add_row(

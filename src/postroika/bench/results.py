@@ -171,8 +171,9 @@ class Figures:
                 return turn.bytes / 1e6
 
     def rate(self, turn: Turn) -> float | None:
-        """Per second."""
-        return self.amount(turn) / turn.elapsed_s if turn.elapsed_s > 0 else None
+        """Per second; None where nothing was to go through."""
+        amount = self.amount(turn)
+        return amount / turn.elapsed_s if amount and turn.elapsed_s > 0 else None
 
     def cpu_ms(self, turn: Turn) -> float | None:
         """CPU of the server for each unit, in ms."""

@@ -6,11 +6,11 @@ not measured, which is told from one that is zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from postroika.bench.charts import number_text
-from postroika.bench.results import FLOOR, BarResult, Figures, Latency, Report, ScenarioResult, median
+from postroika.bench.results import FLOOR, BarResult, Figures, Latency, Report, ScenarioResult, Turn, median
 
 REFERENCE_PEER = "postfix"
 """The server that ratios are to, where nothing else is said."""
@@ -50,9 +50,8 @@ def scenario_table(result: ScenarioResult) -> Table:
                 _times(figures.ratio(contender, reference, driver, figures.cpu_ms) if reference and compare else None),
                 _latency(one.accept_latency_ms for one in turns),
                 _latency(one.delivery_latency_ms for one in turns),
-                _megabytes(one.private_bytes for one in turns),
-                _megabytes(one.resident_bytes for one in turns),
-                f"{median(figures.amount(one) for one in turns):,.0f} × {len(turns)}",
+                _megabytes(turns),
+                _amounts([figures.amount(one) for one in turns]),
             )
         )
     columns = (
@@ -61,12 +60,11 @@ def scenario_table(result: ScenarioResult) -> Table:
         f"{result.unit}/s",
         f"÷ {reference}",
         "of the floor",
-        f"CPU ms/{unit}",
+        f"CPU ms per {unit}",
         f"CPU ÷ {reference}",
-        "accept p50/p99 ms",
-        "end to end p50/p99 ms",
-        "private MB",
-        "resident MB",
+        "accepted p50 / p99 ms",
+        "delivered p50 / p99 ms",
+        "private / resident MB",
         f"{result.unit} × rounds",
     )
     return _without_empty(Table(columns, tuple(rows), frozenset(range(2, len(columns)))))
@@ -147,6 +145,11 @@ def _without_empty(table: Table) -> Table:
     )
 
 
+def _amounts(amounts: Sequence[float]) -> str:
+    middle = median(amounts)
+    return f"{middle:,.0f} × {len(amounts)}" if middle else ""
+
+
 def _text(value: float | None) -> str:
     return "" if value is None else number_text(value)
 
@@ -164,9 +167,9 @@ def _with_unit(value: float, unit: str) -> str:
     return f"{text} {unit}".rstrip()
 
 
-def _megabytes(values: Iterable[float | None]) -> str:
-    middle = median(values)
-    return "" if middle is None else f"{middle / _MB:,.0f}"
+def _megabytes(turns: Sequence[Turn]) -> str:
+    private, resident = median(one.private_bytes for one in turns), median(one.resident_bytes for one in turns)
+    return "" if private is None or resident is None else f"{private / _MB:,.0f} / {resident / _MB:,.0f}"
 
 
 def _latency(latencies: Iterable[Latency | None]) -> str:
@@ -178,6 +181,8 @@ def _latency(latencies: Iterable[Latency | None]) -> str:
 
 
 def _fact(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text}" for name, text in value.items())
     if isinstance(value, float):
         return number_text(value)
     return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

@@ -22,6 +22,7 @@ class _BenchVerbs(Verbs):
     _VERBS: ClassVar[dict[str, tuple[str, str]]] = {
         "run": ("bench_run", "command"),
         "list": ("bench_run", "list_command"),
+        "report": ("bench_run", "report_command"),
         "load": ("bench_load", "command"),
         "sink": ("bench_sink", "command"),
     }

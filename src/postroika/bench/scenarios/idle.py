@@ -1,0 +1,151 @@
+"""`idle`: clients that have said EHLO and nothing since, as connection pools of applications do.
+
+The memory is that of all processes, while all sessions are open, less what it was before the first. Postfix has a
+process for each session, and so gets fewer of them.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import msgspec
+
+from postroika.bench import bars
+from postroika.bench.bench import Bench, Server, measure
+from postroika.bench.load_settings import LoadSettings
+from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, Turn
+from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
+from postroika.bench.sink_settings import SinkSettings
+from postroika.bench.turns import take_turn
+
+_OURS, _POSTFIX = "Postroika", "Postfix"
+_QUICK_SESSIONS, _FULL_SESSIONS = 2_000, 10_000
+# Its default_process_limit is 100; when all are in use it hurries its clients.
+_POSTFIX_SESSIONS = 90
+_HOLD_S = 3.0
+_WARM_UP_MESSAGES = 300
+# Listeners, spool, logs, and the sessions of whoever else is there.
+_SPARE_FILES = 500
+_OPEN = "sessions"
+_RESIDENT, _PRIVATE = "resident bytes of an idle session", "private bytes of an idle session"
+
+
+class _Idle(msgspec.Struct, frozen=True, kw_only=True):
+    """See `scenario.Scenario`."""
+
+    name: str = "idle"
+    about: str = "sessions that have said EHLO and nothing since: what each of them costs in memory"
+    drivers: tuple[str, ...] = (OWN_DRIVER,)
+    headline: bool = False
+    bars: tuple[Bar, ...] = (
+        Bar(
+            "RSS of an idle session",
+            "at most",
+            24,
+            12,
+            "KB",
+            bars.largest(_OURS, OWN_DRIVER, lambda turn: turn.figures[_RESIDENT] / 1e3),
+        ),
+    )
+
+    def estimate_s(self, *, quick: bool) -> float:
+        """How long it takes with two servers, roughly."""
+        return 25 if quick else 60
+
+    def run(self, bench: Bench) -> ScenarioResult:
+        """One server after the other."""
+        began, void = time.monotonic(), ""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _QUICK_SESSIONS if bench.quick else _FULL_SESSIONS
+        sessions = min(wanted, files - _SPARE_FILES)
+        cases = bench.cases(
+            [
+                Case(label=_OURS, setup=_our_setup(sessions), load={"idle_sessions": sessions}),
+                Case(label=_POSTFIX, setup=Setup(peer=POSTFIX), load={"idle_sessions": _POSTFIX_SESSIONS}),
+            ],
+            others=False,
+            headline=False,
+        )
+        turns: list[Turn] = []
+        contenders: list[Contender] = []
+        try:
+            for case in cases:
+                with bench.server(case.setup) as server:
+                    load = LoadSettings(target="", sessions=0, messages=0, duration_s=_HOLD_S, **case.load)
+                    contenders.append(bench.contender(case, server, load))
+                    turns.append(_turn(bench, case, server, load))
+        except Void as error:
+            void = str(error)
+        remarks = [f"{turn.contender}: {turn.figures[_OPEN]:,.0f} sessions" for turn in turns]
+        remarks += [f"the limit of open files allows {sessions} sessions, not {wanted}"] if sessions < wanted else []
+        return ScenarioResult(
+            name=self.name,
+            about=self.about,
+            size=bench.size,
+            unit="messages",
+            took_s=time.monotonic() - began,
+            contenders=tuple(contenders),
+            turns=tuple(turns),
+            figures=tuple(_figures(turns)),
+            bars=tuple(bar.against(Figures(turns, "messages")) for bar in self.bars),
+            remarks=tuple(remarks),
+            void=void,
+        )
+
+
+def _our_setup(sessions: int) -> Setup:
+    """All sessions come from one address here."""
+    limits = {"max_connections": sessions + _SPARE_FILES, "max_connections_per_ip": sessions + _SPARE_FILES}
+    return Setup(peer=OURS, extra={"limits": limits})
+
+
+def _turn(bench: Bench, case: Case, server: Server, load: LoadSettings) -> Turn:
+    """Open the sessions, hold them, look at the memory.
+
+    Raises:
+        Void: not all of them could be had.
+    """
+    driver = bench.drivers[OWN_DRIVER]
+    # What the first messages load once is not the sessions' fault.
+    warm_up = LoadSettings(target="", messages=_WARM_UP_MESSAGES)
+    take_turn(bench, server, OWN_DRIVER, warm_up, SinkSettings(), label=case.label, number=0)
+    before = server.memory()
+    bench.teller.step(f"idle: {load.idle_sessions} sessions with {case.label}")
+    with measure(server) as measured:
+        began_at = time.monotonic()
+        held = driver.load(msgspec.structs.replace(load, target=server.target))
+        measured.work_is_done()
+        # In the second half of the hold all are there, and nothing moves.
+        end_s = time.monotonic() - began_at
+        looks = [look for look in measured.samples() if end_s - _HOLD_S / 2 < look[0] < end_s - _HOLD_S / 6]
+    if held.idle_sessions < load.idle_sessions or not looks:
+        raise Void(f"{case.label}: of {load.idle_sessions} sessions {held.idle_sessions} were held: {held.errors}")
+    _, resident_bytes, private_bytes = looks[-1]
+    return Turn(
+        contender=case.label,
+        driver=OWN_DRIVER,
+        round=1,
+        messages=0,
+        recipients=0,
+        bytes=0,
+        elapsed_s=held.elapsed_s,
+        accepted_s=held.elapsed_s,
+        figures={
+            _RESIDENT: (resident_bytes - before.resident_bytes) / load.idle_sessions,
+            _OPEN: held.idle_sessions,
+            _PRIVATE: (private_bytes - before.private_bytes) / load.idle_sessions,
+        },
+        **measured.figures(),
+    )
+
+
+def _figures(turns: list[Turn]) -> list[Figure]:
+    return [
+        Figure(what=f"{turn.contender}: {what.replace('bytes', 'memory')}", value=turn.figures[what] / 1e3, unit="KB")
+        for turn in turns
+        for what in (_RESIDENT, _PRIVATE)
+    ]
+
+
+SCENARIO = _Idle()

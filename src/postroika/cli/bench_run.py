@@ -1,0 +1,196 @@
+"""`postroika bench run`, `list` and `report`: scenarios, side by side with other servers, and what came of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from postroika.bench.drivers import Driver
+    from postroika.bench.peers import Peer
+    from postroika.bench.progress import Teller
+    from postroika.bench.results import Report
+
+_PIPE_WIDTH = 200
+_DEFAULT_PEERS = ("postroika", "postfix", "exim", "opensmtpd")
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """NAME,NAME."""
+    return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+
+
+@click.command("run")
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.option("--quick", is_flag=True, help="The small size of each, under a minute with two servers.")
+@click.option("--rounds", type=click.IntRange(1, 1000), metavar="N", help="Turns of each server, in place of its own.")
+@click.option(
+    "--peers",
+    "asked_for",
+    default="",
+    callback=_names,
+    metavar="NAMES",
+    help=f"Of {','.join(_DEFAULT_PEERS)}; without it each scenario chooses.",
+)
+@click.option(
+    "--driver",
+    type=click.Choice(["own", "postfix", "both"]),
+    default="both",
+    show_default=True,
+    help="Our load and sink, or smtp-source and smtp-sink.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/var/tmp"),  # noqa: S108 - on a disk, where /tmp may not be; a directory of its own is made in it
+    show_default=True,
+    help="Where the queues are kept while it runs; on a disk, or a sync costs nothing.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("bench-results"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the report goes: DATE.json, DATE.md and DATE.html.",
+)
+@click.option("--install", is_flag=True, help="Install servers that are missing (Debian packages).")
+def command(
+    *,
+    scenarios: tuple[str, ...],
+    quick: bool,
+    rounds: int | None,
+    asked_for: tuple[str, ...],
+    driver: str,
+    directory: Path,
+    out: Path,
+    install: bool,
+) -> int:
+    """Measure servers side by side, in turns, and report.
+
+    Without a SCENARIO it runs them all; `postroika bench list` has their names. Ends with 1 if a scenario is void,
+    which is what lost, doubled or damaged mail makes of it. A bar that is missed is told, and is no failure.
+    """
+    import shutil
+    import sys
+    from tempfile import mkdtemp
+
+    from rich.console import Console
+
+    from postroika.bench import machine, runner, scenario
+    from postroika.bench.bench import Bench
+    from postroika.bench.progress import Teller
+    from postroika.cli import ExitCode
+
+    if not machine.is_disk(directory):
+        raise click.UsageError(f"{directory} is in memory, where a sync costs nothing: name a --directory on a disk")
+    chosen = scenario.loads(scenarios)
+    with Teller(Console(stderr=True, highlight=False)) as teller:
+        drivers = _drivers(driver, teller)
+        peers, missing = _peers(asked_for, install, teller)
+        queues = Path(mkdtemp(prefix="postroika-bench-", dir=directory))
+        queues.chmod(0o755)
+        try:
+            bench = Bench(queues, peers, drivers, teller, quick=quick, asked_for=asked_for, rounds=rounds)
+            estimate_s = runner.estimate_s(chosen, bench)
+            teller.say(f"{len(chosen)} scenarios with {', '.join(peers)}: about {_minutes(estimate_s)}")
+            settings = {"command": f"postroika {' '.join(sys.argv[1:])}"}
+            report = runner.run(chosen, bench, queues, missing, settings)
+        finally:
+            shutil.rmtree(queues, ignore_errors=True)
+    _show(report)
+    for file in runner.write(report, out).values():
+        click.echo(file)
+    return ExitCode.FAILED if report.void else ExitCode.OK
+
+
+@click.command("list")
+def list_command() -> None:
+    """Name the scenarios, and what they measure."""
+    from postroika.bench import scenario
+    from postroika.cli._shared import console
+    from postroika.cli._tables import Column, print_table
+
+    rows = [
+        (one.name, _minutes(one.estimate_s(quick=True)), _minutes(one.estimate_s(quick=False)), one.about)
+        for one in scenario.loads(())
+    ]
+    columns = [Column("scenario"), Column("quick", right=True), Column("full", right=True), Column("", wraps=True)]
+    print_table(console(), columns, rows)
+
+
+@click.command("report")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--write", "writes", is_flag=True, help="Write FILE.md and FILE.html beside it.")
+def report_command(*, file: Path, writes: bool) -> None:
+    """Show a report again from its JSON FILE, or write its Markdown and its page again."""
+    from postroika.bench import runner
+    from postroika.bench.report_html import page
+    from postroika.bench.report_markdown import markdown
+
+    report = runner.read(file)
+    if not writes:
+        _show(report)
+        return
+    contents = {"md": markdown(report).encode(), "html": page(report).encode()}
+    for written in runner.write_files(contents, file.with_suffix("")).values():
+        click.echo(written)
+
+
+def _show(report: Report) -> None:
+    """On stdout; in a pipe no row is broken."""
+    import sys
+
+    from rich.console import Console
+
+    from postroika.bench.report_terminal import print_report
+
+    print_report(report, Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _drivers(wanted: str, teller: Teller) -> dict[str, Driver]:
+    """The drivers that can be had."""
+    from postroika.bench.drivers import drivers
+
+    found: dict[str, Driver] = {}
+    for name, driver in drivers().items():
+        if wanted in {name, "both"}:
+            why = driver.missing()
+            if why is None:
+                found[name] = driver
+            elif wanted == name:
+                raise click.ClickException(f"the driver {name} cannot be used: {why}")
+            else:
+                teller.say(f"! without the driver {name}: {why}", style="yellow")
+    return found
+
+
+def _peers(asked_for: tuple[str, ...], install: bool, teller: Teller) -> tuple[dict[str, Peer], dict[str, str]]:
+    """Those that can run here, and why the others cannot."""
+    from postroika.bench import peers
+    from postroika.errors import PostroikaError
+
+    there: dict[str, Peer] = {}
+    missing: dict[str, str] = {}
+    for name in asked_for or _DEFAULT_PEERS:
+        peer = peers.peer(name)
+        why = peer.missing()
+        if why is not None and install:
+            teller.step(f"installing {peer.title}")
+            try:
+                peer.install()
+                why = peer.missing()
+            except PostroikaError as error:
+                why = str(error)
+        if why is None:
+            there[name] = peer
+        else:
+            missing[peer.title] = why
+            teller.say(f"! {peer.title} is left out: {why}", style="yellow")
+    return there, missing

@@ -1,0 +1,256 @@
+"""The runner: turns are interleaved, each with its own sink, and a message that is lost voids the scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from postroika.bench import bars, runner, scenario
+from postroika.bench.load_settings import LoadSettings
+from postroika.bench.plan import Plan
+from postroika.bench.results import FLOOR, Figures
+from postroika.bench.scenario import Bar, Case, Setup, Size
+from postroika.bench.turns import Turns
+from postroika.errors import PostroikaError
+from tests.unit.bench_fakes import World, make_bench
+
+_SIZE = Size(rounds=2, messages=1000, turn_s=0, warm_up=10, estimate_s=20)
+# Half a millisecond a message, and two.
+_SPEEDS = {"postroika": 0.0005, "postfix": 0.002}
+
+
+def turns(**changes: Any) -> Turns:
+    plain = Turns(
+        name="relay",
+        about="a load",
+        unit="messages",
+        load=LoadSettings(target="", sessions=10),
+        cases=(
+            Case(label="Ours", setup=Setup(peer="postroika")),
+            Case(label="Postfix", setup=Setup(peer="postfix")),
+        ),
+        drivers=("own", "postfix"),
+        quick=_SIZE,
+        full=_SIZE,
+        bars=(Bar("÷ Postfix", "at least", 3, 5, "×", bars.speed("Ours", "Postfix", "own")),),
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def loads(world: World) -> list[str]:
+    return [line.removeprefix("load ") for line in world.log if line.startswith("load")]
+
+
+def test_turns_are_interleaved_by_round_and_driver(tmp_path: Path) -> None:
+    world = World()
+    bench, _ = make_bench(world, tmp_path, _SPEEDS)
+    result = turns().run(bench)
+    assert [(turn.round, turn.driver, turn.contender) for turn in result.turns] == [
+        (number, driver, contender)
+        for number in (1, 2)
+        for driver in ("own", "postfix")
+        for contender in ("Ours", "Postfix", FLOOR)
+    ]
+    warm_up = ["postroika 10", "postfix 10"]
+    assert loads(world) == warm_up + ["postroika 1000", "postfix 1000", "sink 1000"] * 4
+    assert world.log[:2] == ["start postroika", "start postfix"]
+    assert world.log[-2:] == ["stop postfix", "stop postroika"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_turn_tells_what_it_took(tmp_path: Path) -> None:
+    bench, _ = make_bench(World(), tmp_path, _SPEEDS)
+    result = turns().run(bench)
+    first = result.turns[0]
+    assert (first.elapsed_s, first.accepted_s, first.cpu_s) == pytest.approx((0.5, 0.25, 1.0))
+    assert (first.messages, first.recipients, first.bytes) == (1000, 1000, 4_096_000)
+    assert (first.load_cpu_s, first.sink_cpu_s) == (0.25, 0.5)
+    assert [count for _, count in first.timeline] == [1000]
+    assert first.accept_latency_ms is not None
+    assert first.accept_latency_ms.max == 0.5
+    figures = Figures(result.turns, "messages")
+    assert figures.ratio("Ours", "Postfix", "own", figures.rate) == pytest.approx(4)
+    assert figures.ratio("Ours", FLOOR, "postfix", figures.rate) == pytest.approx(0.2)
+    assert [(one.measured, one.verdict) for one in result.bars] == [(pytest.approx(4), "met")]
+    assert (result.void, result.size) == ("", "quick")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"double": 2}, "of 10 acknowledged: 2 doubled"),
+        ({"damage": 3}, "of 10 acknowledged: 3 damaged"),
+        ({"refuse": 4}, "4 messages and 0 recipients were refused, 0 messages not sent: 4 × 451 4.3.0 later"),
+    ],
+)
+def test_mail_that_goes_wrong_voids_the_scenario(tmp_path: Path, wrong: dict[str, int], told: str) -> None:
+    bench, _ = make_bench(World(**wrong), tmp_path, _SPEEDS)
+    result = turns().run(bench)
+    assert result.void == f"Ours, round 0, driver own: {told}"
+    assert [one.measured for one in result.bars] == [None]
+
+
+def test_mail_that_is_lost_voids_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postroika.bench.bench._STANDSTILL_S", 0.0)
+    bench, _ = make_bench(World(lose=1), tmp_path, _SPEEDS)
+    assert turns().run(bench).void == ("Ours, round 0, driver own: of 10 acknowledged 9 came, and no more within 0 s")
+
+
+def test_what_was_accepted_must_be_queued(tmp_path: Path) -> None:
+    world = World()
+    bench, _ = make_bench(world, tmp_path, _SPEEDS)
+    suspended = turns(
+        until="accepted",
+        floor=False,
+        cases=(Case(label="Ours", setup=Setup(peer="postroika", suspended=True)),),
+        others=False,
+    )
+    result = suspended.run(bench)
+    assert [turn.elapsed_s for turn in result.turns] == pytest.approx([0.25] * 4)
+    assert result.void == ""
+    world.lose = 1
+    assert suspended.run(bench).void == ("Ours, round 0, driver own: 10 messages were acknowledged, 9 are queued")
+
+
+def test_the_tools_of_postfix_tell_doubles_by_their_number(tmp_path: Path) -> None:
+    bench, _ = make_bench(World(double=1), tmp_path, _SPEEDS)
+    assert turns(drivers=("postfix",)).run(bench).void == (
+        "Ours, round 0, driver postfix: of 10 acknowledged: 1 more than were sent"
+    )
+
+
+def test_a_driver_can_have_other_loads_and_the_sink_of_another(tmp_path: Path) -> None:
+    world = World()
+    bench, _ = make_bench(world, tmp_path, _SPEEDS)
+    load = LoadSettings(target="", sessions=10, recipients=3, domains=2)
+    result = turns(load=load, by_driver={"postfix": {"domains": 1}}, sinks={"postfix": "own"}).run(bench)
+    assert result.void == ""
+    assert {(driver, settings.domains) for driver, settings in world.loads[2:]} == {("own", 2), ("postfix", 1)}
+    assert {turn.recipients for turn in result.turns} == {3000}
+
+
+def test_equal_setups_share_a_server(tmp_path: Path) -> None:
+    world = World()
+    bench, _ = make_bench(world, tmp_path, _SPEEDS)
+    setup = Setup(peer="postroika", extra={"limits": {"max_recipients": 5}})
+    cases = (
+        Case(label="few", setup=setup),
+        Case(label="many", setup=setup, load={"sessions": 500}, drivers=("own",)),
+        Case(label="one worker", setup=Setup(peer="postroika", workers=1)),
+    )
+    result = turns(cases=cases, others=False).run(bench)
+    assert [line for line in world.log if line.startswith("start")] == ["start postroika"] * 2
+    assert {(turn.contender, turn.driver) for turn in result.turns if turn.contender == "many"} == {("many", "own")}
+    assert [server.options.extra for server in world.servers.values()] == [{"limits": {"max_recipients": 5}}, {}]
+
+
+@pytest.mark.parametrize(
+    ("headline", "asked_for", "labels"),
+    [
+        (False, (), ["Ours", "Postfix"]),
+        (True, (), ["Ours", "Postfix", "Exim"]),
+        (False, ("postroika", "exim"), ["Ours", "Postfix", "Exim"]),
+    ],
+)
+def test_further_servers_take_part_in_headlines_or_when_asked_for(
+    tmp_path: Path, headline: bool, asked_for: tuple[str, ...], labels: list[str]
+) -> None:
+    bench, _ = make_bench(World(), tmp_path, {**_SPEEDS, "exim": 0.01}, asked_for=asked_for)
+    result = turns(headline=headline).run(bench)
+    assert [one.label for one in result.contenders] == labels
+    # A quick run has them in its first round only.
+    assert {turn.round for turn in result.turns if turn.contender == "Exim"} <= {1}
+
+
+def test_a_server_that_is_not_there_is_left_out(tmp_path: Path) -> None:
+    bench, _ = make_bench(World(), tmp_path, {"postroika": 0.0005})
+    result = turns().run(bench)
+    assert [one.label for one in result.contenders] == ["Ours"]
+    assert (result.void, [one.verdict for one in result.bars]) == ("", ["not measured"])
+
+
+def test_a_void_scenario_does_not_keep_the_next_from_running(tmp_path: Path) -> None:
+    class Broken(Turns, frozen=True):
+        def run(self, bench: object) -> Any:
+            raise PostroikaError("the server does not start")
+
+    world = World()
+    bench, told = make_bench(world, tmp_path, _SPEEDS)
+    broken = msgspec.structs.replace(turns(), name="broken")
+    broken = Broken(**{name: getattr(broken, name) for name in broken.__struct_fields__})
+    report = runner.run([broken, turns()], bench, tmp_path, {"Exim": "not here"}, {"command": "postroika bench run"})
+    assert [(one.name, one.void) for one in report.scenarios] == [
+        ("broken", "the server does not start"),
+        ("relay", ""),
+    ]
+    assert report.void == ("broken",)
+    assert report.machine["peers"] == {"Ours": "1.2", "Postfix": "1.2"}
+    assert (report.missing, report.settings) == ({"Exim": "not here"}, {"command": "postroika bench run"})
+    assert "broken is VOID: the server does not start" in told.getvalue()
+
+
+def test_a_scenario_without_its_driver_is_left_out(tmp_path: Path) -> None:
+    world = World()
+    bench, told = make_bench(world, tmp_path, _SPEEDS)
+    bench.drivers = {"postfix": bench.drivers["postfix"]}
+    report = runner.run([turns(drivers=("own",)), turns()], bench, tmp_path, {}, {})
+    assert {turn.driver for one in report.scenarios for turn in one.turns} == {"postfix"}
+    assert "relay is left out: it needs --driver own" in told.getvalue()
+
+
+def test_a_report_is_written_in_three_forms_and_read_again(tmp_path: Path) -> None:
+    bench, _ = make_bench(World(), tmp_path, _SPEEDS)
+    report = runner.run([turns()], bench, tmp_path, {}, {})
+    files = runner.write(report, tmp_path / "made" / "results")
+    assert sorted(file.suffix for file in files.values()) == [".html", ".json", ".md"]
+    assert len({file.stem for file in files.values()}) == 1
+    assert runner.read(files["json"]) == report
+    files["json"].write_text("{}")
+    with pytest.raises(PostroikaError, match="is no report of the harness"):
+        runner.read(files["json"])
+    with pytest.raises(PostroikaError, match="cannot read"):
+        runner.read(tmp_path / "none.json")
+    with pytest.raises(PostroikaError, match="cannot write"):
+        runner.write(report, files["json"])
+
+
+def test_a_slow_server_gets_what_it_can_move_in_a_turn() -> None:
+    plan = Plan(Size(rounds=1, messages=10_000, turn_s=2, warm_up=100, estimate_s=1))
+    plan.warmed_up("slow", "own", 100, 1.0)
+    plan.warmed_up("fast", "own", 100, 0.01)
+    assert plan.messages("unknown", "own", 10) == 10_000
+    assert plan.messages("fast", "own", 10) == 10_000
+    assert plan.messages("slow", "own", 10) == 300  # a warm-up tells too little
+    assert plan.messages("slow", "own", 1000) == 1000
+    plan.moved("slow", "own", 300, 2.0)
+    assert plan.messages("slow", "own", 10) == 300
+    plan.moved("slow", "own", 300, 1.5)
+    plan.moved("slow", "own", 300, 3.0)
+    assert plan.messages("slow", "own", 10) == 400
+
+
+def test_without_a_time_for_a_turn_all_get_the_same() -> None:
+    plan = Plan(Size(rounds=1, messages=10_000, turn_s=0, warm_up=100, estimate_s=1))
+    plan.moved("slow", "own", 100, 10.0)
+    assert plan.messages("slow", "own", 10) == 10_000
+
+
+def test_every_scenario_is_there_and_says_what_it_is() -> None:
+    every = scenario.loads(())
+    assert [one.name for one in every] == scenario.names()
+    assert set(scenario.names()) >= {
+        *("relay", "relay-100k", "accept", "fanout", "list", "slow"),
+        *("backlog", "idle", "big", "mixed", "sessions", "cores"),
+    }
+    for one in every:
+        assert 0 < one.estimate_s(quick=True) <= 60
+        assert one.about
+        assert set(one.drivers) <= {"own", "postfix"}
+
+
+def test_an_unknown_scenario_is_told() -> None:
+    with pytest.raises(PostroikaError, match=r"there is no scenario 'relais'; there are relay, relay-100k, "):
+        scenario.loads(["relay", "relais"])
