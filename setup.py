@@ -5,8 +5,16 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+# Cython sees for itself to what the sources import; headers that headers include are beyond it.
+headers = sorted(str(header) for header in Path("cext").glob("*.h"))
 extensions = [
-    Extension(f"postroika.kernels.{source.stem}", [str(source)], include_dirs=["cext"], extra_compile_args=["-O3"])
+    Extension(
+        f"postroika.kernels.{source.stem}",
+        [str(source)],
+        include_dirs=["cext"],
+        depends=headers,
+        extra_compile_args=["-O3"],
+    )
     for source in sorted(Path("cext").glob("*.pyx"))
 ]
 

@@ -2,33 +2,35 @@
 
 Promise: a dotted message ends at CR LF . CR LF and nowhere else (its first CR LF may be the one behind "DATA"),
 however the bytes are split; a dot is taken off at the start of a line only; every bare CR, bare LF and NUL is seen.
-Memory: one output buffer for each piece fed in; lines of any length are no more than a counter.
+Memory: one output buffer for each piece fed in, and none for a piece that is content from end to end; lines of any
+length are no more than a counter.
 
-How: as received, bytes are copied in bulk between the few places where a dot is left out (memchr for LF), and a
-second, vectorised pass over the same bytes counts CR and NUL: as many CR as CR LF means no bare CR. `normalise`
-(each bare CR or bare LF becomes CR LF) writes while it looks and goes octet by octet.
+How: the walkers of octets.h look at 64 octets at a time and copy them on the way, without the dots. What is left for
+here is what they stop at: a dot that may be the final one, and one whose line is not all there yet. `normalise` (each
+bare CR or bare LF becomes CR LF) is for few, and steps from one CR or LF to the next.
 Source: RFC 5321 §2.3.8, §4.1.1.4, §4.5.2. tests/reference/datastream.py is the plain-Python twin.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
-from libc.string cimport memchr, memcpy
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memchr, memcmp, memcpy, memset
 
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject** pv, Py_ssize_t newsize) except -1
-    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char* v, Py_ssize_t size) except NULL
-    char* octets_of "PyBytes_AS_STRING"(PyObject* v)
-    void release "Py_DECREF"(PyObject* v)
+from octets cimport (
+    COPY, DOTS, VARIANT_COUNT, WALK_BYTES_WORTH_THE_LOCK, RawBytes, Variant, Walk, Walker, all_variants, new_bytes,
+    octets_of, release, resize,
+)
+
+include "variants.pxi"
 
 cdef enum:
-    BEGIN  # at the start of a line: behind CR LF, or at the very beginning
-    TEXT  # inside a line
-    CR  # a CR has been seen inside a line
+    CONTENT  # nothing is held back: `walk` knows what is in front
     DOT  # a dot at the start of a line is held back
     DOT_CR  # a dot and a CR at the start of a line are held back
-    # Only when normalising: a line begins behind a bare CR or LF, where a dot is unstuffed but can end nothing.
-    BEGIN_BARE
+    # Only when normalising, in place of CONTENT:
+    BEGIN  # at the start of a line: behind CR LF, or at the very beginning
+    BEGIN_BARE  # at the start of a line behind a bare CR or LF: a dot is unstuffed here but can end nothing
     DOT_BARE
+    TEXT  # inside a line
+    CR  # a CR has been seen inside a line, and is held back
 
 
 cdef class DataScanner:
@@ -40,6 +42,7 @@ cdef class DataScanner:
     """
 
     cdef int state
+    cdef Walk walk
     cdef readonly bint dotted
     cdef readonly bint normalise
     cdef readonly bint ended
@@ -48,53 +51,41 @@ cdef class DataScanner:
     cdef readonly bint nul
     cdef readonly bint eight_bit
     cdef readonly long long size
-    cdef Py_ssize_t longest
-    cdef Py_ssize_t line
 
     def __init__(self, *, bint dotted, bint normalise=False):
         self.dotted = dotted
         self.normalise = normalise
-        self.state = BEGIN
+        self.state = BEGIN if normalise else CONTENT
+        self.walk.line_begins = True
 
     @property
     def longest_line(self):
         """Octets of the longest line so far, without its CR LF."""
-        cdef Py_ssize_t line = self.line - (1 if self.state == CR and not self.normalise else 0)
-        return max(self.longest, line)
-
-    cdef void end_line(self, Py_ssize_t length) noexcept nogil:
-        if length > self.longest:
-            self.longest = length
-        self.line = 0
+        return max(self.walk.lines.longest, self.walk.lines.open - <Py_ssize_t>self.walk.behind_cr)
 
     def feed(self, bytes buffer not None, Py_ssize_t start, Py_ssize_t stop):
         """Take in buffer[start:stop].
 
         Returns:
             (piece, next): the content found, perhaps empty, and the offset behind what was used up: `stop`, or
-            less if the message ended (then `ended` is true and the rest is not part of it).
+            less if the message ended (then `ended` is true and the rest is not part of it). The piece is `buffer`
+            itself where all of that is content.
         """
         cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(buffer)
-        cdef Py_ssize_t room, written = 0, behind
-        cdef PyObject* raw
-        cdef unsigned char* out
+        cdef Py_ssize_t behind = start
         if not 0 <= start <= stop <= PyBytes_GET_SIZE(buffer):
             raise IndexError("outside the buffer")
         if self.ended or start == stop:
             return b"", start
-        # Held back from before: at most a dot and a CR, which may become three octets.
-        room = (stop - start) * (2 if self.normalise else 1) + 3
-        raw = new_bytes(NULL, room)
-        out = <unsigned char*>octets_of(raw)
-        with nogil:
-            if self.normalise:
-                behind = self.copy_normalised(p, start, stop, out, &written)
-            else:
-                behind = self.copy_strict(p, start, stop, out, &written)
-        self.size += written
-        _PyBytes_Resize(&raw, written)
-        piece = <object>raw  # which takes a reference of its own
-        release(raw)
+        if self.normalise:
+            piece = self.feed_normalised(p, &behind, stop)
+        else:
+            piece = self.feed_strict(buffer, p, &behind, stop)
+            self.bare_cr = self.walk.bare_cr
+            self.bare_lf = self.walk.bare_lf
+        self.nul = self.walk.nul
+        self.eight_bit = self.walk.eight_bit
+        self.size += PyBytes_GET_SIZE(piece)
         return piece, behind
 
     def finish(self):
@@ -103,133 +94,161 @@ cdef class DataScanner:
         Returns:
             the last octets of content, mostly none.
         """
-        if self.state != CR:
-            return b""
-        self.bare_cr = True
-        if not self.normalise:
-            self.state = TEXT
-            return b""
-        self.state = BEGIN_BARE
-        self.end_line(self.line)
-        self.size += 2
-        return b"\r\n"
-
-    cdef void survey(self, const unsigned char* p, Py_ssize_t size, Py_ssize_t* crs) noexcept nogil:
-        """Note NUL and 8-bit octets, add the number of CR to `crs`. Blocks of 128, so that the counters fit in
-        octets and the compiler can use the widest registers."""
-        cdef Py_ssize_t at = 0, stop, i
-        cdef unsigned char all_bits = 0, cr, nul = 0, c
-        while at < size:
-            stop = at + 128 if size - at > 128 else size
-            cr = 0
-            for i in range(at, stop):
-                c = p[i]
-                all_bits |= c
-                cr += c == 13
-                nul |= c == 0
-            crs[0] += cr
-            at = stop
-        if nul:
-            self.nul = True
-        if all_bits & 128:
-            self.eight_bit = True
-
-    cdef Py_ssize_t copy_strict(
-        self, const unsigned char* p, Py_ssize_t start, Py_ssize_t stop, unsigned char* out, Py_ssize_t* written
-    ) noexcept nogil:
-        """Copy the content as it is. Returns the offset behind what was used."""
-        cdef Py_ssize_t i = start
-        cdef Py_ssize_t copied = start  # all before this is written or left out
-        cdef Py_ssize_t w = 0, lf, crs = 0
-        cdef Py_ssize_t line_start  # this line's first octet, counted back by what of it came in earlier pieces
-        cdef const unsigned char* hit
-        if self.state == CR or self.state == DOT_CR:
-            crs = 1
-        line_start = start - self.line
-        while i < stop:
-            if self.state == BEGIN:
-                line_start = i
-                if self.dotted and p[i] == c'.':
-                    memcpy(out + w, p + copied, i - copied)
-                    w += i - copied
-                    i += 1
-                    copied = line_start = i
-                    self.state = DOT
-                    continue
-                self.state = TEXT
-            elif self.state == DOT:
-                line_start = i
-                if p[i] == c'\r':
-                    i += 1
-                    copied = i
-                    self.state = DOT_CR
-                    continue
-                self.state = TEXT
-            elif self.state == DOT_CR:
-                if p[i] == c'\n':
-                    i += 1
-                    copied = i
-                    crs -= 1
-                    self.ended = True
-                    break
-                # The dot goes, the CR is content. (It was before `i`, perhaps in an earlier piece.)
-                out[w] = c'\r'
-                w += 1
-                line_start = i - 1
-                self.state = TEXT
-            hit = <const unsigned char*>memchr(p + i, c'\n', stop - i)
-            if hit == NULL:
-                self.state = CR if p[stop - 1] == c'\r' else TEXT
-                i = stop
-                break
-            lf = hit - p
-            if (p[lf - 1] == c'\r') if lf > i else self.state == CR:
-                crs -= 1
-                self.end_line(lf - 1 - line_start)
-                self.state = BEGIN
-                line_start = lf + 1
-            else:
-                self.bare_lf = True
-                self.state = TEXT
-            i = lf + 1
-        memcpy(out + w, p + copied, i - copied)
-        w += i - copied
-        self.line = 0 if self.state == BEGIN or self.state == DOT or self.state == DOT_CR else i - line_start
-        self.survey(p + start, i - start, &crs)
-        if self.state == CR or (self.state == DOT_CR and not self.ended):
-            crs -= 1  # not decided yet
-        if crs > 0:
+        if self.normalise and self.state == CR:
             self.bare_cr = True
-        written[0] = w
-        return i
+            self.state = BEGIN_BARE
+            self.end_line()
+            self.size += 2
+            return b"\r\n"
+        if self.walk.behind_cr:
+            self.bare_cr = self.walk.bare_cr = True
+            self.walk.behind_cr = False
+        return b""
 
-    cdef Py_ssize_t copy_normalised(
-        self, const unsigned char* p, Py_ssize_t start, Py_ssize_t stop, unsigned char* out, Py_ssize_t* written
-    ) noexcept nogil:
-        """Copy the content with each bare CR or LF made CR LF. Returns the offset behind what was used."""
-        cdef Py_ssize_t i = start, w = 0, unused = 0
+    cdef bytes feed_strict(self, bytes buffer, const unsigned char* p, Py_ssize_t* behind, Py_ssize_t stop):
+        """The content as it is. Moves `behind` to where it ends."""
+        cdef Py_ssize_t start = behind[0], at = start, limit = stop
+        cdef bint held_cr = False
+        cdef bint whole = start == 0 and stop == PyBytes_GET_SIZE(buffer)
+        cdef RawBytes* raw
+        cdef unsigned char* out
+        behind[0] = stop
+        self.walk.resumed = False
+        if self.state != CONTENT:
+            if self.state == DOT and p[at] == c'\r' and at + 1 < stop and p[at + 1] == c'\n':
+                at += 1
+                self.state = DOT_CR
+            if self.state == DOT_CR and p[at] == c'\n':
+                self.ended = True
+                behind[0] = at + 1
+                return b""
+            if self.state == DOT and p[at] == c'\r' and at + 1 == stop:
+                self.state = DOT_CR
+                return b""
+            if self.state == DOT_CR:
+                # The dot was stuffing, the CR is content.
+                held_cr = True
+                self.walk.bare_cr = True
+                self.walk.lines.open = 1
+            self.state = CONTENT
+        if not self.dotted:
+            self.step(0, p, at, stop)
+            return buffer if whole else PyBytes_FromStringAndSize(<const char*>p + start, stop - start)
+        if stop - start >= 5 and memcmp(p + stop - 5, b"\r\n.\r\n", 5) == 0:
+            limit -= 3  # no octet of the message is behind it, and so none is copied that would be cut off again
+        elif whole and not held_cr:
+            at = self.step(DOTS, p, at, stop)
+            if at == stop:
+                return buffer
+            self.walk.resumed = at > start
+        raw = new_bytes(NULL, held_cr + limit - start)
+        out = octets_of(raw)
+        if held_cr:
+            out[0] = c'\r'
+        memcpy(out + held_cr, p + start, at - start)
+        self.walk.out = out + held_cr + (at - start)
+        behind[0] = self.unstuff(p, at, limit, stop)
+        resize(&raw, self.walk.out - out)
+        piece = <bytes>raw  # which takes a reference of its own
+        release(raw)
+        return piece
+
+    cdef Py_ssize_t step(self, int task, const unsigned char* p, Py_ssize_t at, Py_ssize_t stop) noexcept:
+        """Walk, and let others run meanwhile if that is worth it."""
+        cdef Walk walk
+        cdef Walker walker = chosen.walkers[task]
+        if stop - at < WALK_BYTES_WORTH_THE_LOCK:
+            return walker(&self.walk, p, at, stop)
+        walk = self.walk
+        with nogil:
+            at = walker(&walk, p, at, stop)
+        self.walk = walk
+        return at
+
+    cdef Py_ssize_t unstuff(
+        self, const unsigned char* p, Py_ssize_t at, Py_ssize_t limit, Py_ssize_t stop
+    ) noexcept:
+        """Copy the content of p[at:stop], of which none is behind `limit`. Returns the offset behind what was used."""
+        while True:
+            at = self.step(DOTS | COPY, p, at, limit)
+            if at == stop:
+                return stop
+            # In front of a dot that begins a line.
+            if stop - at == 1:
+                self.state = DOT
+                at = stop
+            elif p[at + 1] != c'\r':
+                at += 1
+            elif stop - at == 2:
+                self.state = DOT_CR
+                at = stop
+            elif p[at + 2] == c'\n':
+                self.ended = True
+                return at + 3
+            else:
+                at += 1
+            self.walk.line_begins = False
+            if at == stop:
+                return stop
+            self.walk.resumed = True
+
+    cdef void end_line(self) noexcept nogil:
+        if self.walk.lines.open > self.walk.lines.longest:
+            self.walk.lines.longest = self.walk.lines.open
+        self.walk.lines.open = 0
+
+    cdef bytes feed_normalised(self, const unsigned char* p, Py_ssize_t* behind, Py_ssize_t stop):
+        """The content with each bare CR or LF made CR LF. Moves `behind` to where it ends."""
+        cdef Py_ssize_t start = behind[0]
+        cdef Walk seen
+        # Held back from before: at most a dot and a CR, which may become three octets.
+        cdef RawBytes* raw = new_bytes(NULL, (stop - start) * 2 + 3)
+        cdef unsigned char* out = octets_of(raw)
+        self.walk.out = out
+        behind[0] = self.copy_normalised(p, start, stop)
+        memset(&seen, 0, sizeof(seen))
+        chosen.walkers[0](&seen, p, start, behind[0])
+        self.walk.nul |= seen.nul
+        self.walk.eight_bit |= seen.eight_bit
+        resize(&raw, self.walk.out - out)
+        piece = <bytes>raw
+        release(raw)
+        return piece
+
+    cdef Py_ssize_t copy_normalised(self, const unsigned char* p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+        cdef Py_ssize_t i = start, lf = start, text_end
         cdef unsigned char c
+        cdef unsigned char* out = self.walk.out
+        cdef const unsigned char* hit
         while i < stop:
+            if self.state == TEXT:
+                if lf <= i:
+                    hit = <const unsigned char*>memchr(p + i, c'\n', stop - i)
+                    lf = stop if hit == NULL else hit - p
+                hit = <const unsigned char*>memchr(p + i, c'\r', lf - i)
+                text_end = lf if hit == NULL else hit - p
+                memcpy(out, p + i, text_end - i)
+                out += text_end - i
+                self.walk.lines.open += text_end - i
+                i = text_end
+                if i == stop:
+                    break
             c = p[i]
             if self.state == TEXT:
                 if c == c'\r':
                     self.state = CR
-                elif c == c'\n':
-                    self.bare_lf = True
-                    out[w] = c'\r'
-                    out[w + 1] = c'\n'
-                    w += 2
-                    self.end_line(self.line)
-                    self.state = BEGIN_BARE
                 else:
-                    out[w] = c
-                    w += 1
-                    self.line += 1
+                    self.bare_lf = True
+                    out[0] = c'\r'
+                    out[1] = c'\n'
+                    out += 2
+                    self.end_line()
+                    self.state = BEGIN_BARE
             elif self.state == CR:
-                out[w] = c'\r'
-                out[w + 1] = c'\n'
-                w += 2
-                self.end_line(self.line)
+                out[0] = c'\r'
+                out[1] = c'\n'
+                out += 2
+                self.end_line()
                 if c == c'\n':
                     self.state = BEGIN
                 else:
@@ -250,19 +269,12 @@ cdef class DataScanner:
                 break
             else:
                 # A held dot. Alone on its line it is content that ends nothing; before other text it is stuffing.
-                if self.state == DOT_CR:
-                    self.state = CR
-                    out[w] = c'.'
-                    w += 1
-                    self.line += 1
-                    continue
-                if c == c'\n' or c == c'\r':
-                    out[w] = c'.'
-                    w += 1
-                    self.line += 1
-                self.state = TEXT
+                if self.state == DOT_CR or c == c'\n' or c == c'\r':
+                    out[0] = c'.'
+                    out += 1
+                    self.walk.lines.open += 1
+                self.state = CR if self.state == DOT_CR else TEXT
                 continue
             i += 1
-        self.survey(p + start, i - start, &unused)
-        written[0] = w
+        self.walk.out = out
         return i

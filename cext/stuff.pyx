@@ -1,92 +1,76 @@
 """Dot-stuffing of a message body on its way out (RFC 5321 §4.5.2), and the search for bare newlines in it.
 
-A body may come in pieces that are cut anywhere, also between CR and LF and before a dot. One pass with memchr finds
-the lines; a piece without a line that begins with a dot is handed back as it is, without a copy.
+A body may come in pieces that are cut anywhere, also between CR and LF and before a dot. The walkers of octets.h look
+at 64 octets at a time; a piece without a line that begins with a dot is handed back as it is, without a copy.
+tests/reference/stuff.py is the plain-Python twin.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcpy
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
+from octets cimport (
+    COPY, DOTS, STUFF, VARIANT_COUNT, WALK_BYTES_WORTH_THE_LOCK, RawBytes, Variant, Walk, Walker, all_variants, new_bytes,
+    octets_of, release, resize,
+)
+
+include "variants.pxi"
 
 
 cdef class Stuffer:
-    cdef bint _line_start  # the next octet is the first of a line
-    cdef bint _after_cr  # the last octet was CR
-    cdef bint _bare
+    cdef Walk walk
 
     def __cinit__(self):
-        self._line_start = True
+        self.walk.line_begins = True
 
     @property
     def bare_newline(self):
-        return self._bare
-
-    cdef Py_ssize_t _walk(self, const char* start, Py_ssize_t size) except -1:
-        """Note bare CR and LF, keep the state for the next piece; return how many lines of this piece begin with a dot."""
-        cdef const char* p = start
-        cdef const char* end = start + size
-        cdef const char* newline
-        cdef const char* cr
-        cdef Py_ssize_t dots = 0
-        if size == 0:
-            return 0
-        if self._after_cr and p[0] != c"\n":
-            self._bare = True
-        if self._line_start and p[0] == c".":
-            dots += 1
-        while True:
-            newline = <const char*>memchr(p, c"\n", end - p)
-            if newline == NULL:
-                break
-            cr = <const char*>memchr(p, c"\r", newline - p)
-            if cr == NULL:
-                if newline != start or not self._after_cr:
-                    self._bare = True
-            elif cr != newline - 1:
-                self._bare = True
-            p = newline + 1
-            if p == end:
-                break
-            if p[0] == c".":
-                dots += 1
-        # What is left has no LF: a CR in it is bare unless it is the last octet and LF comes next.
-        if p != end:
-            cr = <const char*>memchr(p, c"\r", end - p)
-            if cr != NULL and cr != end - 1:
-                self._bare = True
-        self._after_cr = (end - 1)[0] == c"\r"
-        self._line_start = (end - 1)[0] == c"\n"
-        return dots
+        return self.walk.bare_cr or self.walk.bare_lf
 
     def scan(self, bytes piece not None):
-        self._walk(PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+        self.walk.resumed = False
+        self.step(STUFF, <const unsigned char*>PyBytes_AS_STRING(piece), 0, PyBytes_GET_SIZE(piece))
 
     def feed(self, bytes piece not None):
-        cdef const char* p = PyBytes_AS_STRING(piece)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
-        cdef const char* end = p + size
-        cdef const char* newline
-        cdef bint line_start = self._line_start
-        cdef Py_ssize_t dots = self._walk(p, size)
-        cdef Py_ssize_t length
-        cdef bytes stuffed
-        cdef char* out
-        if dots == 0:
+        cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(piece)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(piece), at, written
+        cdef RawBytes* raw
+        self.walk.resumed = False
+        at = self.step(STUFF | DOTS, p, 0, size)
+        if at == size:
             return piece
-        stuffed = PyBytes_FromStringAndSize(NULL, size + dots)
-        out = PyBytes_AS_STRING(stuffed)
-        while p != end:
-            if line_start and p[0] == c".":
-                out[0] = c"."
-                out += 1
-            newline = <const char*>memchr(p, c"\n", end - p)
-            length = (newline + 1 if newline != NULL else end) - p
-            memcpy(out, p, length)
-            out += length
-            p += length
-            line_start = True
+        # A guess at how many dots there will be.
+        self.walk.spare = (size - at) // 64 + 16
+        raw = new_bytes(NULL, size + self.walk.spare)
+        memcpy(octets_of(raw), p, at)
+        self.walk.out = octets_of(raw) + at
+        while True:
+            self.walk.resumed = at > 0
+            at = self.step(STUFF | DOTS | COPY, p, at, size)
+            written = self.walk.out - octets_of(raw)
+            if at == size:
+                break
+            # There are more. At most every other octet can be one.
+            self.walk.spare = (size - at) // 2 + 1
+            resize(&raw, written + (size - at) + self.walk.spare)
+            self.walk.out = octets_of(raw) + written
+        resize(&raw, written)
+        stuffed = <bytes>raw  # which takes a reference of its own
+        release(raw)
         return stuffed
 
     def finish(self):
-        if self._after_cr:
-            self._bare = True
-        return b".\r\n" if self._line_start else b"\r\n.\r\n"
+        if self.walk.behind_cr:
+            self.walk.bare_cr = True
+        return b".\r\n" if self.walk.line_begins else b"\r\n.\r\n"
+
+    cdef Py_ssize_t step(self, int task, const unsigned char* p, Py_ssize_t at, Py_ssize_t stop) noexcept:
+        """Walk, and let others run meanwhile if that is worth it."""
+        cdef Walk walk
+        cdef Walker walker = chosen.walkers[task]
+        if stop - at < WALK_BYTES_WORTH_THE_LOCK:
+            return walker(&self.walk, p, at, stop)
+        walk = self.walk
+        with nogil:
+            at = walker(&walk, p, at, stop)
+        self.walk = walk
+        return at

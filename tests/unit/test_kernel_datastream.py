@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from postroika.kernels import datastream
 from postroika.kernels.datastream import DataScanner
 from tests.reference import datastream as reference
 
 ATOMS = [b"\r\n", b"\r\n.\r\n", b"\r\n.", b"\r", b"\n", b".", b"..", b"a", b"word", b"\0", b"\xff", b"x" * 130]
 WIRE = st.lists(st.sampled_from(ATOMS), max_size=20).map(b"".join)
 CUTS = st.lists(st.integers(min_value=0, max_value=80), max_size=10)
+
+# Text that is tidy for longer than any register, with lines that end at all kinds of places.
+TIDY = b"".join(b"x" * length + b"\r\n" for length in (0, 76, 3, 76, 61, 62, 1, 0, 130, 40))
+
+
+@pytest.fixture(scope="module", params=datastream.variants(), autouse=True)
+def _every_variant(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = datastream.variant()
+    datastream.use_variant(request.param)
+    yield
+    datastream.use_variant(before)
 
 
 def feed(pieces: list[bytes], *, dotted: bool, normalise: bool) -> reference.Scan:
@@ -52,6 +65,22 @@ def test_any_cut_gives_what_the_twin_gives(wire: bytes, cuts: list[int], dotted:
     assert feed([wire], dotted=dotted, normalise=normalise) == expected
     assert feed(cut(wire, cuts), dotted=dotted, normalise=normalise) == expected
     assert feed([wire[i : i + 1] for i in range(len(wire))], dotted=dotted, normalise=normalise) == expected
+
+
+ODD = [
+    b"\r\n.", b"\r\n..\r\n", b"\r\n.\r\n", b"\r\n.\rx", b"\n.", b"\n", b"\r", b"\r\r\n", b".", b"\0", b"\xff",
+    b"\r\n.\xff\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("dotted", [True, False])
+def test_what_is_odd_is_found_at_any_place(odd: bytes, dotted: bool) -> None:
+    for at in range(len(TIDY) + 1):
+        wire = TIDY[:at] + odd + TIDY[at:]
+        expected = reference.scan(wire, dotted=dotted, normalise=False)
+        assert feed([wire], dotted=dotted, normalise=False) == expected
+        assert feed([wire[:70], wire[70:]], dotted=dotted, normalise=False) == expected
 
 
 @given(wire=WIRE, trailing=st.binary(max_size=20))
@@ -116,6 +145,30 @@ def test_long_line_is_measured_and_costs_no_memory_of_its_own() -> None:
         assert scanner.feed(b"x" * 10_000, 0, 10_000) == (b"x" * 10_000, 10_000)
     assert scanner.feed(b"\r\n.\r\n", 0, 5) == (b"\r\n", 5)
     assert (scanner.longest_line, scanner.size, scanner.ended) == (1_000_000, 1_000_002, True)
+
+
+def test_piece_that_is_content_from_end_to_end_is_not_copied() -> None:
+    scanner = DataScanner(dotted=True)
+    assert scanner.feed(TIDY, 0, len(TIDY))[0] is TIDY
+    assert scanner.feed(TIDY[:-1], 0, len(TIDY) - 1) == (TIDY[:-1], len(TIDY) - 1)
+    counted = DataScanner(dotted=False)
+    dots = b".\r\n" * 100
+    assert counted.feed(dots, 0, len(dots))[0] is dots
+    assert counted.feed(dots, 0, 3) == (b".\r\n", 3)
+
+
+@pytest.mark.parametrize("dotted", [True, False])
+def test_very_large_piece_is_walked_over_without_the_interpreters_lock(dotted: bool) -> None:
+    wire = (b"x" * 76 + b"\r\n") * 15_000 + b"\r\n..\r\n" + (b"y" * 76 + b"\r\n") * 15_000
+    content = wire.replace(b"\r\n..", b"\r\n.") if dotted else wire
+    scanner = DataScanner(dotted=dotted)
+    assert scanner.feed(wire, 0, len(wire)) == (content, len(wire))
+    assert (scanner.longest_line, scanner.size, scanner.bare_cr, scanner.bare_lf) == (76, len(content), False, False)
+
+
+def test_variant_that_does_not_run_here_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no variant 'abacus' here, but .*portable"):
+        datastream.use_variant("abacus")
 
 
 def test_offsets_outside_of_the_buffer_are_refused() -> None:

@@ -15,3 +15,16 @@ class DataScanner:
     def longest_line(self) -> int: ...
     def feed(self, buffer: bytes, start: int, stop: int) -> tuple[bytes, int]: ...
     def finish(self) -> bytes: ...
+
+def variants() -> tuple[str, ...]:
+    """Names of the ways to look at octets that run on this machine, the best first. All find the same."""
+
+def variant() -> str:
+    """The one in use: the best, unless another was chosen."""
+
+def use_variant(name: str) -> None:
+    """Use another one from now on, to compare them.
+
+    Raises:
+        ValueError: none of that name runs on this machine.
+    """

@@ -22,3 +22,16 @@ class Stuffer:
 
     def finish(self) -> bytes:
         """What ends the body: dot CR LF, with a CR LF before it if the last line has none."""
+
+def variants() -> tuple[str, ...]:
+    """Names of the ways to look at octets that run on this machine, the best first. All find the same."""
+
+def variant() -> str:
+    """The one in use: the best, unless another was chosen."""
+
+def use_variant(name: str) -> None:
+    """Use another one from now on, to compare them.
+
+    Raises:
+        ValueError: none of that name runs on this machine.
+    """
