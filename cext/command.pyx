@@ -3,16 +3,24 @@
 Promise: never reads outside the buffer (every look goes through a bounded cursor), never splits a line anywhere
 but at CR LF, and takes time linear in the line. Nothing here knows what a command means.
 
-How: `scan_command` finds the end of a line with memchr and packs the verb into one integer to compare it;
-`parse_path` and `parse_parameters` are recursive descent over a cursor that yields -1 at its end.
+How: `scan_command` finds the end of a line with memchr; verbs.pxd knows the verb. `parse_path` and `parse_parameters`
+are recursive descent over a cursor that yields -1 at its end, and a table tells which octets may stand where.
 Source: RFC 5321 §4.1.1.11, §4.1.2, §4.1.3; RFC 6531 §3.3. tests/reference/command.py is the plain-Python twin.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.string cimport memchr
+from libc.string cimport memchr, memcpy
 
 from cursor cimport Cursor, advance, peek
+from verbs cimport (
+    VERB_AUTH, VERB_BDAT, VERB_DATA, VERB_EHLO, VERB_EXPN, VERB_FOREIGN, VERB_HELO, VERB_HELP, VERB_MAIL, VERB_NOOP,
+    VERB_QUIT, VERB_RCPT, VERB_RSET, VERB_STARTTLS, VERB_UNKNOWN, VERB_VRFY, equals_upper, upper, verb_code,
+)
+
+cdef extern from "Python.h":
+    str PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
+    void* PyUnicode_1BYTE_DATA(str text)
 
 # What `scan_command` found in place of a verb …
 INCOMPLETE = -1
@@ -20,22 +28,22 @@ BARE_LF = -2
 BARE_CR = -3
 NUL = -4
 # … and the verbs.
-UNKNOWN = 0
-EHLO = 1
-HELO = 2
-MAIL = 3
-RCPT = 4
-DATA = 5
-BDAT = 6
-RSET = 7
-NOOP = 8
-QUIT = 9
-VRFY = 10
-EXPN = 11
-HELP = 12
-STARTTLS = 13
-AUTH = 14
-FOREIGN = 15
+UNKNOWN = VERB_UNKNOWN
+EHLO = VERB_EHLO
+HELO = VERB_HELO
+MAIL = VERB_MAIL
+RCPT = VERB_RCPT
+DATA = VERB_DATA
+BDAT = VERB_BDAT
+RSET = VERB_RSET
+NOOP = VERB_NOOP
+QUIT = VERB_QUIT
+VRFY = VERB_VRFY
+EXPN = VERB_EXPN
+HELP = VERB_HELP
+STARTTLS = VERB_STARTTLS
+AUTH = VERB_AUTH
+FOREIGN = VERB_FOREIGN
 
 # RFC 5321 §4.5.3.1.1 says 64, and that longer ones should be accepted where that is possible: VERP and SRS make them.
 cdef enum:
@@ -43,80 +51,41 @@ cdef enum:
     MAX_DOMAIN = 255  # RFC 5321 §4.5.3.1.2
     MAX_LABEL = 63  # RFC 1035 §2.3.4
 
-cdef extern from *:
-    """
-    #define POSTROIKA_WORD4(a, b, c, d) \
-        (((unsigned int)(a) << 24) | ((unsigned int)(b) << 16) | ((unsigned int)(c) << 8) | (unsigned int)(d))
-    """
-    unsigned int WORD4 "POSTROIKA_WORD4"(unsigned char a, unsigned char b, unsigned char c, unsigned char d) nogil
+cdef enum:
+    ATEXT = 1  # RFC 5322 §3.2.3, and octets of UTF-8 (RFC 6531 §3.3)
+    LABEL = 2  # letters, digits, "-", and "_" which hosts do have; octets of UTF-8
+    DTEXT = 4  # RFC 5321 §4.1.3: what may be in an address literal
+    KEYWORD = 8  # RFC 5321 §4.1.2: letters, digits and "-"
+    VALUE = 16  # RFC 5321 §4.1.2: anything but "=", blanks and controls; octets of UTF-8
+
+cdef unsigned char classes[256]  # a sum of these for each octet
+
+for _octet in range(256):
+    _alphanumeric = _octet < 128 and chr(_octet).isalnum()
+    classes[_octet] = (
+        (ATEXT if _alphanumeric or _octet >= 128 or _octet in b"!#$%&'*+-/=?^_`{|}~" else 0)
+        | (LABEL if _alphanumeric or _octet >= 128 or _octet in b"-_" else 0)
+        | (DTEXT if 33 <= _octet <= 90 or 94 <= _octet <= 126 else 0)
+        | (KEYWORD if _alphanumeric or _octet == 45 else 0)
+        | (VALUE if (33 <= _octet <= 126 and _octet != 61) or _octet >= 128 else 0)
+    )
+del _octet, _alphanumeric
 
 
-cdef inline unsigned char upper(unsigned char c) noexcept nogil:
-    return c - 32 if c'a' <= c <= c'z' else c
+cdef inline Py_ssize_t skip(Cursor* cursor, unsigned char octet_class) noexcept nogil:
+    """Move behind all octets of that class. Returns how many there were."""
+    cdef Py_ssize_t start = cursor.at
+    while cursor.at < cursor.end and classes[cursor.p[cursor.at]] & octet_class:
+        cursor.at += 1
+    return cursor.at - start
 
 
-cdef bint equals_upper(const unsigned char* text, Py_ssize_t size, const char* word, Py_ssize_t word_size) noexcept nogil:
-    """Whether `text` in capitals is `word`."""
+cdef inline bint is_ascii(const unsigned char* p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef unsigned char bits = 0
     cdef Py_ssize_t i
-    if size != word_size:
-        return False
-    for i in range(size):
-        if upper(text[i]) != <unsigned char>word[i]:
-            return False
-    return True
-
-
-cdef int foreign(const unsigned char* verb, Py_ssize_t size) noexcept nogil:
-    """FOREIGN for what no mail client sends as a command: an HTTP method, or a header field (a body that is sent
-    although DATA was refused begins with those). Otherwise UNKNOWN."""
-    if size > 1 and memchr(verb + 1, c':', size - 1) != NULL:
-        return 15
-    if (
-        equals_upper(verb, size, "GET", 3) or equals_upper(verb, size, "PUT", 3) or equals_upper(verb, size, "PRI", 3)
-        or equals_upper(verb, size, "POST", 4) or equals_upper(verb, size, "HEAD", 4)
-        or equals_upper(verb, size, "PATCH", 5) or equals_upper(verb, size, "TRACE", 5)
-        or equals_upper(verb, size, "DELETE", 6) or equals_upper(verb, size, "CONNECT", 7)
-        or equals_upper(verb, size, "OPTIONS", 7)
-    ):
-        return 15
-    return 0
-
-
-cdef int verb_code(const unsigned char* verb, Py_ssize_t size) noexcept nogil:
-    """The code of a verb in any case; UNKNOWN or FOREIGN."""
-    cdef unsigned int word
-    if size == 4:
-        word = WORD4(upper(verb[0]), upper(verb[1]), upper(verb[2]), upper(verb[3]))
-        if word == WORD4(c'R', c'C', c'P', c'T'):
-            return 4
-        if word == WORD4(c'M', c'A', c'I', c'L'):
-            return 3
-        if word == WORD4(c'D', c'A', c'T', c'A'):
-            return 5
-        if word == WORD4(c'B', c'D', c'A', c'T'):
-            return 6
-        if word == WORD4(c'E', c'H', c'L', c'O'):
-            return 1
-        if word == WORD4(c'H', c'E', c'L', c'O'):
-            return 2
-        if word == WORD4(c'R', c'S', c'E', c'T'):
-            return 7
-        if word == WORD4(c'N', c'O', c'O', c'P'):
-            return 8
-        if word == WORD4(c'Q', c'U', c'I', c'T'):
-            return 9
-        if word == WORD4(c'V', c'R', c'F', c'Y'):
-            return 10
-        if word == WORD4(c'E', c'X', c'P', c'N'):
-            return 11
-        if word == WORD4(c'H', c'E', c'L', c'P'):
-            return 12
-        if word == WORD4(c'A', c'U', c'T', c'H'):
-            return 14
-    elif size == 8 and equals_upper(verb, size, "STARTTLS", 8):
-        return 13
-    return foreign(verb, size)
-
+    for i in range(start, stop):
+        bits |= p[i]
+    return bits < 128
 
 def scan_command(bytes buffer not None, Py_ssize_t start, bint lf_ends):
     """Take one command line off `buffer` from `start`.
@@ -207,57 +176,26 @@ cdef class Path:
         return f"Path({self.local!r}, {self.domain!r}, routed={self.routed}, utf8={self.utf8}, end={self.end})"
 
 
-cdef inline bint is_atext(int c) noexcept nogil:
-    """RFC 5322 §3.2.3 atext, and octets of UTF-8 (RFC 6531 §3.3)."""
-    if c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9' or c >= 128:
-        return True
-    return (
-        c == c'!' or c == c'#' or c == c'$' or c == c'%' or c == c'&' or c == c"'" or c == c'*' or c == c'+'
-        or c == c'-' or c == c'/' or c == c'=' or c == c'?' or c == c'^' or c == c'_' or c == c'`' or c == c'{'
-        or c == c'|' or c == c'}' or c == c'~'
-    )
-
-
-cdef inline bint is_label(int c) noexcept nogil:
-    """Letters, digits, "-", and "_" which hosts do have; octets of UTF-8."""
-    return (
-        c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9' or c == c'-' or c == c'_' or c >= 128
-    )
-
-
 cdef const char* take_domain(Cursor* cursor) noexcept nogil:
     """Move behind a domain or an address literal. Returns what is wrong, or NULL."""
-    cdef Py_ssize_t start = cursor.at, label
-    cdef int c
-    cdef bint ascii_label
+    cdef Py_ssize_t start = cursor.at, size
     if peek(cursor) == c'[':
         advance(cursor)
-        c = peek(cursor)
-        while 33 <= c <= 90 or 94 <= c <= 126:
-            advance(cursor)
-            c = peek(cursor)
-        if c != c']' or cursor.at == start + 1:
+        if skip(cursor, DTEXT) == 0 or peek(cursor) != c']':
             return "bad address literal"
         advance(cursor)
     else:
         while True:
-            label = cursor.at
-            ascii_label = True
-            c = peek(cursor)
-            if c == c'-':
+            if peek(cursor) == c'-':
                 return "a label of the domain begins with a hyphen"
-            while is_label(c):
-                if c >= 128:
-                    ascii_label = False
-                advance(cursor)
-                c = peek(cursor)
-            if cursor.at == label:
+            size = skip(cursor, LABEL)
+            if size == 0:
                 return "bad character in the domain, or an empty label"
             if cursor.p[cursor.at - 1] == c'-':
                 return "a label of the domain ends with a hyphen"
-            if ascii_label and cursor.at - label > MAX_LABEL:
+            if size > MAX_LABEL and is_ascii(cursor.p, cursor.at - size, cursor.at):
                 return "a label of the domain is too long"
-            if c != c'.':
+            if peek(cursor) != c'.':
                 break
             advance(cursor)
     if cursor.at - start > MAX_DOMAIN:
@@ -285,7 +223,7 @@ cdef const char* take_route(Cursor* cursor) noexcept nogil:
 
 cdef const char* take_local(Cursor* cursor) noexcept nogil:
     """Move behind a local part, a dot-string or a quoted string. Returns what is wrong, or NULL."""
-    cdef Py_ssize_t start = cursor.at, atom
+    cdef Py_ssize_t start = cursor.at
     cdef int c
     if peek(cursor) == c'"':
         advance(cursor)
@@ -304,10 +242,7 @@ cdef const char* take_local(Cursor* cursor) noexcept nogil:
             advance(cursor)
     else:
         while True:
-            atom = cursor.at
-            while is_atext(peek(cursor)):
-                advance(cursor)
-            if cursor.at == atom:
+            if skip(cursor, ATEXT) == 0:
                 return "bad character in the local part, or an empty atom"
             if peek(cursor) != c'.':
                 break
@@ -323,15 +258,25 @@ cdef str text_of(const unsigned char* p, Py_ssize_t start, Py_ssize_t stop, bint
     Raises:
         ValueError: not UTF-8.
     """
-    cdef Py_ssize_t i
-    for i in range(start, stop):
-        if p[i] >= 128:
-            utf8[0] = True
-            break
+    cdef str text
+    if is_ascii(p, start, stop):
+        text = PyUnicode_New(stop - start, 127)
+        memcpy(PyUnicode_1BYTE_DATA(text), p + start, stop - start)
+        return text
+    utf8[0] = True
     try:
         return PyUnicode_DecodeUTF8(<const char*>p + start, stop - start, "strict")
     except UnicodeDecodeError:
         raise ValueError("not valid UTF-8") from None
+
+
+cdef str capitals_of(const unsigned char* p, Py_ssize_t size):
+    cdef str text = PyUnicode_New(size, 127)
+    cdef unsigned char* out = <unsigned char*>PyUnicode_1BYTE_DATA(text)
+    cdef Py_ssize_t i
+    for i in range(size):
+        out[i] = upper(p[i])
+    return text
 
 
 def parse_path(bytes argument not None, bytes keyword not None):
@@ -401,10 +346,10 @@ def parse_parameters(bytes argument not None, Py_ssize_t start):
         ValueError: bad syntax; the text says why.
     """
     cdef Cursor cursor
-    cdef Py_ssize_t key_start, key_stop, value_start
-    cdef int c
+    cdef Py_ssize_t size
     cdef bint utf8 = False
     cdef list found = []
+    cdef str key, value
     cursor.p = <const unsigned char*>PyBytes_AS_STRING(argument)
     cursor.at = start
     cursor.end = PyBytes_GET_SIZE(argument)
@@ -415,26 +360,17 @@ def parse_parameters(bytes argument not None, Py_ssize_t start):
             advance(&cursor)
         if cursor.at == cursor.end:
             return found
-        key_start = cursor.at
-        c = peek(&cursor)
-        while c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9' or (c == c'-' and cursor.at > key_start):
-            advance(&cursor)
-            c = peek(&cursor)
-        key_stop = cursor.at
-        if key_stop == key_start:
+        size = 0 if peek(&cursor) == c'-' else skip(&cursor, KEYWORD)
+        if size == 0:
             raise ValueError("bad parameter keyword")
-        key = text_of(cursor.p, key_start, key_stop, &utf8).upper()
-        if c == c'=':
+        key = capitals_of(cursor.p + cursor.at - size, size)
+        value = None
+        if peek(&cursor) == c'=':
             advance(&cursor)
-            value_start = cursor.at
-            c = peek(&cursor)
-            while (33 <= c <= 126 and c != c'=') or c >= 128:
-                advance(&cursor)
-                c = peek(&cursor)
-            if cursor.at == value_start:
+            size = skip(&cursor, VALUE)
+            if size == 0:
                 raise ValueError(f"{key} has an empty or bad value")
-            found.append((key, text_of(cursor.p, value_start, cursor.at, &utf8)))
-        else:
-            found.append((key, None))
-        if cursor.at < cursor.end and c != c' ':
+            value = text_of(cursor.p, cursor.at - size, cursor.at, &utf8)
+        found.append((key, value))
+        if cursor.at < cursor.end and peek(&cursor) != c' ':
             raise ValueError(f"bad character in {key}")

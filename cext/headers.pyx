@@ -122,3 +122,10 @@ cdef class HeaderScanner:
                 return
             self.size += 1
             i += 1
+            if self.state == NAME and self.matched == -1:
+                # Not one of those that we know: whatever else is in it makes no difference.
+                k = i
+                while k < stop and 33 <= p[k] <= 126 and p[k] != c':':
+                    k += 1
+                self.size += k - i
+                i = k
