@@ -441,7 +441,8 @@ cdef class Conversation(Speaker):
         """The end of a connection that should have gone on."""
         cdef Plan plan = self._plan
         self.reason = reason
-        self._note(reason)
+        if reason:
+            self._note(reason)
         if self._open:
             if self._bad:
                 self._fail()

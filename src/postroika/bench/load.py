@@ -230,7 +230,7 @@ class Load:
             if session.conversation.idle:
                 session.conversation.quit()
             elif not session.greeted:
-                session.abandon("no longer needed")
+                session.abandon("")  # nobody needs it any more
                 self.over(session)
 
     def _take_signal(self, number: int) -> None:

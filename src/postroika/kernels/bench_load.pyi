@@ -157,4 +157,4 @@ class Conversation:
         """When idle: say QUIT."""
 
     def lose(self, reason: str) -> None:
-        """Give the connection up. `on_change` is not called."""
+        """Give the connection up, which counts as an error of that text; "" as none. `on_change` is not called."""
