@@ -57,7 +57,8 @@ class Relay(_Section, frozen=True, kw_only=True):
     )
     domains: Annotated[
         tuple[str, ...],
-        'Anyone may send to these domains: exact names, or ".name" for all subdomains of a name.',
+        'Anyone may send to these domains: exact names, or ".name" for all subdomains of a name. With server.hostname '
+        "among them, and a [[route]] for it, mail to <postmaster> is taken from anyone (RFC 5321 4.5.1).",
     ] = ()
 
 
