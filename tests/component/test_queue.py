@@ -334,7 +334,7 @@ async def test_a_sender_is_told_once_that_mail_is_late(tmp_path: Path, mock_cloc
     settings = {"delays_s": (100,), "delay_dsn_after_s": 500, "expire_after_s": 10_000}
     async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
         w.hops.verdict = lambda destination, recipient: GREYLISTED if destination == "slow.test" else OK
-        await w.accept("a@slow.test", Recipient("b@slow.test", int(Notify.FAILURE)))
+        message = await w.accept("a@slow.test", Recipient("b@slow.test", int(Notify.FAILURE)))
         for _ in range(10):
             w.clock.at += 101
             await w.sleep(6)
@@ -344,6 +344,7 @@ async def test_a_sender_is_told_once_that_mail_is_late(tmp_path: Path, mock_cloc
         assert b"Action: delayed" in notices[0]
         assert b"a@slow.test" in notices[0]
         assert b"b@slow.test" not in notices[0]
+        assert w.store.meta_number("late_checked") == message  # a restart need not look at all of the past
     async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
         w.hops.verdict = lambda destination, recipient: GREYLISTED
         await w.sleep(20)
