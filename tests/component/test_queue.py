@@ -9,9 +9,11 @@ from postroika.mail.envelope import Envelope, Notify, Recipient, Stream
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply
 from postroika.outcome.events import EventReply
+from postroika.pump import in_task
+from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt
 from postroika.spool.schema import DestinationState, batch_key
-from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, REFUSED, Clock, world
+from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, REFUSED, Clock, world, write
 
 BODY = b"Subject: hello\r\n\r\nhello\r\n"
 
@@ -47,7 +49,7 @@ async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_
     async with world(tmp_path) as w:
         writer = w.intake.begin()
         for start in range(0, len(body), 7001):
-            await writer.write(body[start : start + 7001])
+            await write(writer, body[start : start + 7001])
         assert w.store.counts()["partial"] == 1
         await writer.finish(reverse_path="", recipients=[Recipient("a@one.test")], received=w.events.received)
         await w.settle_down()
@@ -58,7 +60,7 @@ async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_
 async def test_an_abandoned_message_leaves_nothing_behind(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         writer = w.intake.begin()
-        await writer.write(bytes(1_000_000))
+        await write(writer, bytes(1_000_000))
         assert w.store.counts()["body"] > 0
         writer.abandon()
         writer.abandon()
@@ -244,7 +246,7 @@ async def test_one_stuck_destination_does_not_hold_up_others(tmp_path: Path, moc
         async def deliver(lane: object) -> None:
             if lane.destination == "stuck.test":  # type: ignore[attr-defined]
                 lane.take_nowait()  # type: ignore[attr-defined]
-                await stuck.wait()
+                await in_task(stuck.wait)
                 return
             await type(w.hops).deliver(w.hops, lane)  # type: ignore[arg-type]
 
@@ -334,7 +336,7 @@ async def test_a_sender_is_told_once_that_mail_is_late(tmp_path: Path, mock_cloc
     settings = {"delays_s": (100,), "delay_dsn_after_s": 500, "expire_after_s": 10_000}
     async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
         w.hops.verdict = lambda destination, recipient: GREYLISTED if destination == "slow.test" else OK
-        message = await w.accept("a@slow.test", Recipient("b@slow.test", int(Notify.FAILURE)))
+        await w.accept("a@slow.test", Recipient("b@slow.test", int(Notify.FAILURE)))
         for _ in range(10):
             w.clock.at += 101
             await w.sleep(6)
@@ -344,11 +346,41 @@ async def test_a_sender_is_told_once_that_mail_is_late(tmp_path: Path, mock_cloc
         assert b"Action: delayed" in notices[0]
         assert b"a@slow.test" in notices[0]
         assert b"b@slow.test" not in notices[0]
-        assert w.store.meta_number("late_checked") == message  # a restart need not look at all of the past
     async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
         w.hops.verdict = lambda destination, recipient: GREYLISTED
         await w.sleep(20)
         await w.settle_down()
+        assert w.hops.delivered == []
+
+
+async def test_mail_that_is_late_between_two_attempts_is_told_of_and_not_looked_at_again(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    clock = Clock()
+    settings = {"delays_s": (5000,), "delay_dsn_after_s": 500, "expire_after_s": 10_000}
+    async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
+        w.hops.verdict = lambda destination, recipient: GREYLISTED if destination == "slow.test" else OK
+        message = await w.accept("a@slow.test")
+        await w.settle_down()
+        w.clock.at += 501
+        await w.sleep(6)
+        await w.settle_down()
+        assert w.hops.attempts == ["slow.test", "news.test"]
+        ((_, recipient, notice),) = w.hops.delivered
+        assert recipient == "sender@news.test"
+        assert b"\r\nAction: delayed\r\n" in notice
+        assert w.store.meta_number("late_checked") == message
+    async with world(tmp_path, clock, janitor=True, **settings) as w:  # type: ignore[arg-type]
+        looked_at: list[bytes] = []
+        real = w.store.batches_from
+
+        def batches_from(start: bytes, limit: int) -> list[Loaded]:
+            looked_at.append(start)
+            return real(start, limit)
+
+        w.store.batches_from = batches_from  # type: ignore[method-assign]
+        await w.sleep(6)
+        assert set(looked_at) == {b"", batch_key(message + 1, 0)}  # for expiry, and for lateness
         assert w.hops.delivered == []
 
 
