@@ -9,7 +9,6 @@ from postroika.mail.envelope import Envelope, Notify, Recipient, Stream
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply
 from postroika.outcome.events import EventReply
-from postroika.pump import in_task
 from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt
 from postroika.spool.schema import DestinationState, batch_key
@@ -246,7 +245,7 @@ async def test_one_stuck_destination_does_not_hold_up_others(tmp_path: Path, moc
         async def deliver(lane: object) -> None:
             if lane.destination == "stuck.test":  # type: ignore[attr-defined]
                 lane.take_nowait()  # type: ignore[attr-defined]
-                await in_task(stuck.wait)
+                await stuck.wait()
                 return
             await type(w.hops).deliver(w.hops, lane)  # type: ignore[arg-type]
 
