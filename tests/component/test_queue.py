@@ -12,7 +12,7 @@ from postroika.outcome.events import EventReply
 from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt
 from postroika.spool.schema import DestinationState, batch_key
-from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, REFUSED, Clock, world, write
+from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, REFUSED, Clock, world
 
 BODY = b"Subject: hello\r\n\r\nhello\r\n"
 
@@ -48,7 +48,7 @@ async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_
     async with world(tmp_path) as w:
         writer = w.intake.begin()
         for start in range(0, len(body), 7001):
-            await write(writer, body[start : start + 7001])
+            await writer.write(body[start : start + 7001])
         assert w.store.counts()["partial"] == 1
         await writer.finish(reverse_path="", recipients=[Recipient("a@one.test")], received=w.events.received)
         await w.settle_down()
@@ -59,7 +59,7 @@ async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_
 async def test_an_abandoned_message_leaves_nothing_behind(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         writer = w.intake.begin()
-        await write(writer, bytes(1_000_000))
+        await writer.write(bytes(1_000_000))
         assert w.store.counts()["body"] > 0
         writer.abandon()
         writer.abandon()
