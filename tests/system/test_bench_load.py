@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,9 @@ from postroika.bench.load_settings import LoadResult, LoadSettings, LoadStatus
 from postroika.bench.messages import parse_mark
 from tests.outputs import Output
 from tests.system.peers import StartSink
-from tests.system.process import free_port, run
+from tests.system.postfix_peer import StartPostfix
+from tests.system.process import Process, free_port, run
+from tests.system.server import Postroika
 from tests.system.sink_peer import StartOurSink
 
 NO_MISHAPS = {"failed": 0, "in_doubt": 0, "unsent": 0, "refused_recipients": 0, "errors": {}, "ended_by": ""}
@@ -74,6 +77,55 @@ def test_our_sink_finds_nothing_lost_doubled_or_damaged(sink: StartOurSink, tls:
         *(500, 1000, 1000, 0, 0, 0)
     ]
     assert result.bytes == counts["bytes"]
+
+
+class EndingSink:
+    """`postroika bench sink` that ends by itself after so many messages."""
+
+    def __init__(self, directory: Path, messages: int) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self._file = directory / "sink.json"
+        options = ["--listen", self.address, "--messages", str(messages), "--json", str(self._file)]
+        self.process = Process(
+            [sys.executable, "-m", "postroika", "bench", "sink", *options], log=directory / "bench-sink.log"
+        )
+
+    def counts(self) -> dict[str, int]:
+        """What it has seen, when it has enough."""
+        assert self.process.wait(60) == 0, self.process.output()
+        counts = msgspec.json.decode(self._file.read_bytes())
+        return {name: counts[name] for name in ("messages", "recipients", "unique", "doubled", "damaged", "unmarked")}
+
+
+@pytest.mark.parametrize("how", [{}, {"bdat": True}, {"pipelining": False}], ids=["across", "bdat", "step by step"])
+@pytest.mark.parametrize("server", ["postfix", "postroika"])
+def test_servers_relay_all_of_it(postfix: StartPostfix, tmp_path: Path, server: str, how: dict[str, object]) -> None:
+    with ExitStack() as stack:
+        sink = EndingSink(tmp_path, 300)
+        stack.enter_context(sink.process)
+        sink.process.wait_accepting(*_host_port(sink.address))
+        if server == "postfix":
+            target = postfix(relayhost=sink.address).address
+        else:
+            route = f'[[route]]\ndomains = ["*"]\nnext_hop = "smtp://{sink.address}"\n'
+            (tmp_path / "server").mkdir()
+            target = f"127.0.0.1:{stack.enter_context(Postroika(tmp_path / 'server', route)).port}"
+        output = load(LoadSettings(target=target, messages=300, recipients=2, size="4k:4,50k:1", **how), "--json", "-")
+        result = msgspec.json.decode(output.out, type=LoadResult)
+        assert (output.code, result.messages, mishaps(result)) == (0, 300, NO_MISHAPS)
+        assert sink.counts() == {
+            "messages": 300,
+            "recipients": 600,
+            "unique": 600,
+            "doubled": 0,
+            "damaged": 0,
+            "unmarked": 0,
+        }
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def test_people_get_a_table_and_files_are_for_programs(sink: StartOurSink, tmp_path: Path) -> None:
