@@ -19,31 +19,12 @@ from typing import Any
 
 import pytest
 
+from postroika.bench.peers.postfix import master_cf, private_settings
 from tests.system.process import Process, free_port, program, run
 
-# service type private unpriv chroot wakeup maxproc command: master(5). Nothing is chrooted, so that nothing has to be
-# copied into the queue directory.
-_MASTER_CF = """\
-127.0.0.1:{port} inet n - n - - smtpd
-cleanup   unix  n  -  n  -     0  cleanup
-qmgr      unix  n  -  n  5     1  qmgr
-rewrite   unix  -  -  n  -     -  trivial-rewrite
-bounce    unix  -  -  n  -     0  bounce
-defer     unix  -  -  n  -     0  bounce
-trace     unix  -  -  n  -     0  bounce
-verify    unix  -  -  n  -     1  verify
-flush     unix  n  -  n  1000? 0  flush
-proxymap  unix  -  -  n  -     -  proxymap
-smtp      unix  -  -  n  -     -  smtp
-relay     unix  -  -  n  -     -  smtp
-error     unix  -  -  n  -     -  error
-retry     unix  -  -  n  -     -  error
-discard   unix  -  -  n  -     -  discard
-virtual   unix  -  n  n  -     -  virtual
-anvil     unix  -  -  n  -     1  anvil
-scache    unix  -  -  n  -     1  scache
-postlog   unix-dgram n - n - 1 postlogd
-"""
+# Deferred messages are looked at every few seconds, so that no test waits for minutes.
+_WAKEUP_S = 5
+_VIRTUAL = "virtual   unix  -  n  n  -     -  virtual\n"
 
 
 class Postfix:
@@ -156,31 +137,10 @@ def _write_config(
     owner = (directory / "data").stat()
     host, _, relay_port = (relayhost or "").rpartition(":")
     main_cf = {
-        "compatibility_level": "3.6",
-        "queue_directory": f"{directory}/queue",
-        "data_directory": f"{directory}/data",
-        "maillog_file": f"{directory}/postfix.log",
-        "maillog_file_prefixes": str(directory),
-        "inet_interfaces": "127.0.0.1",
-        "inet_protocols": "ipv4",
-        "myhostname": "postfix.test",
-        "mydestination": "",
-        "mynetworks": "127.0.0.0/8",
-        "alias_maps": "",
-        "alias_database": "",
-        "local_recipient_maps": "",
-        "local_transport": "error:no local delivery",
-        "smtpd_relay_restrictions": "permit_mynetworks, reject",
+        **private_settings(directory),
         "smtpd_recipient_limit": "2000",
-        "smtpd_client_connection_count_limit": "0",
-        "default_process_limit": "100",
-        "message_size_limit": "104857600",
         "mailbox_size_limit": "0",
         "virtual_mailbox_limit": "0",
-        "disable_dns_lookups": "yes",
-        "smtp_host_lookup": "native",
-        # Leave headers as they are, so that content can be compared.
-        "local_header_rewrite_clients": "",
         "virtual_mailbox_base": f"{directory}/mail",
         "virtual_mailbox_domains": " ".join(virtual),
         "virtual_mailbox_maps": "static:inbox/",
@@ -193,4 +153,4 @@ def _write_config(
     }
     text = "".join(f"{key} = {value}\n" for key, value in main_cf.items())
     (directory / "etc" / "main.cf").write_text(text)
-    (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(port=port))
+    (directory / "etc" / "master.cf").write_text(master_cf(port, wakeup_s=_WAKEUP_S) + _VIRTUAL)

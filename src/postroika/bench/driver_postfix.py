@@ -172,11 +172,8 @@ class _SinkState:
         """The next one."""
         more = messages > self.messages
         timeline = self.timeline
-        if more:
-            if timeline and at - timeline[-1][0] < _TIMELINE_EVERY_S and len(timeline) > 1:
-                timeline = (*timeline[:-1], (timeline[-1][0], messages))
-            else:
-                timeline = (*timeline, (at, messages))
+        if more and (not timeline or at - timeline[-1][0] >= _TIMELINE_EVERY_S):
+            timeline = (*timeline, (at, messages))
         return _SinkState(
             changed_ns=changed_ns,
             sessions=sessions,
@@ -189,15 +186,18 @@ class _SinkState:
 
     def told(self) -> dict[str, Any]:
         """As the sink tells."""
+        timeline = list(self.timeline)
+        if timeline and self.last_at > timeline[-1][0]:
+            timeline.append((self.last_at, self.messages))
         return {
             "messages": self.messages,
-            # One was to see whether it is there.
-            "sessions": self.sessions - 1 if self.sessions else 0,
-            "open_sessions": self.open_sessions,
+            # One was to see whether it is there; it did not say QUIT.
+            "sessions": max(0, self.sessions - 1),
+            "open_sessions": max(0, self.open_sessions - 1),
             "first_at": self.first_at,
             "last_at": self.last_at,
             "latency_ms": None,
-            "timeline": list(self.timeline),
+            "timeline": timeline,
         }
 
 

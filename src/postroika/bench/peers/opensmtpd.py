@@ -24,7 +24,6 @@ from postroika.bench.peers.server import (
     start,
     write_private_etc,
 )
-from postroika.bench.peers.tls import make_certificate
 from postroika.errors import PostroikaError
 
 _DURABLE = """\
@@ -37,8 +36,8 @@ _EMPTY = Path("/var/lib/opensmtpd/empty")
 _HOSTNAME = "opensmtpd.test"
 # Numbers that Debian gives to nobody.
 _USERS = {"opensmtpd": 65402, "opensmtpq": 65403}
-_QUEUE_GROUP = "opensmtpq"
 _MANY = 1_000_000
+_MAX_INFLIGHT = 20_000
 
 
 class OpenSmtpd:
@@ -64,11 +63,13 @@ class OpenSmtpd:
         """See `adaptor.Peer`."""
         if (missing := self.missing()) is not None:
             raise PostroikaError(missing)
+        if options.tls:
+            raise PostroikaError("OpenSMTPD is not set up for TLS: Debian's 6.8 fails to shake hands with OpenSSL 3")
         directory = options.directory
         prepare_directory(directory)
         port = free_port()
         etc, spool, mount_points = directory / "etc", directory / "spool", directory / "mount-points"
-        groups = write_private_etc(etc, _USERS, str(_EMPTY))
+        write_private_etc(etc, _USERS, str(_EMPTY))
         for part in (
             spool,
             mount_points / "spool" / _SPOOL.name,
@@ -77,8 +78,6 @@ class OpenSmtpd:
             part.mkdir(parents=True, exist_ok=True)
         spool.chmod(0o711)
         run(["chattr", "+S", "+D", spool])
-        config = _config(options, port)
-        (etc / "smtpd.conf").write_text(config)
         (etc / "mailname").write_text(f"{_HOSTNAME}\n")
         # It looks up each client; without DNS, let it not wait for one.
         (etc / "resolv.conf").write_text("lookup file\n")
@@ -86,7 +85,7 @@ class OpenSmtpd:
         running = _Running(
             title=self.title,
             version=self._package.version or "",
-            settings=_DURABLE + config,
+            settings=_DURABLE + _config(options, port, suspended=options.suspended),
             port=port,
             program=Program(
                 ["/usr/sbin/smtpd", "-d"],  # in the foreground, with its log on stderr
@@ -103,10 +102,9 @@ class OpenSmtpd:
                     hidden=(Path("/run"),),
                 ),
             ),
-            spool=spool,
-            queue_group=groups[_QUEUE_GROUP],
-            suspended=options.suspended,
+            options=options,
         )
+        running.configure(suspended=options.suspended)
         start(running)
         return running
 
@@ -114,31 +112,27 @@ class OpenSmtpd:
 class _Running(Server):
     """A running one."""
 
-    def __init__(self, *, spool: Path, queue_group: int, suspended: bool, **how: Any) -> None:
+    def __init__(self, *, options: PeerOptions, **how: Any) -> None:
         super().__init__(**how)
-        self._spool = spool
-        self._queue_group = queue_group
-        self._suspended = suspended
+        self._options = options
 
-    def start(self) -> None:
-        super().start()
-        if self._suspended:
-            self._control("pause", "mta")
+    def configure(self, *, suspended: bool) -> None:
+        """Write its config file."""
+        file = self._options.directory / "etc" / "smtpd.conf"
+        file.write_text(_config(self._options, self.port, suspended=suspended))
+        file.chmod(0o644)  # it refuses one that others may write
 
     def queued(self) -> int:
         """Messages: each has a directory of its own."""
-        return sum(1 for _ in self._spool.glob("queue/*/*"))
+        return sum(1 for _ in self._options.directory.glob("spool/queue/*/*"))
 
     def release(self) -> None:
-        self._suspended = False
-        self._control("resume", "mta")
-
-    def _control(self, *command: str) -> None:
-        # It talks only to whoever has the group that an installed smtpctl would get by its set-group-ID bit.
-        self._program.run(["/usr/sbin/smtpctl", *command], group=self._queue_group)
+        """With another config, which it reads when it starts."""
+        self.configure(suspended=False)
+        self.restart()
 
 
-def _config(options: PeerOptions, port: int) -> str:
+def _config(options: PeerOptions, port: int, *, suspended: bool) -> str:
     host, hop_port = check_hop(options)
     limits: dict[str, int] = {
         **dict.fromkeys(
@@ -163,21 +157,13 @@ def _config(options: PeerOptions, port: int) -> str:
         f"smtp limit max-rcpt {_MANY}",
         f"mta max-deferred {_MANY}",
         "mta limit " + " ".join(f"{key} {value}" for key, value in limits.items()),
-        "scheduler limit max-inflight 20000",
+        # None at a time: the same as smtpctl pause, which cannot be said before it starts.
+        f"scheduler limit max-inflight {0 if suspended else _MAX_INFLIGHT}",
     ]
-    scheme = "smtp+notls"
-    if options.tls:
-        certificate, key = make_certificate(options.directory / "etc", _HOSTNAME)
-        lines += [
-            f'pki {_HOSTNAME} cert "/etc/{certificate.name}"',
-            f'pki {_HOSTNAME} key "/etc/{key.name}"',
-        ]
-        listen += f" tls pki {_HOSTNAME}"
-        scheme = "smtp"
     lines += [
         *(f"{key} {value}" for key, value in options.extra.items()),
         listen,
-        f'action out relay host "{scheme}://{host}:{hop_port}"',
+        f'action out relay host "smtp+notls://{host}:{hop_port}"',
         "match from any for any action out",
     ]
     return "\n".join(lines) + "\n"

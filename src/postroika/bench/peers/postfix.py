@@ -37,18 +37,22 @@ _HOLD = "check_client_access static:hold"
 _DEBIAN_DAEMONS = "/usr/lib/postfix/sbin"
 _MANY_RECIPIENTS = "200000"
 
+# How often qmgr(8) looks at the deferred messages, as in Debian's master.cf.
+_WAKEUP_S = 300
 # service type private unpriv chroot wakeup maxproc command: master(5). Nothing is chrooted, so that nothing has to be
 # copied into the queue directory.
 _MASTER_CF = """\
 127.0.0.1:{port} inet n - n - - smtpd
+pickup    unix  n  -  n  60    1  pickup
 cleanup   unix  n  -  n  -     0  cleanup
-qmgr      unix  n  -  n  300   1  qmgr
+qmgr      unix  n  -  n  {wakeup_s} 1 qmgr
 rewrite   unix  -  -  n  -     -  trivial-rewrite
 bounce    unix  -  -  n  -     0  bounce
 defer     unix  -  -  n  -     0  bounce
 trace     unix  -  -  n  -     0  bounce
 verify    unix  -  -  n  -     1  verify
 flush     unix  n  -  n  1000? 0  flush
+showq     unix  n  -  n  -     -  showq
 proxymap  unix  -  -  n  -     -  proxymap
 smtp      unix  -  -  n  -     -  smtp
 relay     unix  -  -  n  -     -  smtp
@@ -101,7 +105,7 @@ class Postfix:
         version = self._package.version if self._installed is None else _installed_default("mail_version")
         main_cf = _main_cf(options)
         (directory / "etc" / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in main_cf.items()))
-        (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(port=port))
+        (directory / "etc" / "master.cf").write_text(master_cf(port))
         self._make_directories(directory, room)
         program = Program(
             # With -d, master(8) stays in the foreground, and SIGTERM makes it end its children.
@@ -193,16 +197,19 @@ def _check_passage(directory: Path) -> None:
             raise PostroikaError(f"Postfix's user may not enter {above}: chmod a+x {above}, or choose another place")
 
 
-def _main_cf(options: PeerOptions) -> dict[str, str]:
-    directory = options.directory
-    host, port = check_hop(options)
-    main_cf = {
+def master_cf(port: int, *, wakeup_s: int = _WAKEUP_S) -> str:
+    """Services of an instance that listens on a port and relays."""
+    return _MASTER_CF.format(port=port, wakeup_s=wakeup_s)
+
+
+def private_settings(directory: Path) -> dict[str, str]:
+    """What of main.cf makes a private instance below a directory, which listens on loopback and needs no DNS."""
+    return {
         "compatibility_level": "3.6",
         "queue_directory": f"{directory}/queue",
         "data_directory": f"{directory}/data",
         "maillog_file": f"{directory}/postfix.log",
         "maillog_file_prefixes": str(directory),
-        # What makes it a private instance that needs no DNS.
         "inet_interfaces": HOST,
         "inet_protocols": "ipv4",
         "myhostname": "postfix.test",
@@ -214,12 +221,23 @@ def _main_cf(options: PeerOptions) -> dict[str, str]:
         "local_transport": "error:no local delivery",
         "disable_dns_lookups": "yes",
         "smtp_host_lookup": "native",
-        "relayhost": f"[{host}]:{port}",
         "smtpd_relay_restrictions": "permit_mynetworks, reject",
-        # Limits that guard against clients, and that no server here has.
+        # Headers pass as they are: to rewrite those of local clients would be work that no other server here does.
+        "local_header_rewrite_clients": "",
+        # A limit that guards against clients, and that no server here has.
         "smtpd_client_connection_count_limit": "0",
-        "smtpd_recipient_limit": _MANY_RECIPIENTS,
         "message_size_limit": "104857600",
+    }
+
+
+def _main_cf(options: PeerOptions) -> dict[str, str]:
+    directory = options.directory
+    host, port = check_hop(options)
+    main_cf = {
+        **private_settings(directory),
+        "relayhost": f"[{host}]:{port}",
+        # Another such limit.
+        "smtpd_recipient_limit": _MANY_RECIPIENTS,
         "default_destination_concurrency_limit": str(options.connections),
     }
     if options.processes is not None:
