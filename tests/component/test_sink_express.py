@@ -131,7 +131,7 @@ def _talk(
     with ours, Pump() as pump:
         sink = Sink(settings, pump, told.append)
         sink.obliging = express
-        sink.replies = replies or sink.replies
+        sink.hub = sink.make_hub(replies) if replies else sink.hub
         theirs.setblocking(False)
         ours.setblocking(False)
         session = Session(sink, theirs, "local", ())

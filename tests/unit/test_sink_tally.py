@@ -1,43 +1,17 @@
-"""Which messages came, and which came again."""
+"""What the sink counts beside what its kernel does: delays by run, the timeline, messages told apart by a header."""
 
 from __future__ import annotations
 
-import tracemalloc
-
-from hypothesis import given
-from hypothesis import strategies as st
-
-from postroika.bench.messages import Mark
-from postroika.bench.sink_tally import Seen, Tally
-
-KEYS = st.tuples(
-    st.sampled_from([0, 1, 2**32 - 1]),
-    st.one_of(st.integers(0, 40), st.integers(2**27 - 2, 2**27 + 2), st.integers(0, 10**10 - 1)),
-    st.sampled_from([0, 1, 999_999_999]),
-)
+from postroika.bench.messages import make_template, render
+from postroika.bench.sink_content import Content, identity_field
+from postroika.bench.sink_tally import Tally
 
 
-@given(st.lists(KEYS, max_size=60))
-def test_each_is_new_once(keys: list[tuple[int, int, int]]) -> None:
-    seen = Seen()
-    known: set[tuple[int, int, int]] = set()
-    for key in keys:
-        assert seen.add(*key) is (key not in known)
-        known.add(key)
-
-
-def test_many_messages_and_many_recipients_need_little() -> None:
-    tracemalloc.start()
-    try:
-        messages = Seen()
-        messages.add(1, 9_999_999, 0)
-        assert tracemalloc.get_traced_memory()[0] < 3_000_000
-        recipients = Seen()
-        for index in range(10_000):
-            recipients.add(1, 0, index)
-        assert tracemalloc.get_traced_memory()[0] < 3_000_000 + 10_000 * 400
-    finally:
-        tracemalloc.stop()
+def _message(run: int, number: int) -> Content:
+    content = Content(None, None)
+    content.take(render(make_template(run, b"\r\n", stuffed=False), number, 1))
+    assert content.finish()
+    return content
 
 
 def test_delays_are_told_apart_by_run() -> None:
@@ -45,7 +19,7 @@ def test_delays_are_told_apart_by_run() -> None:
     assert tally.latency.to_json()["count"] == 0
     for run, count in ((1, 2), (2, 3)):
         for number in range(count):
-            tally.add(["r0@x.test"], 5, Mark(run, number, 0, 0), 0, None)
+            tally.add(["r0@x.test"], 5, _message(run, number))
     assert {run: latency.count for run, latency in tally.latencies.items()} == {1: 2, 2: 3}
     assert tally.latency.count == 5
 
@@ -53,7 +27,7 @@ def test_delays_are_told_apart_by_run() -> None:
 def test_many_runs_cost_no_more_than_a_few() -> None:
     tally = Tally()
     for run in range(1000):
-        tally.add(["r0@x.test"], 5, Mark(run, 0, 0, 0), 0, None)
+        tally.add(["r0@x.test"], 5, _message(run, 0))
     assert list(tally.latencies) == [*range(16), None]
     assert (tally.latency.count, tally.latencies[None].count) == (1000, 984)
 
@@ -62,7 +36,20 @@ def test_timeline_has_a_point_only_where_something_came() -> None:
     tally = Tally()
     assert [tally.note_time(), tally.timeline] == [False, []]
     for _ in range(2):
-        tally.add(["r0@x.test"], 5, Mark(1, 1, 0, 0), 0, None)
+        tally.add(["r0@x.test"], 5, _message(1, 1))
         assert [tally.note_time(), tally.note_time()] == [True, False]
     assert [count for _, count in tally.timeline] == [1, 2]
     assert (tally.counts.unique, tally.counts.doubled, tally.counts.damaged) == (1, 1, 0)
+
+
+def test_header_tells_messages_apart_in_place_of_the_mark() -> None:
+    tally = Tally()
+    for number, recipients in ((1, ["r0@x", "r1@x", "r1@x"]), (2, ["r1@x"]), (1, ["r1@x"])):
+        content = Content(None, identity_field("message-id"))
+        content.take(b"X: y\r\nMessage-ID:\t<%d@x>\r\n .fold\r\nmessage-id: <no>\r\n\r\n" % number)
+        assert content.finish()
+        assert content.identity == b"<%d@x>\r\n .fold" % number
+        tally.add(recipients, 1, content)
+    counts = tally.counts
+    told = (counts.messages, counts.recipients, counts.unique, counts.doubled, counts.unmarked)
+    assert told == (3, 5, 3, 2, 0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,8 +28,9 @@ from postroika.bench.sink_tally import Tally
 from postroika.bench.sink_tls import server_context
 from postroika.config import split_host_port
 from postroika.errors import PostroikaError
+from postroika.kernels.bench_sink import Hub
 from postroika.mail.reply import reply
-from postroika.smtp.body import BodyReader
+from postroika.smtp.body import BARE_CR, BARE_LF, HAS_NUL, TOO_LARGE
 from postroika.smtp.server import ServerSettings
 
 __all__ = ["STAGES", "Counts", "Message", "Sink", "SinkSettings", "listen"]
@@ -53,7 +55,7 @@ class Sink:
         stop_after: the pump is stopped when so many messages have been accepted and answered; 0: never.
 
     Attributes:
-        protocol, replies, obliging, maildir, id_field, judge, context: for its sessions.
+        protocol, hub, obliging, maildir, id_field, judge, context: for its sessions.
 
     Raises:
         PostroikaError: the directory to store in cannot be made, the certificate cannot be used.
@@ -70,10 +72,8 @@ class Sink:
         self.settings = settings
         self.pump = pump
         self.on_message = on_message
-        self._stop_after = stop_after
-        self.tally = Tally()
-        self.counts = self.tally.counts
-        self.judge = Judge(settings, self.counts)
+        self.tally = Tally(stop_after or -1, lambda: pump.call_at(0.0, pump.stop))  # after the reply
+        self.judge = Judge(settings, self.tally.others)
         self.obliging = settings.obliging
         self.maildir = Maildir(settings.store) if settings.store else None
         self.id_field = identity_field(settings.unique) if settings.unique else None
@@ -82,13 +82,29 @@ class Sink:
             hostname=settings.hostname,
             max_message_bytes=settings.max_message_bytes,
             max_recipients=settings.max_recipients,
-            max_received=10_000,
+            max_received=sys.maxsize,
+            max_header_bytes=sys.maxsize,
             extensions=settings.extensions,
         )
-        self.replies = learn_replies(self.protocol)
+        self.hub = self.make_hub(learn_replies(self.protocol))
         self._listeners: list[socket.socket] = []
         self._sessions: set[Session] = set()
         self._throttle = Throttle(settings.bytes_per_s) if settings.bytes_per_s else None
+
+    def make_hub(self, replies: tuple[bytes, bytes, bytes, bytes]) -> Hub:
+        """What the express lanes share.
+
+        Args:
+            replies: what they say to MAIL, RCPT, DATA and the end of a message.
+        """
+        nul, bare_lf, bare_cr, too_large = (one.wire() for one in (HAS_NUL, BARE_LF, BARE_CR, TOO_LARGE))
+        return Hub(
+            replies=replies,
+            refusals=(nul, bare_lf, bare_cr, too_large),
+            max_message_bytes=self.protocol.max_message_bytes,
+            max_recipients=self.protocol.max_recipients,
+            tally=self.tally.kernel,
+        )
 
     def serve(self, listeners: Sequence[socket.socket]) -> None:
         """Take mail from `listeners` while the pump runs, until `stop`, which closes them."""
@@ -109,38 +125,24 @@ class Sink:
         for session in list(self._sessions):
             session.shut_down(_SHUT_DOWN)
 
-    def count(
-        self,
-        reverse_path: str,
-        recipients: Sequence[str],
-        size_bytes: int,
-        content: Content,
-        client_ip: str,
-        helo: str,
-    ) -> None:
+    @property
+    def counts(self) -> Counts:
+        """What has happened so far."""
+        return self.tally.counts
+
+    def count(self, recipients: Sequence[str], size_bytes: int, content: Content) -> None:
         """Note an accepted message."""
-        self.tally.add(recipients, size_bytes, content.mark, content.checksum, content.identity)
-        if self.counts.messages == self._stop_after:
-            self.pump.call_at(0.0, self.pump.stop)  # after the reply
+        self.tally.add(recipients, size_bytes, content)
+
+    def tell(self, reverse_path: str, recipients: Sequence[str], size_bytes: int, client_ip: str, helo: str) -> None:
+        """Tell of an accepted message whoever wants to know of each."""
         if self.on_message is not None:
             self.on_message(Message(reverse_path, tuple(recipients), size_bytes, client_ip, helo))
 
     def forget(self, session: Session) -> None:
         """It has ended."""
         self._sessions.discard(session)
-        self.counts.open_sessions = len(self._sessions)
-
-    def body_reader(self, *, dotted: bool) -> BodyReader:
-        """A judge of content by the same rules as the Server's."""
-        protocol = self.protocol
-        return BodyReader(
-            dotted=dotted,
-            normalise=False,
-            binary=False,
-            max_bytes=protocol.max_message_bytes,
-            max_header_bytes=protocol.max_header_bytes,
-            max_received=protocol.max_received,
-        )
+        self.tally.others.open_sessions = len(self._sessions)
 
     def _accept(self, listener: socket.socket, events: int) -> None:
         del events
@@ -164,7 +166,7 @@ class Sink:
             self.pump.modify(listener, READ)
 
     def _begin(self, connection: socket.socket, client_ip: str) -> None:
-        settings, counts = self.settings, self.counts
+        settings, counts = self.settings, self.tally.others
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         throttles = [Throttle(settings.connection_bytes_per_s)] if settings.connection_bytes_per_s else []

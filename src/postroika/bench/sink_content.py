@@ -6,11 +6,10 @@ Promise: no more of a message is held than its header, and of that no more than 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Sequence
 
 from postroika.bench.maildir import Maildir, StoredFile
-from postroika.bench.messages import Mark, parse_mark
+from postroika.kernels import bench_sink
 
 _HEAD_BYTES = 256 * 1024
 
@@ -28,23 +27,19 @@ class Content:
         field: tells messages apart (see `identity_field`); without it the marks of the load generator do.
 
     Attributes:
-        mark, checksum, identity: what is known once the message is whole.
+        marks: what the marks say.
+        identity: what `field` says, once the message is whole.
     """
 
-    __slots__ = ("_failed", "_field", "_file", "_head", "_in_head", "_maildir", "checksum", "identity", "mark")
+    __slots__ = ("_failed", "_field", "_file", "_head", "_maildir", "identity", "marks")
 
     def __init__(self, maildir: Maildir | None, field: re.Pattern[bytes] | None) -> None:
         self._maildir = maildir
         self._field = field
         self._file: StoredFile | None = None
         self._failed = False
-        self._begin()
-
-    def _begin(self) -> None:
         self._head = bytearray()
-        self._in_head = True
-        self.mark: Mark | None = None
-        self.checksum = 0
+        self.marks = bench_sink.Content()
         self.identity: bytes | None = None
 
     def begin(self, reverse_path: str, recipients: Sequence[str]) -> bool:
@@ -58,10 +53,9 @@ class Content:
 
     def take(self, piece: bytes) -> None:
         """More of it."""
-        if self._in_head:
-            self._take_head(piece)
-        elif self.mark is not None:
-            self.checksum = zlib.crc32(piece, self.checksum)
+        self.marks.take(piece)
+        if self._field is not None and len(self._head) < _HEAD_BYTES:
+            self._head += piece[: _HEAD_BYTES - len(self._head)]
         if self._file is not None and not self._failed:
             try:
                 self._file.write(piece)
@@ -70,8 +64,12 @@ class Content:
 
     def finish(self) -> bool:
         """It is whole. False: it could not be stored."""
-        if self._in_head:
-            self._read(self._head)
+        self.marks.end()
+        if self._field is not None:
+            head = self._head
+            end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n") + 2
+            found = self._field.search(head, 0, end if end != 1 else len(head))
+            self.identity = bytes(found[1]) if found is not None else None
         if self._file is not None and not self._failed:
             try:
                 self._file.finish()
@@ -86,29 +84,6 @@ class Content:
             self._file.abandon()
             self._file = None
         self._failed = False
-        self._begin()
-
-    def _take_head(self, piece: bytes) -> None:
-        seen = len(self._head)
-        head: bytes | bytearray = piece
-        if seen:
-            self._head += piece
-            head = self._head
-        # An empty line at the very beginning ends a header without fields.
-        end = -2 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n", max(seen - 3, 0))
-        if end == -1 and len(head) <= _HEAD_BYTES:
-            if not seen:
-                self._head += piece
-            return
-        self._in_head = False
-        self._read(head[: end + 2] if end != -1 else head)
-        if self.mark is not None:
-            self.checksum = zlib.crc32(memoryview(head)[end + 4 :])
-        self._head = bytearray()
-
-    def _read(self, header: bytes | bytearray) -> None:
-        if self._field is not None:
-            found = self._field.search(header)
-            self.identity = bytes(found[1]) if found is not None else None
-        else:
-            self.mark = parse_mark(header)
+        self._head.clear()
+        self.identity = None
+        self.marks.begin()

@@ -10,6 +10,7 @@ from postroika.kernels import command
 from postroika.mail.reply import Reply, reply
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_base import COMMANDS
+from postroika.smtp.server_events import Mail, Rcpt
 from postroika.smtp.states import State
 
 _READY_FOR_TLS = reply(220, "2.0.0", "ready to start TLS").wire()
@@ -45,23 +46,33 @@ class SinkServer(Server):
         """What the client may use; nothing after HELO."""
         return self._offered
 
-    def take_over(self, envelope: bytes, *, began: bool, accepted: bool) -> None:
+    def take_over(self, envelope: bytes, *, began: bool, accepted: bool) -> tuple[str, list[str]]:
         """Go on from a transaction that somebody else has answered up to here.
 
         Args:
             envelope: its commands, all of which were accepted.
             began: there were whole transactions before it since the last call.
             accepted: one of these was accepted.
+
+        Returns:
+            the reverse-path and the recipients of the transaction.
         """
+        reverse_path = ""
+        recipients = []
         if accepted:
             self._bad = 0
         if began:
             self._credit = self.settings.max_recipients + 2
         if envelope:
             self.receive(envelope)
-            while self.next_event() is not None:
+            while (event := self.next_event()) is not None:
+                if isinstance(event, Mail):
+                    reverse_path = event.reverse_path
+                elif isinstance(event, Rcpt):
+                    recipients.append(event.address)
                 self.answer()
             self._out.clear()
+        return reverse_path, recipients
 
     def _answer_helo(self, verdict: Reply | None, accepted: bool) -> None:
         super()._answer_helo(verdict, accepted)

@@ -5,10 +5,10 @@ counted before, and stored where that was asked for; a client that stops reading
 nothing but its buffers, which are bounded.
 
 How: a generator talks with the client through the Server and yields whenever it has to wait, for READ, for WRITE or
-for a time. Between the transactions of a client that is in the clear and to which nothing special is to be done, there
-is no generator: each read goes to the express lane (`kernels.bench_sink`), which answers plain commands in bulk, and to
-the `BodyReader`, which judges content for the Server as well. When something comes that is not plain, the Server takes
-over.
+for a time. Between the transactions of a client to which nothing special is to be done, what it sends goes to the
+express lane (`kernels.bench_sink`) first, which takes ordinary mail in bulk; in the clear there is no generator
+meanwhile, and the lane reads and writes by itself. When something comes that is not plain, the Server goes on from
+there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from postroika.bench.pump import READ, WRITE, Timer
 from postroika.bench.sink_content import Content
 from postroika.bench.sink_judge import Throttle
 from postroika.bench.sink_protocol import SinkServer
-from postroika.kernels import bench_sink as express
+from postroika.kernels import bench_sink
+from postroika.kernels.bench_sink import Lane
 from postroika.mail.outcome import Stage
 from postroika.mail.reply import Reply, reply
-from postroika.smtp.body import BodyReader
 from postroika.smtp.server_events import BodyChunk, BodyEnd, BodyRefused, DataBegin, Event, Helo, Mail, Rcpt, Reset
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Session:
     """
 
     __slots__ = (
-        "_body", "_client_ip", "_content", "_ended", "_express", "_has_accepted", "_heard_at", "_helo", "_idle_timer",
-        "_is_watched", "_left", "_messages", "_on_express", "_recipients", "_rest", "_reverse_path", "_secure",
-        "_server", "_sink", "_socket", "_steps", "_throttles", "_timer", "_unsent", "_watched",
+        "_client_ip", "_content", "_heard_at", "_helo", "_idle_timer", "_is_watched", "_lane", "_messages", "_on_lane",
+        "_recipients", "_reverse_path", "_secure", "_server", "_sink", "_socket", "_steps", "_throttles", "_timer",
+        "_unsent", "_watched",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, connection: socket.socket, client_ip: str, throttles: tuple[Throttle, ...]) -> None:
@@ -75,20 +75,14 @@ class Session:
         self._messages = 0
         # The conversation; None while reads go straight to the express lane.
         self._steps: Steps | None = None
+        self._lane: Lane | None = None
+        self._on_lane = False
         self._watched = READ
         self._is_watched = False
         self._timer: Timer | None = None
         self._heard_at = time.monotonic()
         self._idle_timer = sink.pump.call_at(self._heard_at + sink.settings.idle_timeout_s, self._check_idle)
         self._unsent = b""
-        # The express lane: whether it is on, a command line that is not whole yet, the content that is coming in, what
-        # of its chunk is still to come (-1: it ends at a dot), what the Server has missed.
-        self._express: express.Express | None = None
-        self._on_express = False
-        self._rest = b""
-        self._body: BodyReader | None = None
-        self._left = -1
-        self._ended = self._has_accepted = False
 
     def begin(self, refusal: Reply | None = None) -> None:
         """Greet the client, or refuse it."""
@@ -110,7 +104,10 @@ class Session:
         """The pump's news."""
         del events
         if self._steps is None:
-            self._read_express()
+            assert self._lane is not None
+            end = self._lane.ready(self._socket.fileno())
+            if end != bench_sink.GOES_ON:
+                self._end_lane(end)
         elif self._watched:
             self._resume()
         else:
@@ -164,12 +161,13 @@ class Session:
         sink = self._sink
         while not self._server.closed:
             if chunk is None:
-                if self._on_express and not self._secure and not self._throttles:
+                if self._on_lane and not self._secure and not self._throttles:
                     return
                 chunk = yield from self._receive()
-            if self._on_express and chunk:
-                chunk = self._take_express(chunk)
-                if chunk is None:
+            if self._on_lane and chunk:
+                chunk = self._feed_lane(chunk)
+                if not chunk:
+                    chunk = None
                     yield from self._flush()
                     continue
             server = self._server
@@ -183,7 +181,7 @@ class Session:
                 self._server = SinkServer(sink.protocol)
                 self._server.take_output()  # a banner comes only once
             elif sink.obliging and server.at_rest and not self._is_full():
-                self._enter_express()
+                self._enter_lane()
 
     def _act(self, event: Event) -> Steps:
         server = self._server
@@ -256,8 +254,8 @@ class Session:
 
     def _flush(self) -> Steps:
         """Send all replies."""
-        lane = self._express.take_output() if self._express is not None else b""
-        out = self._unsent + lane + self._server.take_output()
+        taken = self._lane.take_output() if self._lane is not None else b""
+        out = self._unsent + taken + self._server.take_output()
         while out:
             self._unsent = out
             try:
@@ -294,125 +292,57 @@ class Session:
 
     # ---- the express lane
 
-    def _enter_express(self) -> None:
-        if self._express is None:
-            protocol = self._sink.protocol
-            self._express = express.Express(
-                self._sink.replies,
-                max_message_bytes=protocol.max_message_bytes,
-                max_recipients=protocol.max_recipients,
-            )
+    def _enter_lane(self) -> None:
+        sink = self._sink
+        if self._lane is None:
+            self._lane = Lane(sink.hub, self._content.marks, None if sink.on_message is None else self._tell)
         offered = self._server.offered
-        self._express.offer({"SIZE", "8BITMIME"} <= offered, "DSN" in offered, "CHUNKING" in offered)
-        self._on_express = True
+        limit = sink.settings.messages_per_connection
+        self._lane.enter(
+            sizes={"SIZE", "8BITMIME"} <= offered,
+            dsn="DSN" in offered,
+            chunking="CHUNKING" in offered,
+            quota=limit - self._messages if limit else -1,
+        )
+        self._on_lane = True
 
-    def _read_express(self) -> None:
-        try:
-            chunk = self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            chunk = b""
-        if not chunk:
+    def _feed_lane(self, chunk: bytes) -> bytes:
+        """What the client sent. Returns what the Server has to take."""
+        assert self._lane is not None
+        if self._lane.feed(chunk) == bench_sink.GOES_ON:
+            self._heard_at = time.monotonic()
+            return b""
+        return self._leave_lane()
+
+    def _leave_lane(self) -> bytes:
+        """Let the Server go on from here. Returns what it has to take."""
+        lane = self._lane
+        assert lane is not None
+        envelope, rest, has_ended = lane.leave()
+        self._on_lane = False
+        self._messages += lane.accepted
+        taken = self._server.take_over(envelope, began=has_ended, accepted=lane.accepted > 0)
+        self._reverse_path, self._recipients = taken
+        return rest
+
+    def _end_lane(self, end: int) -> None:
+        """It cannot go on by itself."""
+        if end == bench_sink.GONE:
             self._close()
-            return
-        self._heard_at = time.monotonic()
-        rest = self._take_express(chunk)
-        if rest is not None:
-            self._go(self._converse(rest))
-            return
-        assert self._express is not None
-        out = self._express.take_output()
-        if out:
-            try:
-                sent = self._socket.send(out)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._close()
-                return
-            if sent < len(out):
-                self._unsent = out[sent:]
-                self._go(self._resend())
-        if not self._on_express:
-            self._go(self._converse(None))
-
-    def _resend(self) -> Steps:
-        yield from self._flush()
-        yield from self._converse(None)
-
-    def _take_express(self, chunk: bytes) -> bytes | None:
-        """What the client sent. Returns what the Server has to take; None: nothing."""
-        lane = self._express
-        assert lane is not None
-        if self._rest:
-            chunk = self._rest + chunk
-            self._rest = b""
-        at, end = 0, len(chunk)
-        while True:
-            body = self._body
-            if body is None:
-                found = lane.scan(chunk, at)
-                at = lane.position
-                if found == express.MORE:
-                    if at < end:
-                        self._rest = chunk[at:]
-                    return None
-                if found == express.STRANGE:
-                    self._leave_express()
-                    return chunk[at:]
-                dotted = found == express.DATA
-                self._left = -1 if dotted else lane.chunk_bytes
-                if not self._content.begin(lane.reverse_path, lane.recipients):
-                    raise AssertionError("the express lane is not for a sink that stores")
-                body = self._body = self._sink.body_reader(dotted=dotted)
-            at = self._take_content(body, chunk, at, end)
-            if not (body.ended or self._left == 0):
-                return None
-            self._end_express_message(lane, body)
-            if self._is_full():
-                self._leave_express()
-                return chunk[at:] or None
-            if at == end:
-                return None
-
-    def _take_content(self, body: BodyReader, chunk: bytes, at: int, end: int) -> int:
-        if self._left < 0:
-            if at == end:
-                return at
-            piece, at = body.feed(chunk, at, end)
         else:
-            stop = min(at + self._left, end)
-            self._left -= stop - at
-            if body.refusal is not None:
-                return stop
-            piece, at = body.feed(chunk, at, stop)
-            at = stop
-            if self._left == 0 and body.refusal is None:
-                piece += body.finish()
-        if body.refusal is None and piece:
-            self._content.take(piece)
-        return at
+            self._go(self._go_on(self._leave_lane() if end == bench_sink.LEAVES else b""))
 
-    def _end_express_message(self, lane: express.Express, body: BodyReader) -> None:
-        self._body = None
-        self._ended = True
-        if body.refusal is not None:
-            lane.say(body.refusal.wire())
-            self._forget()
-            return
-        self._keep(lane.reverse_path, lane.recipients, body.size_bytes)
-        self._has_accepted = True
-        lane.accept()
+    def _go_on(self, rest: bytes) -> Steps:
+        if not rest:
+            yield from self._flush()
+        yield from self._converse(rest or None)
 
-    def _leave_express(self) -> None:
-        """Let the Server go on from here."""
-        lane = self._express
-        assert lane is not None
-        self._on_express = False
-        self._reverse_path, self._recipients = lane.reverse_path, lane.recipients
-        self._server.take_over(lane.give_up(), began=self._ended, accepted=self._has_accepted)
-        self._ended = self._has_accepted = False
+    def _tell(self, envelope: bytes, size_bytes: int) -> None:
+        """A message of the express lane, to whoever wants to know of each."""
+        reverse_path, *recipients = (
+            line.partition("<")[2].partition(">")[0] for line in envelope.decode().splitlines()
+        )
+        self._sink.tell(reverse_path, recipients, size_bytes, self._client_ip, self._helo)
 
     # ---- messages, and the end
 
@@ -426,7 +356,8 @@ class Session:
         kept = content.finish()
         if kept:
             self._messages += 1
-            self._sink.count(reverse_path, recipients, size_bytes, content, self._client_ip, self._helo)
+            self._sink.count(recipients, size_bytes, content)
+            self._sink.tell(reverse_path, recipients, size_bytes, self._client_ip, self._helo)
         self._forget()
         return kept
 
@@ -445,6 +376,8 @@ class Session:
         now = time.monotonic()
         if self._timer is not None:
             self._heard_at = now  # it is the client who waits
+        elif self._lane is not None:
+            self._heard_at = max(self._heard_at, self._lane.heard_ns / 1e9)
         if now - self._heard_at >= idle_timeout_s:
             self.shut_down(_IDLE)
         else:
@@ -455,7 +388,7 @@ class Session:
             self._timer.cancel()
         self._idle_timer.cancel()
         self._forget()
-        self._steps = None
+        self._steps = self._lane = None
         if self._is_watched:
             self._sink.pump.remove(self._socket)
         self._socket.close()

@@ -68,7 +68,7 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def obliging(self) -> bool:
-        """Every message is taken at once, so that nothing needs to be decided between two commands."""
+        """Every message is taken at once and only counted: nothing has to be decided between two commands."""
         return not (
             self.refuse
             or self.defer
@@ -76,6 +76,7 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
             or self.defer_share
             or self.greylist
             or self.store
+            or self.unique
             or self.disconnect_at
             or any(self.delays_s.values())
         )
