@@ -99,7 +99,7 @@ def _told(result: LoadResult) -> list[str]:
     """The result for people."""
     latency = result.latency_ms
     each_s = result.elapsed_s or float("inf")
-    cpu_us = f"{result.cpu_s / result.messages * 1e6:.0f} µs a message" if result.messages else "none sent"
+    cpu_us = f": {result.cpu_s / result.messages * 1e6:.0f} µs a message" if result.messages else ""
     speed = f"{result.messages / each_s:.0f}/s, {result.bytes / each_s / 1e6:.1f} MB/s"
     lines = [
         f"messages    {result.messages} in {result.elapsed_s:.2f} s: {speed}",
@@ -112,7 +112,7 @@ def _told(result: LoadResult) -> list[str]:
         f"sessions    {result.connections} connections, {result.disconnects} broken, "
         f"{result.connect_failures} not made" + (f", {result.idle_sessions} idle" if result.idle_sessions else "")
     )
-    lines.append(f"CPU         {result.cpu_s:.2f} s: {cpu_us}")
+    lines.append(f"CPU         {result.cpu_s:.2f} s{cpu_us}")
     if not result.complete:
         lines.append(
             f"not done    {result.failed} failed ({result.in_doubt} in doubt), {result.unsent} unsent, "
