@@ -95,6 +95,10 @@ class Peer(Protocol):
     def title(self) -> str:
         """As in a table."""
 
+    @property
+    def load_needs(self) -> Mapping[str, Any]:
+        """Fields of LoadSettings that a load has to have, for what the server does not offer: {"pipelining": False}."""
+
     def missing(self) -> str | None:
         """Why it cannot run here, in one line with the mend; None: it can."""
 

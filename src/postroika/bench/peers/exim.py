@@ -8,6 +8,7 @@ is the main section of the config beyond what is said here: {"remote_max_paralle
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Exim:
 
     name = "exim"
     title = "Exim"
+    load_needs: Mapping[str, Any] = {}
 
     def __init__(self, root: Path | None = None) -> None:
         # "light" lacks databases and content filters, which nobody asks for here.

@@ -8,6 +8,7 @@ promise nothing. `extra` is smtpd.conf beyond what is said here: {"queue ttl": "
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class OpenSmtpd:
 
     name = "opensmtpd"
     title = "OpenSMTPD"
+    load_needs: Mapping[str, Any] = {"pipelining": False}
 
     def __init__(self, root: Path | None = None) -> None:
         self._package = Unpacked(root, "opensmtpd")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class Postfix:
 
     name = "postfix"
     title = "Postfix"
+    load_needs: Mapping[str, Any] = {}
 
     def __init__(self, root: Path | None = None, *, unpacked: bool = False) -> None:
         self._package = Unpacked(root, "postfix")

@@ -38,6 +38,7 @@ class Postroika:
     """
 
     name = "postroika"
+    load_needs: Mapping[str, Any] = {}
 
     def __init__(self, python: str = sys.executable, title: str = "Postroika") -> None:
         self.title = title
