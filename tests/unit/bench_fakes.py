@@ -82,6 +82,7 @@ class FakePeer:
         self.world = world
         self.name = name
         self.title = name.title()
+        self.load_needs: dict[str, Any] = {}
         self.message_s = message_s
 
     def missing(self) -> str | None:
