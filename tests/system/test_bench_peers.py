@@ -19,7 +19,6 @@ from postroika.bench.drivers import RunningSink, drivers
 from postroika.bench.load_settings import LoadSettings
 from postroika.bench.meter import Meter
 from postroika.bench.peers import Peer, PeerOptions
-from postroika.bench.peers.packages import default_root
 from postroika.bench.peers.postfix import Postfix
 from postroika.bench.sink_settings import SinkSettings
 from postroika.errors import PostroikaError
@@ -150,9 +149,9 @@ def test_two_of_a_kind_run_side_by_side(directory: Path, sink: RunningSink) -> N
 
 
 def test_unpacked_postfix_relays_where_none_is_installed(directory: Path, sink: RunningSink) -> None:
-    if not (default_root() / "postfix").exists():
-        pytest.skip("Postfix is installed, and so was not unpacked as well")
-    with Postfix(unpacked=True).start(_options(directory, sink)) as running:
+    postfix = Postfix(unpacked=True)
+    _need(postfix.missing())
+    with postfix.start(_options(directory, sink)) as running:
         _send(running.port, 5)
         _wait_for(sink, 5)
 

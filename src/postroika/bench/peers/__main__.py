@@ -1,32 +1,40 @@
-"""`python -m postroika.bench.peers [NAME…]`: install the servers that are missing, all or those named.
+"""`python -m postroika.bench.peers [--beside] [NAME…]`: get the servers that are missing, all or those named.
 
-The exit code is 1 when one of them cannot run here afterwards.
+With --beside, Postfix is unpacked even where the system has one. The exit code is 1 when one of them cannot run here
+afterwards.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
-from postroika.bench.peers import peers
+from postroika.bench.peers import NAMES, Peer, peer
+from postroika.bench.peers.postfix import Postfix
 from postroika.errors import PostroikaError
 
+_BESIDE = "--beside"
 
-def main(wanted: list[str]) -> int:
-    """Install, and tell why something cannot be had."""
+
+def main(arguments: list[str]) -> int:
+    """Get them, and tell why one cannot be had."""
+    beside = _BESIDE in arguments
     failures = 0
-    for name, peer in peers().items():
-        if wanted and name not in wanted:
-            continue
+    for wanted in _peers([name for name in arguments if name != _BESIDE] or NAMES, beside=beside):
         try:
-            if peer.missing() is not None:
-                peer.install()
-            missing = peer.missing()
+            if wanted.missing() is not None:
+                wanted.install()
+            missing = wanted.missing()
         except PostroikaError as error:
             missing = str(error)
         if missing is not None:
             failures += 1
             sys.stderr.write(f"postroika: {missing}\n")
     return 1 if failures else 0
+
+
+def _peers(names: Iterable[str], *, beside: bool) -> list[Peer]:
+    return [Postfix(unpacked=True) if beside and name == "postfix" else peer(name) for name in names]
 
 
 if __name__ == "__main__":
