@@ -6,6 +6,8 @@ CONFIG ?= postroika.toml
 # Processes at once, for checks and tests; system tests use their own ports and directories.
 JOBS ?= $(shell nproc)
 PYTEST_FLAGS ?=
+# As in `make bench BENCH_FLAGS="relay --rounds 5"`.
+BENCH_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,8 +45,9 @@ format: $(VENV)/.tests ## Format the source
 docs: $(VENV)/.tests ## Write the generated pages in docs/
 	$(BIN)/python -m tools.config_page > docs/config.md
 
-bench: $(VENV)/.tests $(VENV)/.kernels ## Measure kernels and server beside plain Python and Postfix
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.tests $(VENV)/.kernels ## Measure beside Postfix and others: the quick set, some minutes
+	$(BIN)/python -m benchmarks kernels
+	$(BIN)/postroika bench run --quick $(if $(NO_APT),,--install) --out benchmarks/results $(BENCH_FLAGS)
 
 clean: ## Remove what was built; the spool, the logs and the config stay
 	rm -rf $(VENV) build dist src/*.egg-info src/postroika/kernels/*.so

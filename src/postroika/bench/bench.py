@@ -107,7 +107,7 @@ class Bench:
         known = {case.setup.peer for case in there} | {OURS, POSTFIX}
         suspended = any(case.setup.suspended for case in there)
         more = [
-            Case(label=peer.title, setup=Setup(peer=name, suspended=suspended))
+            Case(label=peer.title, setup=Setup(peer=name, suspended=suspended), load=peer.load_needs)
             for name, peer in self.peers.items()
             if name not in known and (headline or name in self._asked_for)
         ]
@@ -169,10 +169,15 @@ class Measured:
         self._meter = meter
         self._bystanders = bystanders
         self._bystanders_share: float | None = None
+        self._began_at = time.monotonic()
 
     def work_is_done(self) -> None:
         """The mail is where it had to be. From now on only what the server still tidies up matters."""
         self._bystanders_share = self._bystanders.share()
+
+    def elapsed_s(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began_at
 
     def samples(self) -> list[tuple[float, int, int]]:
         """(seconds since it began, resident bytes, private bytes), so far."""

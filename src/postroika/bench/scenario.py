@@ -74,6 +74,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         turn_s: a contender that cannot move as many in this time gets fewer, as many as it can: the rate is what
             counts, and half a minute of a slow server tells it no better than three seconds. 0 = all get `messages`.
         warm_up: messages before the first round.
+        load: fields of LoadSettings that differ with the size.
         estimate_s: how long it takes with two servers, roughly.
     """
 
@@ -82,6 +83,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     turn_s: float
     warm_up: int
     estimate_s: float
+    load: Mapping[str, Any] = {}
 
 
 class Bar(NamedTuple):

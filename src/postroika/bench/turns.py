@@ -123,7 +123,7 @@ class _Run:
         )
 
     def _load(self, case: Case | None, driver: str = "", messages: int | None = None) -> LoadSettings:
-        changes = dict(case.load) if case is not None else {}
+        changes = {**self._size.load, **(case.load if case is not None else {})}
         changes |= self._scenario.by_driver.get(driver, {})
         changes["messages"] = self._size.messages if messages is None else messages
         return msgspec.structs.replace(self._scenario.load, **changes)

@@ -74,6 +74,7 @@ def command(
     which is what lost, doubled or damaged mail makes of it. A bar that is missed is told, and is no failure.
     """
     import shutil
+    import signal
     import sys
     from tempfile import mkdtemp
 
@@ -87,6 +88,8 @@ def command(
     if not machine.is_disk(directory):
         raise click.UsageError(f"{directory} is in memory, where a sync costs nothing: name a --directory on a disk")
     chosen = scenario.loads(scenarios)
+    # As Ctrl-C: servers are ended, and their queues go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Teller(Console(stderr=True, highlight=False)) as teller:
         drivers = _drivers(driver, teller)
         peers, missing = _peers(asked_for, install, teller)

@@ -38,7 +38,7 @@ class _Size(NamedTuple):
     queued: int
 
 
-_QUICK, _FULL = _Size(6_000, 30_000), _Size(50_000, 1_000_000)
+_QUICK, _FULL = _Size(6_000, 20_000), _Size(50_000, 1_000_000)
 
 
 def _of_drain(figure: str) -> bars.Measure:

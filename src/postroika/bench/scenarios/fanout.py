@@ -17,7 +17,7 @@ _POSTFIX_EXTRA = {"smtpd_recipient_limit": str(_RECIPIENTS)}
 
 SCENARIO = Turns(
     name="fanout",
-    about="one message of 4 KB to 100,000 recipients in 1,000 domains, until the sink has it for the last one",
+    about="one 4 KB message to 100,000 recipients in 1,000 domains (quick: 30,000 in 300), until the last one has it",
     unit="recipients",
     load=LoadSettings(target="", sessions=1, size="4096", recipients=_RECIPIENTS, domains=1_000),
     cases=(
@@ -25,7 +25,9 @@ SCENARIO = Turns(
         Case(label=_POSTFIX, setup=Setup(peer=POSTFIX, extra=_POSTFIX_EXTRA)),
     ),
     drivers=(OWN_DRIVER,),
-    quick=Size(rounds=1, messages=1, turn_s=0, warm_up=0, estimate_s=35),
+    # The sink takes no message for so many recipients at once, nor does any server of the world.
+    floor=False,
+    quick=Size(rounds=2, messages=1, turn_s=0, warm_up=1, estimate_s=40, load={"recipients": 30_000, "domains": 300}),
     full=Size(rounds=5, messages=1, turn_s=0, warm_up=1, estimate_s=200),
     bars=(Bar("recipients/s ÷ Postfix", "at least", 8, 20, "×", bars.speed(_OURS, _POSTFIX, OWN_DRIVER)),),
 )

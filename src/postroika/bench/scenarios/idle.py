@@ -1,7 +1,7 @@
 """`idle`: clients that have said EHLO and nothing since, as connection pools of applications do.
 
-The memory is that of all processes, while all sessions are open, less what it was before the first. Postfix has a
-process for each session, and so gets fewer of them.
+The memory is that of all processes while all sessions are open, less what it was with a quarter of them, so that what
+the server keeps for later does not count. Postfix has a process for each session, and so gets fewer of them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import time
 import msgspec
 
 from postroika.bench import bars
-from postroika.bench.bench import Bench, Server, measure
+from postroika.bench.bench import Bench, Measured, Server, measure
 from postroika.bench.load_settings import LoadSettings
+from postroika.bench.meter import Memory
 from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
 from postroika.bench.sink_settings import SinkSettings
@@ -101,27 +102,22 @@ def _our_setup(sessions: int) -> Setup:
 
 
 def _turn(bench: Bench, case: Case, server: Server, load: LoadSettings) -> Turn:
-    """Open the sessions, hold them, look at the memory.
+    """Hold a quarter of the sessions, then all of them, and look at the memory.
 
     Raises:
         Void: not all of them could be had.
     """
-    driver = bench.drivers[OWN_DRIVER]
     # What the first messages load once is not the sessions' fault.
     warm_up = LoadSettings(target="", messages=_WARM_UP_MESSAGES)
     take_turn(bench, server, OWN_DRIVER, warm_up, SinkSettings(), label=case.label, number=0)
-    before = server.memory()
-    bench.teller.step(f"idle: {load.idle_sessions} sessions with {case.label}")
+    few = load.idle_sessions // 4
     with measure(server) as measured:
-        began_at = time.monotonic()
-        held = driver.load(msgspec.structs.replace(load, target=server.target))
+        before = _hold(bench, case, server, measured, msgspec.structs.replace(load, idle_sessions=few))
+        began = time.monotonic()
+        now = _hold(bench, case, server, measured, load)
+        elapsed_s = time.monotonic() - began
         measured.work_is_done()
-        # In the second half of the hold all are there, and nothing moves.
-        end_s = time.monotonic() - began_at
-        looks = [look for look in measured.samples() if end_s - _HOLD_S / 2 < look[0] < end_s - _HOLD_S / 6]
-    if held.idle_sessions < load.idle_sessions or not looks:
-        raise Void(f"{case.label}: of {load.idle_sessions} sessions {held.idle_sessions} were held: {held.errors}")
-    _, resident_bytes, private_bytes = looks[-1]
+    more = load.idle_sessions - few
     return Turn(
         contender=case.label,
         driver=OWN_DRIVER,
@@ -129,15 +125,27 @@ def _turn(bench: Bench, case: Case, server: Server, load: LoadSettings) -> Turn:
         messages=0,
         recipients=0,
         bytes=0,
-        elapsed_s=held.elapsed_s,
-        accepted_s=held.elapsed_s,
+        elapsed_s=elapsed_s,
+        accepted_s=elapsed_s,
         figures={
-            _RESIDENT: (resident_bytes - before.resident_bytes) / load.idle_sessions,
-            _OPEN: held.idle_sessions,
-            _PRIVATE: (private_bytes - before.private_bytes) / load.idle_sessions,
+            _OPEN: load.idle_sessions,
+            _RESIDENT: (now.resident_bytes - before.resident_bytes) / more,
+            _PRIVATE: (now.private_bytes - before.private_bytes) / more,
         },
         **measured.figures(),
     )
+
+
+def _hold(bench: Bench, case: Case, server: Server, measured: Measured, load: LoadSettings) -> Memory:
+    """The most memory while all sessions are there and nothing moves."""
+    bench.teller.step(f"idle: {load.idle_sessions} sessions with {case.label}")
+    held = bench.drivers[OWN_DRIVER].load(msgspec.structs.replace(load, target=server.target))
+    end_s = measured.elapsed_s()
+    # The last seconds of a load are the hold and the hang-up, in which nothing grows.
+    looks = [Memory(*look[1:]) for look in measured.samples() if look[0] > end_s - _HOLD_S]
+    if held.idle_sessions < load.idle_sessions or not looks:
+        raise Void(f"{case.label}: of {load.idle_sessions} sessions {held.idle_sessions} were held: {held.errors}")
+    return max(looks)
 
 
 def _figures(turns: list[Turn]) -> list[Figure]:

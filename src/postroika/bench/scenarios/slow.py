@@ -26,6 +26,7 @@ SCENARIO = Turns(
         Case(label=_MANY, setup=Setup(peer=POSTFIX, connections=_CONNECTIONS, processes=_CONNECTIONS)),
     ),
     drivers=(OWN_DRIVER,),
+    floor=False,
     # The same number for all: a short turn would be all beginning and end, where connections are few.
     quick=Size(rounds=1, messages=2_000, turn_s=0, warm_up=100, estimate_s=45),
     full=Size(rounds=3, messages=20_000, turn_s=0, warm_up=500, estimate_s=900),
