@@ -1,18 +1,56 @@
-"""Fakes of delivery's neighbours: a lane, a router, bodies, the in-flight table."""
+"""Fakes of delivery's neighbours: a lane, a router, bodies, the in-flight table; and a strand for what they are used in."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from postroika.mail.envelope import Batch, BodyType, Envelope, Recipient
 from postroika.mail.outcome import Attempt, Outcome, Stage
 from postroika.mail.reply import Reply
+from postroika.pump import Pump, Wake, breathe, current
 from postroika.routing.router import Host, NoRoute, Route
 from postroika.spool.reader import Loaded
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 BODY = b"Received: by x.test\r\nSubject: x\r\n\r\n.dot\r\nend\r\n"
+
+
+async def in_strand(pump: Pump, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T | None:
+    """Call it in a strand, and wait for its end. None if it was interrupted.
+
+    Cancellation: the strand is interrupted, and waited for.
+    """
+    ended = trio.Event()
+    outcome: list[T | Exception] = []
+
+    async def call() -> None:
+        try:
+            outcome.append(await function(*args))
+        except Exception as error:
+            outcome.append(error)
+        finally:
+            ended.set()
+
+    strand = pump.spawn(call())
+    try:
+        await ended.wait()
+    except trio.Cancelled:
+        strand.interrupt()
+        with trio.CancelScope(shield=True):
+            await ended.wait()
+        raise
+    if not outcome:
+        return None
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 def loaded(
@@ -25,8 +63,14 @@ def loaded(
     return Loaded(number.to_bytes(8, "big") + bytes(4), Batch(envelope, 0, "y.test", recipients, 0, 0), body)
 
 
+def no_deadline_runs() -> bool:
+    """For the strand that is running."""
+    return current().deadline == inf
+
+
 class FakeLane:
-    """Gives what was put into it; remembers all that it was told."""
+    """Gives what was put into it; remembers all that it was told. Whoever has it must have no deadline while it waits
+    for the lane, nor between two connections."""
 
     def __init__(self, *batches: Loaded, destination: str = "y.test") -> None:
         self.destination = destination
@@ -38,7 +82,7 @@ class FakeLane:
         self.is_connected = False
         self.pauses = 0
         self.connections = 0
-        self._called = trio.Event()
+        self._called = Wake()
         self.idle = trio.Event()
         self.reported = trio.Event()
 
@@ -50,13 +94,16 @@ class FakeLane:
         return self.waiting.popleft() if self.waiting else None
 
     async def take(self, idle_s: float) -> Loaded | None:
+        assert no_deadline_runs()
         self.idle_waits += 1
-        if not self.waiting:
-            self._called = trio.Event()
+        if not self.waiting and idle_s:
+            self._called = Wake()
             self.idle.set()
-            with trio.move_on_after(idle_s):
-                await self._called.wait()
+            await self._called.wait_within(idle_s)
         return self.take_nowait()
+
+    def hurry(self) -> None:
+        self._called.set()
 
     def report(self, loaded: Loaded, attempt: Attempt) -> None:
         assert [result.index for result in attempt.results] == list(range(len(loaded.batch.recipients)))
@@ -67,17 +114,20 @@ class FakeLane:
         self.given_back.append(loaded)
 
     def connected(self) -> None:
+        assert no_deadline_runs()
         self.is_connected = True
         self.connections += 1
 
     def disconnected(self) -> None:
+        assert no_deadline_runs()
         self.is_connected = False
 
     def pause(self) -> None:
         self.pauses += 1
 
     async def resume(self) -> None:
-        await trio.lowlevel.checkpoint()
+        assert no_deadline_runs()
+        await breathe()
 
     def unreachable(self, reply: Reply, host: str) -> None:
         assert self.attempts, "unreachable before the batch that found it out was reported"
@@ -94,17 +144,22 @@ class FakeLane:
 
 
 class FakeRouter:
-    """One route for all, or an error."""
+    """One route for all, or an error. It has to be looked up the first time."""
 
     def __init__(self, *hosts: Host, error: NoRoute | None = None, site: str = "site") -> None:
         self.hosts = hosts
         self.error = error
         self.site = site
+        self.looked_up: set[str] = set()
+
+    def known(self, destination: str) -> Route | None:
+        return Route(self.site, self.hosts) if destination in self.looked_up else None
 
     async def route(self, destination: str) -> Route:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(0)
         if self.error is not None:
             raise self.error
+        self.looked_up.add(destination)
         return Route(self.site, self.hosts)
 
 

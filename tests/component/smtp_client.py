@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from postroika.inbound.session import Services, Session
 from postroika.mail.envelope import Envelope, Recipient
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
+from postroika.pump import Wake, open_pump
 from postroika.smtp.server import ServerSettings
 
 AT = 1_700_000_000.0
@@ -47,14 +48,17 @@ class FakeWriter:
     def body(self) -> bytes:
         return b"".join(self.pieces)
 
-    async def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> Awaitable[None] | None:
         if self.spool.write_error is not None:
-            raise self.spool.write_error
+            return self._refuse(self.spool.write_error)
         self.pieces.append(piece)
+        return None
+
+    async def _refuse(self, error: SpoolError) -> None:
+        raise error
 
     async def finish(self, *, recipients: Sequence[Recipient], received: Received, **facts: object) -> None:
-        with trio.CancelScope(shield=True):
-            await self.spool.may_commit.wait()
+        await self.spool.may_commit.wait(shield=True)
         if self.spool.commit_error is not None:
             raise self.spool.commit_error
         assert received is received_event
@@ -66,13 +70,13 @@ class FakeWriter:
 
 @dataclass
 class FakeSpool:
-    """All messages; commits wait for `may_commit`, and fail where an error is set."""
+    """All messages; a commit waits for `may_commit`, and fails where an error is set."""
 
     messages: list[FakeWriter] = field(default_factory=list)
     room: bool = True
     write_error: SpoolError | None = None
     commit_error: SpoolError | None = None
-    may_commit: trio.Event = field(default_factory=trio.Event)
+    may_commit: Wake = field(default_factory=Wake)
 
     def __post_init__(self) -> None:
         self.may_commit.set()
@@ -104,7 +108,7 @@ class Inbound:
     """One session and its client.
 
     Args:
-        nursery: the session runs in it.
+        nursery: the session runs in it, in a pump of its own.
         kind: SOCK_SEQPACKET shows each send of the session as one packet.
     """
 
@@ -142,7 +146,8 @@ class Inbound:
             await trio.sleep_forever()
 
     async def _run(self) -> None:
-        await self.session.run()
+        async with open_pump() as pump:
+            pump.spawn(self.session.run())
         self.ended.set()
 
     async def send(self, wire: bytes) -> None:

@@ -10,6 +10,7 @@ import trio.testing
 
 from postroika.errors import SpoolDoubtError, SpoolError, SpoolFullError, SpoolIOError
 from postroika.mail.ids import IdSource
+from postroika.pump import Interrupted, Pump, Wake, open_pump
 from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
 from postroika.spool.schema import Table
@@ -228,6 +229,94 @@ async def test_a_cancelled_caller_leaves_its_commit_alone(disk: Disk) -> None:
         committer.close()
     assert outcomes == ["committed"]
     assert disk.store.counts()["meta"] == 1 + OWN_MARKS
+
+
+async def committed(committer: Committer, changes: Changes, timeout_s: float, told: list[object]) -> None:
+    """A strand, as sessions are."""
+    try:
+        await committer.commit(changes, timeout_s)
+        told.append("committed")
+    except SpoolError as error:
+        told.append(str(error))
+
+
+async def test_strands_that_commit_at_once_share_a_sync(disk: Disk) -> None:
+    committer = committer_on(disk)
+    told: list[object] = []
+    async with trio.open_nursery() as nursery:
+        disk.gate.clear()
+        async with open_pump() as pump:
+            pump.spawn(committed(committer, mark(b"0"), 10, told))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(committer.run)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            for number in range(1, 51):
+                pump.spawn(committed(committer, mark(b"%d" % number), 10, told))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert told == []
+            disk.gate.set()
+        committer.close()
+    assert disk.groups == [1, 50]
+    assert told == ["committed"] * 51
+
+
+@pytest.mark.parametrize("how", ["interrupt", "cancel"])
+async def test_a_strand_that_is_told_to_end_hears_first_what_became_of_its_commit(disk: Disk, how: str) -> None:
+    committer = committer_on(disk)
+    disk.gate.clear()
+    told: list[object] = []
+
+    async def strand() -> None:
+        await committed(committer, mark(b"kept"), 10, told)
+        try:
+            await Wake().wait()
+        except Interrupted:
+            told.append("interrupted")
+
+    async def sessions(scope: trio.CancelScope) -> None:
+        with scope:
+            async with open_pump() as pump:
+                session = pump.spawn(strand())
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                if how == "interrupt":
+                    session.interrupt()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        scope = trio.CancelScope()
+        nursery.start_soon(sessions, scope)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        if how == "cancel":
+            scope.cancel()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert told == []
+        disk.gate.set()
+        committer.close()
+    assert told == ["committed", "interrupted"]
+    assert disk.store.counts()["meta"] == 1 + OWN_MARKS
+
+
+async def test_a_commit_of_a_strand_that_takes_too_long_is_in_doubt(
+    disk: Disk, pump: Pump, mock_clock: trio.testing.MockClock
+) -> None:
+    committer = committer_on(disk)
+    disk.gate.clear()
+    told: list[object] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        pump.spawn(committed(committer, mark(b"slow"), 10, told))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        pump.spawn(committed(committer, mark(b"never"), 5, told))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(5.5)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert told == ["no commit within 5 s"]
+        mock_clock.jump(5)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        committer.close()
+        disk.gate.set()
+    assert told == ["no commit within 5 s", "a commit has taken more than 10 s"]
+    assert disk.groups == [1]
 
 
 async def test_intake_stops_at_the_low_water_mark(disk: Disk, mock_clock: trio.testing.MockClock) -> None:

@@ -15,26 +15,29 @@ from postroika.mail.envelope import BodyType, Notify, Recipient
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
 from postroika.outbound.delivery import Deliverer
-from postroika.routing.router import Host, NoRoute
+from postroika.pump import Pump, open_pump
+from postroika.routing.router import Host, NoRoute, Route
 from postroika.spool.reader import Loaded
-from tests.component.outbound_fakes import BODY, FakeBodies, FakeInFlight, FakeLane, FakeRouter, loaded
+from tests.component.outbound_fakes import BODY, FakeBodies, FakeInFlight, FakeLane, FakeRouter, in_strand, loaded
 from tests.component.scripted_peer import CHUNKED, FULL, ScriptedPeer, refused_port
 from tests.reference.smtp_server import DROP, HANG, Decide
 
 TAKEN = (Outcome.DELIVERED, "250 2.0.0 taken", Stage.FINAL_DOT)
 PATIENT_S = 30.0
+LATE_S = 1.5  # the pump looks at deadlines a few times a second
 
 
 class World:
     """A deliverer, its fakes, and peers that run as long as the block."""
 
-    def __init__(self, nursery: trio.Nursery, *hosts: ScriptedPeer | Host, **options: object) -> None:
+    def __init__(self, nursery: trio.Nursery, pump: Pump, *hosts: ScriptedPeer | Host, **options: object) -> None:
         self.nursery = nursery
+        self.pump = pump
         self.peers = [host for host in hosts if isinstance(host, ScriptedPeer)]
         self.router = FakeRouter(*(host.as_host if isinstance(host, ScriptedPeer) else host for host in hosts))
         self.bodies = FakeBodies()
         self.in_flight = FakeInFlight()
-        settings = {"connection_idle_s": 0.01, **options}
+        settings = {"connection_idle_s": 0.0, **options}
         config = Config(server=Server(hostname="me.test"), delivery=Delivery(**settings))  # type: ignore[arg-type]
         self.deliverer = Deliverer(config, self.router, self.bodies, self.in_flight)
         for peer in self.peers:
@@ -43,16 +46,20 @@ class World:
     async def deliver(self, *batches: Loaded) -> FakeLane:
         lane = FakeLane(*batches)
         with trio.fail_after(PATIENT_S):
-            await self.deliverer.deliver(lane)
+            await self.run(lane)
         assert not lane.is_connected
         assert [v for peer in self.peers for v in peer.violations] == []
         return lane
 
+    async def run(self, lane: FakeLane) -> None:
+        """Until the lane has no more, or, when cancelled, has been stopped."""
+        await in_strand(self.pump, self.deliverer.deliver, lane)
+
 
 @asynccontextmanager
 async def world(*hosts: ScriptedPeer | Host, **options: object) -> AsyncIterator[World]:
-    async with trio.open_nursery() as nursery:
-        yield World(nursery, *hosts, **options)
+    async with trio.open_nursery() as nursery, open_pump() as pump:
+        yield World(nursery, pump, *hosts, **options)
         nursery.cancel_scope.cancel()
 
 
@@ -109,7 +116,7 @@ async def test_connection_is_kept_for_work_that_comes_while_it_is_idle() -> None
     peer = ScriptedPeer()
     async with world(peer, connection_idle_s=PATIENT_S) as w:
         lane = FakeLane(loaded(1))
-        w.nursery.start_soon(w.deliverer.deliver, lane)
+        w.nursery.start_soon(w.run, lane)
         await lane.idle.wait()
         lane.idle = trio.Event()
         lane.put(loaded(2))
@@ -471,7 +478,7 @@ async def test_connection_closed_while_idle_is_no_attempt() -> None:
     peer = ScriptedPeer(CHUNKED)
     async with world(peer, connection_idle_s=PATIENT_S) as w:
         lane = FakeLane(loaded(1))
-        w.nursery.start_soon(w.deliverer.deliver, lane)
+        w.nursery.start_soon(w.run, lane)
         await lane.idle.wait()
         lane.idle = trio.Event()
         await peer.close_connections()
@@ -530,11 +537,11 @@ async def test_peer_that_falls_silent_is_left_after_the_timeout_of_the_stage(
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
     peer = ScriptedPeer(decide=lambda asked, _rest: HANG if asked == verb else None)
-    async with world(peer, **{timeout: 77.0}) as w:
+    async with world(peer, **{timeout: 7.0}) as w:
         begun_at = trio.current_time()
         lane = FakeLane(loaded(1))
-        await w.deliverer.deliver(lane)
-        assert 77.0 <= trio.current_time() - begun_at < 78.5
+        await w.run(lane)
+        assert 7.0 <= trio.current_time() - begun_at < 7.0 + LATE_S
     outcome, text, at = lane.outcomes["r1@y.test"]
     assert (outcome, at) == (Outcome.DEFERRED, stage)
     assert words in text
@@ -544,11 +551,11 @@ async def test_peer_that_stops_reading_is_left_after_the_body_timeout(autojump_c
     autojump_clock.autojump_threshold = 0.05
     body = letters(8_000_000)
     peer = ScriptedPeer(deaf_in_data=True)
-    async with world(peer, body_timeout_s=55.0) as w:
+    async with world(peer, body_timeout_s=5.0) as w:
         begun_at = trio.current_time()
         lane = FakeLane(loaded(1, body=body, size_bytes=len(body), chunks=130))
-        await w.deliverer.deliver(lane)
-        assert 55.0 <= trio.current_time() - begun_at < 57.0
+        await w.run(lane)
+        assert 5.0 <= trio.current_time() - begun_at < 5.0 + LATE_S
     outcome, text, stage = lane.outcomes["r1@y.test"]
     assert (outcome, stage) == (Outcome.DEFERRED, Stage.DATA)
     assert text.endswith("stopped taking the message")
@@ -560,7 +567,7 @@ async def test_connection_that_does_not_open_is_left_after_the_connect_timeout(
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
     full = trio.socket.socket()
-    async with world(Host("full.y.test", ("127.0.0.1",), 0), connect_timeout_s=44.0) as w:
+    async with world(Host("full.y.test", ("127.0.0.1",), 0), connect_timeout_s=4.0) as w:
         with full:
             # A listener whose backlog is full lets further connections wait.
             await full.bind(("127.0.0.1", 0))
@@ -573,8 +580,8 @@ async def test_connection_that_does_not_open_is_left_after_the_connect_timeout(
             w.router.hosts = (Host("full.y.test", ("127.0.0.1",), port),)
             begun_at = trio.current_time()
             lane = FakeLane(loaded(1))
-            await w.deliverer.deliver(lane)
-            assert 44.0 <= trio.current_time() - begun_at < 45.0
+            await w.run(lane)
+            assert 4.0 <= trio.current_time() - begun_at < 4.0 + LATE_S
             for sock in held:
                 sock.close()
     text = f"451 4.4.1 connecting to full.y.test [127.0.0.1]:{port} timed out"
@@ -614,7 +621,7 @@ async def test_site_limit_is_kept_and_the_connection_goes_to_who_waits() -> None
         with trio.fail_after(PATIENT_S):
             async with trio.open_nursery() as nursery:
                 for lane in lanes:
-                    nursery.start_soon(w.deliverer.deliver, lane)
+                    nursery.start_soon(w.run, lane)
                 for lane in lanes:
                     await lane.reported.wait()
                 nursery.cancel_scope.cancel()
@@ -631,7 +638,7 @@ async def test_leftovers_for_the_next_host_keep_their_place_while_others_wait() 
         with trio.fail_after(PATIENT_S):
             async with trio.open_nursery() as nursery:
                 for lane in lanes:
-                    nursery.start_soon(w.deliverer.deliver, lane)
+                    nursery.start_soon(w.run, lane)
     assert all(lane.outcomes == {f"r{100 * n + i}@y.test": TAKEN for i in range(3)} for n, lane in enumerate(lanes, 1))
     assert first.most_open == second.most_open == 1
 
@@ -643,9 +650,51 @@ async def test_many_destinations_of_a_site_use_no_more_places_than_allowed() -> 
         with trio.fail_after(PATIENT_S):
             async with trio.open_nursery() as nursery:
                 for lane in lanes:
-                    nursery.start_soon(w.deliverer.deliver, lane)
+                    nursery.start_soon(w.run, lane)
     assert len(peer.messages) == 60
     assert peer.most_open <= 3
+
+
+class GivenWorkWhenHurried(FakeLane):
+    """Work comes in the moment in which somebody else wants the connection."""
+
+    def hurry(self) -> None:
+        super().hurry()
+        self.put(loaded(3))
+
+
+@pytest.mark.parametrize("kind", [FakeLane, GivenWorkWhenHurried])
+@pytest.mark.parametrize(("places", "sessions"), [(1, 1), (2, 2)])
+async def test_idle_lane_that_is_wanted_and_gets_work_at_once_loses_nothing(
+    kind: type[FakeLane], places: int, sessions: int
+) -> None:
+    peer = ScriptedPeer()
+    async with world(peer, max_connections_per_site=places, connection_idle_s=PATIENT_S) as w:
+        first, second = kind(loaded(1)), FakeLane(loaded(2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.run, first)
+            await first.idle.wait()
+            first.reported = trio.Event()
+            nursery.start_soon(w.run, second)
+            if kind is FakeLane:
+                first.put(loaded(3))
+            with trio.fail_after(PATIENT_S):
+                await second.reported.wait()
+                await first.reported.wait()
+            nursery.cancel_scope.cancel()
+    assert first.outcomes == {"r1@y.test": TAKEN, "r3@y.test": TAKEN}
+    assert second.outcomes == {"r2@y.test": TAKEN}
+    assert 1 <= len(peer.sessions) <= sessions
+
+
+async def test_connection_that_is_idle_too_long_is_taken_leave_of(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    peer = ScriptedPeer()
+    async with world(peer, connection_idle_s=3.0) as w:
+        begun_at = trio.current_time()
+        await w.deliver(loaded(1))
+        assert 3.0 <= trio.current_time() - begun_at < 3.0 + LATE_S
+    assert peer.sessions[0].commands[-1] == "QUIT"
 
 
 # --- being stopped
@@ -661,7 +710,7 @@ async def stopped_at(
     async with world(peer) as w:
         lane = FakeLane(*batches)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(w.deliverer.deliver, lane)
+            nursery.start_soon(w.run, lane)
             await until(w, lane)
             nursery.cancel_scope.cancel()
         assert peer.violations == []
@@ -719,14 +768,90 @@ async def test_stopped_with_some_recipients_delivered_reports_them() -> None:
     assert outcomes == {"a@y.test": (Outcome.DELIVERED, "2.0.0"), "b@y.test": (Outcome.DEFERRED, "4.3.2")}
 
 
+async def test_stopped_while_idle_leaves_its_place_at_once() -> None:
+    peer = ScriptedPeer()
+    async with world(peer, max_connections_per_site=1, connection_idle_s=PATIENT_S) as w:
+        first, second = FakeLane(loaded(1)), FakeLane(loaded(2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.run, first)
+            await first.idle.wait()
+            nursery.cancel_scope.cancel()
+        w.nursery.start_soon(w.run, second)
+        with trio.fail_after(PATIENT_S):
+            await second.idle.wait()
+        assert (first.outcomes, second.outcomes) == ({"r1@y.test": TAKEN}, {"r2@y.test": TAKEN})
+        assert len(peer.sessions) == 2
+
+
+async def test_stopped_while_it_waits_for_a_place_gives_nothing_back_as_it_has_taken_nothing() -> None:
+    reached = trio.Event()
+
+    def decide(verb: str, _rest: str) -> str | None:
+        if verb == "DATA":
+            reached.set()
+            return HANG
+        return None
+
+    peer = ScriptedPeer(decide=decide)
+    async with world(peer, max_connections_per_site=1) as w:
+        first, second = FakeLane(loaded(1)), FakeLane(loaded(2), loaded(3))
+        w.nursery.start_soon(w.run, first)
+        await reached.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.run, second)
+            await trio.testing.wait_all_tasks_blocked()
+            assert second.pauses == 1
+            nursery.cancel_scope.cancel()
+        assert (second.given_back, second.attempts, len(second.waiting)) == ([], [], 2)
+        assert not w.deliverer.pool.wanted("site")
+
+
+@pytest.mark.parametrize("verb", ["", "EHLO", "QUIT"])
+async def test_stopped_while_there_is_no_session(verb: str) -> None:
+    reached = trio.Event()
+
+    def decide(asked: str, _rest: str) -> str | None:
+        if asked == verb:
+            reached.set()
+            return HANG
+        return None
+
+    batch = loaded(1)
+    lane, w = await stopped_at(decide, batch, until=lambda _w, _lane: reached.wait())
+    assert (lane.given_back, len(lane.attempts)) == (([], 1) if verb == "QUIT" else ([batch], 0))
+    assert w.in_flight.marks == ({1: "dot sent"} if verb == "QUIT" else {})
+
+
+async def test_stopped_while_the_route_is_looked_up() -> None:
+    looking, ended = trio.Event(), trio.Event()
+
+    async def route(destination: str) -> Route:
+        looking.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async with world() as w:
+        w.router.route = route  # type: ignore[method-assign]
+        lane = FakeLane(loaded(1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.run, lane)
+            await looking.wait()
+            nursery.cancel_scope.cancel()
+        await ended.wait()
+        assert (lane.given_back, lane.attempts, len(lane.waiting)) == ([], [], 1)
+
+
 async def test_peer_of_a_warm_connection_is_the_one_reported() -> None:
     peer = ScriptedPeer()
     async with world(peer, max_connections_per_site=1, connection_idle_s=PATIENT_S) as w:
         first, second = FakeLane(loaded(1)), FakeLane(loaded(2))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(w.deliverer.deliver, first)
+            nursery.start_soon(w.run, first)
             await first.idle.wait()
-            nursery.start_soon(w.deliverer.deliver, second)
+            nursery.start_soon(w.run, second)
             with trio.fail_after(PATIENT_S):
                 await second.idle.wait()
             nursery.cancel_scope.cancel()

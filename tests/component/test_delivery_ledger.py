@@ -11,8 +11,9 @@ import trio
 from postroika.config import Config, Delivery, Server
 from postroika.mail.outcome import Outcome, Stage
 from postroika.outbound.delivery import Deliverer
+from postroika.pump import Pump, open_pump
 from postroika.spool.reader import Loaded
-from tests.component.outbound_fakes import FakeBodies, FakeInFlight, FakeLane, FakeRouter, loaded
+from tests.component.outbound_fakes import FakeBodies, FakeInFlight, FakeLane, FakeRouter, in_strand, loaded
 from tests.component.scripted_peer import CHUNKED, FULL, ScriptedPeer
 from tests.reference.smtp_server import DROP, Decide
 
@@ -58,19 +59,19 @@ async def test_books_balance_whatever_the_hosts_do(seed: int) -> None:
     router = FakeRouter(*(host.as_host for host in hosts))
     deliverer = Deliverer(config, router, bodies, FakeInFlight())
 
-    async def work(lane: FakeLane) -> None:
+    async def work(pump: Pump, lane: FakeLane) -> None:
         while lane.waiting:  # Until the queue would find nothing more to do, whatever was unreachable or given back.
-            await deliverer.deliver(lane)
+            await in_strand(pump, deliverer.deliver, lane)
             lane.waiting.extend(lane.given_back)
             lane.given_back.clear()
 
     with trio.fail_after(60):
-        async with trio.open_nursery() as running:
+        async with trio.open_nursery() as running, open_pump() as pump:
             for host in hosts:
                 running.start_soon(host.run)
             async with trio.open_nursery() as working:
                 for lane in lanes:
-                    working.start_soon(work, lane)
+                    working.start_soon(work, pump, lane)
             running.cancel_scope.cancel()
 
     assert max(host.most_open for host in hosts) <= 2

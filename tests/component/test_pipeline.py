@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from postroika.mail.reply import Reply, reply
-from postroika.policy.pipeline import STAGES, TOO_SLOW, Client, Hook, Pipeline
+from postroika.policy.pipeline import STAGES, TOO_SLOW, Client, Hook, Pipeline, Stage
+from postroika.pump import Interrupted, Pump
 
 CLIENT = Client("192.0.2.1")
 NO = reply(550, "5.7.1", "no")
@@ -71,6 +72,64 @@ async def test_deadline_is_for_all_hooks_together(autojump_clock: trio.testing.M
     pipeline = Pipeline(30, mail=[thinks(None, asked, name, 12) for name in "abc"])
     assert await pipeline.judge("mail", CLIENT, None) == TOO_SLOW
     assert (asked, trio.current_time()) == (["a", "b", "c"], 30)
+
+
+async def judged(pipeline: Pipeline, seen: list[object], stage: Stage = "mail") -> None:
+    """A strand that asks, as sessions do."""
+    try:
+        seen.append(await pipeline.judge(stage, CLIENT, None))
+    except (ZeroDivisionError, Interrupted) as error:
+        seen.append(type(error))
+
+
+async def test_a_strand_is_told_what_hooks_of_both_kinds_say(
+    pump: Pump, autojump_clock: trio.testing.MockClock
+) -> None:
+    asked: list[str] = []
+    told: list[object] = []
+    late: list[object] = []
+    hooks = [says(None, asked, "a"), thinks(None, asked, "b"), says(NO, asked, "c")]
+    pump.spawn(judged(Pipeline(30, mail=hooks), told))
+    pump.spawn(judged(Pipeline(30, mail=[thinks(None, asked, "slow", 31)]), late))
+    await trio.sleep(29)
+    assert (told, late) == ([NO], [])
+    await trio.sleep(2)
+    assert (told, late) == ([NO], [TOO_SLOW])
+    assert [name for name in asked if name != "slow"] == ["a", "b", "c"]
+
+
+async def test_hook_of_a_strand_that_is_interrupted_is_cancelled(pump: Pump) -> None:
+    seen: list[object] = []
+
+    async def hook(client: Client, event: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.append("hook")
+
+    strand = pump.spawn(judged(Pipeline(30, mail=[hook]), seen))
+    await trio.testing.wait_all_tasks_blocked()
+    strand.interrupt()
+    await trio.testing.wait_all_tasks_blocked()
+    assert seen == [Interrupted, "hook"]
+
+
+async def test_bug_in_a_hook_comes_through_to_a_strand(pump: Pump) -> None:
+    seen: list[object] = []
+
+    async def hook(client: Client, event: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    pump.spawn(judged(Pipeline(30, mail=[hook]), seen))
+    await trio.testing.wait_all_tasks_blocked()
+    assert seen == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_it_is_known_where_anybody_is_to_be_asked(stage: Stage) -> None:
+    pipeline = Pipeline(30, **{stage: [says(None, [], "a")]})  # type: ignore[arg-type]
+    assert [asked for asked in STAGES if pipeline.judges(asked)] == [stage]
 
 
 async def test_bug_in_a_hook_comes_through() -> None:

@@ -9,10 +9,11 @@ from postroika.mail.envelope import Envelope, Notify, Recipient, Stream
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply
 from postroika.outcome.events import EventReply
+from postroika.pump import in_task
 from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt
 from postroika.spool.schema import DestinationState, batch_key
-from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, REFUSED, Clock, world
+from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, REFUSED, Clock, world, write
 
 BODY = b"Subject: hello\r\n\r\nhello\r\n"
 
@@ -48,7 +49,7 @@ async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_
     async with world(tmp_path) as w:
         writer = w.intake.begin()
         for start in range(0, len(body), 7001):
-            await writer.write(body[start : start + 7001])
+            await write(writer, body[start : start + 7001])
         assert w.store.counts()["partial"] == 1
         await writer.finish(reverse_path="", recipients=[Recipient("a@one.test")], received=w.events.received)
         await w.settle_down()
@@ -59,7 +60,7 @@ async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_
 async def test_an_abandoned_message_leaves_nothing_behind(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         writer = w.intake.begin()
-        await writer.write(bytes(1_000_000))
+        await write(writer, bytes(1_000_000))
         assert w.store.counts()["body"] > 0
         writer.abandon()
         writer.abandon()
@@ -245,7 +246,7 @@ async def test_one_stuck_destination_does_not_hold_up_others(tmp_path: Path, moc
         async def deliver(lane: object) -> None:
             if lane.destination == "stuck.test":  # type: ignore[attr-defined]
                 lane.take_nowait()  # type: ignore[attr-defined]
-                await stuck.wait()
+                await in_task(stuck.wait)
                 return
             await type(w.hops).deliver(w.hops, lane)  # type: ignore[arg-type]
 
@@ -442,7 +443,7 @@ async def test_mail_that_was_cancelled_while_it_was_under_way_and_comes_back_unt
             if first:
                 first = False
                 loaded = lane.take_nowait()  # type: ignore[attr-defined]
-                await gate.wait()  # as for a connection, which then breaks
+                await in_task(gate.wait)  # as for a connection, which then breaks
                 lane.give_back(loaded)  # type: ignore[attr-defined]
             await original(lane)  # type: ignore[arg-type]
 

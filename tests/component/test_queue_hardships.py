@@ -14,12 +14,13 @@ from postroika.errors import SpoolFullError, SpoolIOError
 from postroika.mail.envelope import Recipient
 from postroika.mail.outcome import Attempt, Outcome, RecipientResult, Stage
 from postroika.outcome.settle import Settled
+from postroika.pump import Wake, in_task
 from postroika.spool.changes import Changes
 from postroika.spool.inflight import InFlight
 from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt, forget_old_doubts
 from postroika.spool.schema import DestinationState, Table, batch_key, encode
-from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, PEER, REFUSED, Clock, world
+from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, PEER, REFUSED, Clock, world, write
 
 NARROW = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
 
@@ -197,14 +198,14 @@ async def test_a_peer_that_takes_one_connection_does_not_cost_the_backlog_an_att
                 loaded = lane.take_nowait()  # type: ignore[attr-defined]
                 if loaded is not None:
                     result = RecipientResult(0, Outcome.DEFERRED, REFUSED, Stage.CONNECT, remote=False)
-                    await trio.sleep(0.01)
+                    await in_task(trio.sleep, 0.01)
                     lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
                     lane.unreachable(REFUSED, "")  # type: ignore[attr-defined]
                 return
             busy += 1
             lane.connected()  # type: ignore[attr-defined]
             while (loaded := await lane.take(1)) is not None:  # type: ignore[attr-defined]
-                await trio.sleep(0.05)
+                await in_task(trio.sleep, 0.05)
                 result = RecipientResult(0, Outcome.DELIVERED, OK, Stage.FINAL_DOT)
                 lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
             busy -= 1
@@ -254,7 +255,7 @@ async def test_scheduled_mail_is_found_though_its_destination_never_rests(tmp_pa
             if not stuck.is_set() and not w.hops.attempts:
                 w.hops.attempts.append("slow")
                 lane.take_nowait()  # type: ignore[attr-defined]
-                await stuck.wait()
+                await in_task(stuck.wait)
             await original(lane)  # type: ignore[arg-type]
 
         w.scheduler._deliver = deliver  # type: ignore[assignment]
@@ -331,7 +332,7 @@ async def test_a_batch_stays_in_the_in_flight_table_until_its_outcome_is_on_disk
 async def test_an_abandoned_message_is_removed_once_there_is_room(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         writer = w.intake.begin()
-        await writer.write(bytes(1_000_000))
+        await write(writer, bytes(1_000_000))
         real, fails = w.store.apply, 1
 
         def apply(group: list[Changes], last_id: int = 0) -> None:
@@ -343,7 +344,7 @@ async def test_an_abandoned_message_is_removed_once_there_is_room(tmp_path: Path
 
         w.store.apply = apply  # type: ignore[method-assign]
         with pytest.raises(SpoolFullError):
-            await writer.write(bytes(1_000_000))
+            await write(writer, bytes(1_000_000))
         fails = 1
         writer.abandon()
         await w.sleep(3)
@@ -408,7 +409,7 @@ async def test_a_cancel_while_the_deferral_is_committed_is_not_lost(tmp_path: Pa
             while (loaded := await lane.take(1)) is not None:  # type: ignore[attr-defined]
                 result = RecipientResult(0, Outcome.DEFERRED, GREYLISTED, Stage.RCPT)
                 lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
-                counts.append(await w.operator.cancel_messages([loaded.batch.envelope.message]))
+                counts.append(await in_task(w.operator.cancel_messages, [loaded.batch.envelope.message]))
 
         w.scheduler._deliver = deliver  # type: ignore[assignment]
         await w.accept("a@one.test")
@@ -595,7 +596,7 @@ async def test_one_site_of_many_domains_does_not_take_all_connections(tmp_path: 
                 await pool.acquire("mx.bighost.test")
                 await lane.resume()  # type: ignore[attr-defined]
                 lane.take_nowait()  # type: ignore[attr-defined]
-                await trio.sleep_forever()  # a black hole
+                await Wake().wait()  # a black hole
             await original(lane)  # type: ignore[arg-type]
 
         w.scheduler._deliver = deliver  # type: ignore[assignment]

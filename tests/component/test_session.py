@@ -12,6 +12,7 @@ from postroika.errors import SpoolDoubtError, SpoolFullError
 from postroika.mail.envelope import BodyType, Notify, Recipient
 from postroika.mail.reply import Reply, reply
 from postroika.policy.pipeline import Client, Pipeline
+from postroika.pump import Wake
 from postroika.smtp.server_events import Helo, Mail, Rcpt
 from tests.component.smtp_client import LIMITS, Inbound
 
@@ -120,7 +121,7 @@ async def test_empty_message_has_only_our_stamp(nursery: trio.Nursery) -> None:
 
 async def test_reply_waits_for_the_commit(nursery: trio.Nursery) -> None:
     inbound = Inbound(nursery)
-    inbound.spool.may_commit = trio.Event()
+    inbound.spool.may_commit = Wake()
     await inbound.greet()
     await inbound.say(BEGIN)
     await inbound.send(b"x\r\n.\r\nNOOP\r\n")
@@ -254,7 +255,7 @@ async def test_bug_in_a_hook_is_not_hidden() -> None:
     def mail(client: Client, event: Mail) -> Reply | None:
         raise ZeroDivisionError
 
-    with pytest.RaisesGroup(ZeroDivisionError):
+    with pytest.RaisesGroup(pytest.RaisesGroup(ZeroDivisionError)):  # of the pump, and of the nursery
         async with trio.open_nursery() as nursery:
             inbound = Inbound(nursery, pipeline=Pipeline(30, mail=[mail]))
             await inbound.greet()
@@ -323,6 +324,22 @@ async def test_transaction_as_a_whole_has_a_deadline(
     assert trio.current_time() - began == pytest.approx(LIMITS.transaction_timeout_s, abs=41)
 
 
+async def test_client_that_never_lets_us_wait_has_that_deadline_too(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroika.pump.READ_BYTES", 1)  # so that there is always more in the socket
+    inbound = Inbound(nursery)
+    await inbound.greet()
+    await inbound.say(BEGIN)
+    began = trio.current_time()
+    with trio.fail_after(2000), pytest.raises((BrokenPipeError, ConnectionResetError)):
+        while True:
+            await inbound.send(b"x" * 70 + b"\r\n")
+            mock_clock.jump(1)
+            await trio.lowlevel.checkpoint()
+    assert trio.current_time() - began == pytest.approx(LIMITS.transaction_timeout_s, abs=41)
+
+
 async def test_next_transaction_has_its_own_deadline(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -351,11 +368,11 @@ async def test_slow_commit_is_not_cut_short_by_the_client_s_deadlines(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     inbound = Inbound(nursery)
-    inbound.spool.may_commit = trio.Event()
+    inbound.spool.may_commit = Wake()
     await inbound.greet()
     await inbound.say(BEGIN)
     await inbound.send(b".\r\n")
-    await trio.sleep(5000)
+    await trio.sleep(1500)
     inbound.spool.may_commit.set()
     assert await inbound.read() == QUEUED
 
@@ -410,7 +427,7 @@ async def test_shutdown_lets_a_transaction_come_to_its_end(nursery: trio.Nursery
 @pytest.mark.parametrize("now", [False, True])
 async def test_shutdown_answers_a_message_that_is_being_committed(nursery: trio.Nursery, now: bool) -> None:
     inbound = Inbound(nursery)
-    inbound.spool.may_commit = trio.Event()
+    inbound.spool.may_commit = Wake()
     await inbound.greet()
     await inbound.say(BEGIN)
     await inbound.send(b"x\r\n.\r\n")
@@ -440,6 +457,27 @@ async def test_cancelled_session_drops_its_message_and_closes() -> None:
         await inbound.say(BEGIN + b"x\r\n")
         nursery.cancel_scope.cancel()
     assert inbound.spool.messages[0].abandoned
+    assert inbound.ours.fileno() == -1
+
+
+@pytest.mark.parametrize("timely", [True, False])
+async def test_cancelled_session_keeps_a_message_that_is_being_committed(timely: bool) -> None:
+    async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+        inbound = Inbound(nursery)
+        inbound.spool.may_commit = Wake()
+        await inbound.greet()
+        await inbound.say(BEGIN)
+        await inbound.send(b"x\r\n.\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+        @outer.start_soon
+        async def commit() -> None:
+            if not timely:
+                await trio.testing.wait_all_tasks_blocked()
+            inbound.spool.may_commit.set()
+
+    assert [(message.body, message.abandoned) for message in inbound.spool.kept] == [(STAMP + b"x\r\n", False)]
     assert inbound.ours.fileno() == -1
 
 
@@ -479,5 +517,25 @@ async def test_client_that_is_sent_away_in_mid_sentence_can_read_why(nursery: tr
     await inbound.greet()
     await inbound.send(b"BDAT x\r\n" + b"y" * 100_000)
     assert (await inbound.read()).startswith("501 5.5.4 syntax: BDAT")
+    inbound.socket.close()
+    await inbound.ended.wait()
+
+
+@pytest.mark.parametrize("now", [False, True])
+async def test_shutdown_while_a_client_is_given_time_to_read_ends_only_its_session(
+    nursery: trio.Nursery, now: bool
+) -> None:
+    inbound = Inbound(nursery)
+    await inbound.greet()
+    await inbound.send(b"BDAT x\r\n" + b"y" * 100_000)
+    assert (await inbound.read()).startswith("501 5.5.4 syntax: BDAT")
+    inbound.session.stop(now=now)
+    await inbound.ended.wait()
+
+
+async def test_client_that_is_gone_when_it_is_told_of_the_shutdown_ends_only_its_session(nursery: trio.Nursery) -> None:
+    inbound = Inbound(nursery)
+    await inbound.greet()
+    inbound.session.stop(now=True)
     inbound.socket.close()
     await inbound.ended.wait()

@@ -18,6 +18,7 @@ from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stag
 from postroika.mail.reply import Reply
 from postroika.outcome.events import Event, EventWriter, decode
 from postroika.outcome.settle import Settler
+from postroika.pump import breathe, in_task
 from postroika.queue.janitor import Janitor
 from postroika.queue.lane import Lane
 from postroika.queue.operator import Operator
@@ -27,7 +28,7 @@ from postroika.spool.inflight import InFlight
 from postroika.spool.reader import Loaded
 from postroika.spool.recovery import recover
 from postroika.spool.store import Store
-from postroika.spool.writer import Intake
+from postroika.spool.writer import Intake, MessageWriter
 
 OK = Reply(250, "2.0.0", ("Ok",))
 GREYLISTED = Reply(451, "4.7.1", ("come back later",))
@@ -51,7 +52,8 @@ class Clock:
 class NextHops:
     """Delivers by asking `verdict` for each recipient; destinations in `unreachable` refuse connections.
 
-    `delivered` holds (destination, recipient, body) in order; `gate`, if set, is waited for before each attempt.
+    `delivered` holds (destination, recipient, body) in order; `gate`, if set, is waited for before each attempt, in a
+    task. All lanes have their turn before each attempt.
     """
 
     def __init__(self, read_body: Callable[[Loaded], bytes]) -> None:
@@ -76,8 +78,9 @@ class NextHops:
         connected = False
         while (loaded := await lane.take(5.0)) is not None:
             self.attempts.append(lane.destination)
+            await breathe()
             if self.gate is not None:
-                await self.gate.wait()
+                await in_task(self.gate.wait)
             if lane.destination in self.unreachable:
                 lane.report(loaded, self._all(loaded, REFUSED, Stage.CONNECT, remote=False))
                 lane.unreachable(REFUSED, "")
@@ -99,6 +102,13 @@ class NextHops:
             for index in range(len(loaded.batch.recipients))
         )
         return Attempt(results, PEER)
+
+
+async def write(writer: MessageWriter, piece: bytes) -> None:
+    """Have it take the next piece, and wait until it has."""
+    wait = writer.write(piece)
+    if wait is not None:
+        await wait
 
 
 def _outcome(reply: Reply) -> Outcome:
@@ -166,7 +176,7 @@ class World:
     ) -> int:
         """Take a message in. Returns its id."""
         writer = self.intake.begin()
-        await writer.write(body)
+        await write(writer, body)
         numbered = [
             r if isinstance(r, Recipient) else Recipient(r, number=number) for number, r in enumerate(recipients)
         ]

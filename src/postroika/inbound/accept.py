@@ -11,7 +11,7 @@ after the final dot.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from postroika import metrics
@@ -35,8 +35,8 @@ class MessageWriter(Protocol):
 
     message: int
 
-    async def write(self, piece: bytes) -> None:
-        """Take the next piece. Raises SpoolError."""
+    def write(self, piece: bytes) -> Awaitable[None] | None:
+        """Take the next piece; what is to be awaited before the next one, if anything. Raises SpoolError."""
 
     async def finish(
         self,
@@ -150,18 +150,22 @@ class Acceptance:
             recipient=recipients[0].address if len(recipients) == 1 else "",
         )
 
-    async def write(self, piece: bytes) -> None:
-        """Store the next piece of content. What goes wrong is told by `finish`.
+    def write(self, piece: bytes) -> Awaitable[None] | None:
+        """Store the next piece of content. Returns what is to be awaited before the next one, or None. What goes wrong
+        is told by `finish`.
 
         Cancellation: the message must then be abandoned.
         """
         if self._failure is not None:
-            return
+            return None
+        if self._stamp is not None:
+            piece, self._stamp = self._stamp + piece, None
+        wait = self._writer.write(piece)
+        return None if wait is None else self._stored(wait)
+
+    async def _stored(self, wait: Awaitable[None]) -> None:
         try:
-            if self._stamp is not None:
-                stamp, self._stamp = self._stamp, None
-                await self._writer.write(stamp)
-            await self._writer.write(piece)
+            await wait
         except SpoolError as error:
             self._fail(error)
 
@@ -174,8 +178,8 @@ class Acceptance:
 
         Cancellation: see `spool.writer.MessageWriter.finish`; once handed over, the commit goes on.
         """
-        if self._stamp is not None:
-            await self.write(b"")
+        if self._stamp is not None and (wait := self.write(b"")) is not None:
+            await wait
         if self._failure is not None:
             return self._failure
         mail = self._mail

@@ -22,6 +22,7 @@ from postroika.inbound.session import Session
 from postroika.mail.reply import Reply, reply
 from postroika.policy.pipeline import Client
 from postroika.policy.relay import canonical_ip
+from postroika.pump import Pump, open_pump
 
 _TAKEN_IN_A_ROW = 64
 _NOTED_PER_S = 10  # overload must not be answered with a flood of events
@@ -81,9 +82,9 @@ class Listener:
 
         Cancellation: ends all sessions at once without a word.
         """
-        async with trio.open_nursery() as nursery:
+        async with open_pump() as pump:
             with self._handoff, self._taking:
-                await self._take(nursery)
+                await self._take(pump)
             self._leaving = True
             for session in tuple(self._sessions):
                 session.stop(now=False)
@@ -97,7 +98,7 @@ class Listener:
         """Take no more connections and let `run` come to its end."""
         self._taking.cancel()
 
-    async def _take(self, nursery: trio.Nursery) -> None:
+    async def _take(self, pump: Pump) -> None:
         taken = 0
         while True:
             try:
@@ -111,13 +112,13 @@ class Listener:
             if not packet:
                 return
             for fd in fds:
-                self._accept(socket.socket(fileno=fd), packet[0], nursery)
+                self._accept(socket.socket(fileno=fd), packet[0], pump)
             taken += 1
             if taken >= _TAKEN_IN_A_ROW:
                 taken = 0
                 await trio.lowlevel.checkpoint()
 
-    def _accept(self, sock: socket.socket, listener: int, nursery: trio.Nursery) -> None:
+    def _accept(self, sock: socket.socket, listener: int, pump: Pump) -> None:
         try:
             client = _client_of(sock, listener)
         except OSError:
@@ -134,7 +135,7 @@ class Listener:
         session = self._start_session(sock, client)
         self._sessions.add(session)
         self._per_ip[client.ip] = self._per_ip.get(client.ip, 0) + 1
-        nursery.start_soon(self._hold, session)
+        pump.spawn(self._hold(session))
 
     async def _hold(self, session: Session) -> None:
         try:

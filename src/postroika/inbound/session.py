@@ -1,29 +1,30 @@
-"""One SMTP session: one Trio task that stands between a socket and the sans-IO server.
+"""One SMTP session: one strand that stands between a socket and the sans-IO server.
 
 Promise: a client that is slow, rude or gone costs only its own session: every wait has a deadline, what it sends is
 bounded by `smtp.server`, and a broken connection ends here. A message whose content is complete is answered even
 when the worker is shutting down. A bug is not caught: it goes to the root nursery.
 
 How: the socket is tried first and waited for only when it has nothing; all replies to what one read brought go out
-in one send; one cancel scope lives as long as the session and only its deadline is moved.
+in one send; the deadline of a wait is a number that the pump looks at.
 """
 
 from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
-
-import trio
+from typing import Any, ClassVar, Literal, TypeVar
 
 from postroika import metrics
 from postroika.config import Limits
 from postroika.inbound.accept import NO_ROOM, Acceptance, Door, Rejected
 from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
-from postroika.policy.pipeline import Client, Pipeline
+from postroika.policy.pipeline import Client, Pipeline, Stage
 from postroika.policy.relay import RelayPolicy
+from postroika.pump import Channel, Interrupted, Late, Strand, breathe, current, now
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import (
     BodyChunk,
@@ -39,16 +40,18 @@ from postroika.smtp.server_events import (
     Reset,
 )
 
-READ_BYTES = 65_536
 READS_IN_A_ROW = 32  # then others get their turn, however much the client has sent
 MAX_REJECTED_EVENTS = 1000  # of one session: a client that is refused for ever must not fill our disk
 LINGER_S = 2.0  # how long a client that is sent away gets to read why
 LINGER_BYTES = 1024 * 1024
-_DEADLINE_SLACK_S = 0.5  # moving a deadline costs more than being late by this
 
 _TIMED_OUT = reply(421, "4.4.2", "timeout: closing the connection")
 _SHUTTING_DOWN = reply(421, "4.3.2", "the service is shutting down, please try again")
 _GOT = {"connect": "connect", "helo": "ehlo", "mail": "mail", "rcpt": "rcpt", "data": "data", "body": "final_dot"}
+
+
+Pending = Awaitable[None] | None
+E = TypeVar("E", Helo, Mail, Rcpt, DataBegin)
 
 
 class _GoneError(Exception):
@@ -79,8 +82,8 @@ class Session:
     """
 
     __slots__ = (
-        "_acceptance", "_client", "_line_deadline", "_recorded", "_scope", "_seen", "_server", "_services",
-        "_sock", "_stop", "_stuck", "_transaction_deadline", "_utf8_recipient",
+        "_acceptance", "_channel", "_client", "_line_deadline", "_recorded", "_seen", "_server", "_services", "_sock",
+        "_stop", "_strand", "_stuck", "_transaction_deadline", "_utf8_recipient",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, client: Client, settings: ServerSettings, services: Services) -> None:
@@ -89,7 +92,7 @@ class Session:
         client.trusted = services.relay.trusts(client.ip)
         self._services = services
         self._server = Server(settings)
-        self._scope = trio.CancelScope()
+        self._strand: Strand | None = None
         self._acceptance: Acceptance | None = None
         self._stop: Literal["", "gently", "now"] = ""
         self._stuck = False
@@ -108,33 +111,40 @@ class Session:
         """Ask the session to end: with 421 as soon as no transaction is open, or (`now`) at once. A message that is
         being committed is answered first in both cases."""
         self._stop = "now" if now else "gently"
-        if now or not self._server.in_transaction:
-            self._scope.cancel()
+        if self._strand is not None and (now or not self._server.in_transaction):
+            self._strand.interrupt()
 
     async def run(self) -> None:
-        """Hold the session until it ends. Returns with the socket closed.
+        """Hold the session until it ends, in a strand. Returns with the socket closed.
 
-        Cancellation: the client is not told; an unfinished message is dropped, one that was handed over is kept.
+        Interruption other than by `stop`: the client is not told; an unfinished message is dropped, one that was
+        handed over is kept.
         """
         metrics.SESSIONS.value += 1
         metrics.SESSIONS_OPEN.value += 1
+        self._strand = current()
+        self._channel = Channel(self._sock)
         try:
-            with self._scope as scope:
-                await self._converse()
-            if scope.cancelled_caught:
-                self._server.shut_down(_SHUTTING_DOWN if self._stop else _TIMED_OUT)
-                if not self._stuck:
+            await self._converse()
+        except (Late, Interrupted) as end:
+            if isinstance(end, Interrupted) and not self._stop:
+                raise
+            self._server.shut_down(_SHUTTING_DOWN if self._stop else _TIMED_OUT)
+            if not self._stuck:
+                with suppress(_GoneError):  # then nobody needs to be told
                     self._send_nowait(self._server.take_output())
         except _GoneError:
             pass
         finally:
             metrics.SESSIONS_OPEN.value -= 1
             self._forget_transaction()
+            self._channel.close()
             self._sock.close()
 
     async def _converse(self) -> None:
         """Read, act, reply, until the server is closed."""
-        server, sock, limits = self._server, self._sock, self._services.limits
+        server, channel = self._server, self._channel
+        strand, act = current(), self._HANDLERS
         verdict = await self._services.pipeline.judge("connect", self._client, None)
         if verdict is not None and verdict.code >= 400:
             server.shut_down(verdict)
@@ -145,7 +155,9 @@ class Session:
             output = server.take_output()
             if output:
                 self._line_deadline = math.inf
-                await self._send(output)
+                sent = self._send_nowait(output)
+                if sent < len(output):
+                    await self._send(output[sent:])
             if server.closed:
                 if unread:
                     await self._linger()
@@ -157,102 +169,82 @@ class Session:
             reads += 1
             if reads > READS_IN_A_ROW:
                 reads = 0
-                self._set_deadline(limits)
-                await trio.lowlevel.checkpoint()
-            while True:
-                try:
-                    piece = sock.recv(READ_BYTES)
-                    break
-                except BlockingIOError:
+                if self._next_deadline() <= now():
+                    raise Late  # who never lets us wait is not spared
+                await breathe()
+            try:
+                while (piece := channel.receive()) is None:
                     reads = 0
-                    self._set_deadline(limits)
-                    await trio.lowlevel.wait_readable(sock)
-                    self._leave_time_to_act(limits)
-                except OSError as error:
-                    raise _GoneError from error
+                    strand.deadline = self._next_deadline()
+                    await channel.readable()
+                    # The client has kept its deadline: storing what it sent, and hooks, have their own.
+                    strand.deadline = math.inf
+            except OSError as error:
+                raise _GoneError from error
             server.receive(piece)
             last: Event | None = None
             while (event := server.next_event()) is not None:
                 last = event
-                await self._act(event)
+                pending = act[type(event)](self, event)
+                if pending is not None:
+                    await pending
             unread = bool(piece) and not isinstance(last, Quit)
 
-    def _set_deadline(self, limits: Limits) -> None:
+    def _next_deadline(self) -> float:
         """Until when the next bytes have to come."""
-        server, now = self._server, trio.current_time()
+        server, at, limits = self._server, now(), self._services.limits
         if server.receiving:
-            deadline = now + limits.data_timeout_s
+            deadline = at + limits.data_timeout_s
         elif server.mid_command:
             # From the first octet of a line: a client that drips octets gains nothing.
             if self._line_deadline == math.inf:
-                self._line_deadline = now + limits.command_timeout_s
+                self._line_deadline = at + limits.command_timeout_s
             deadline = self._line_deadline
         else:
             self._line_deadline = math.inf
-            deadline = now + (limits.command_timeout_s if server.in_transaction else limits.idle_timeout_s)
-        deadline = min(deadline, self._transaction_deadline)
-        ahead = deadline - self._scope.deadline
-        if ahead < 0 or ahead > _DEADLINE_SLACK_S:
-            self._scope.deadline = deadline
-
-    def _leave_time_to_act(self, limits: Limits) -> None:
-        """The client has kept its deadline, if late: storing what it sent has one of its own."""
-        earliest = trio.current_time() + 2 * limits.commit_timeout_s
-        if self._scope.deadline < earliest:  # noqa: PLR1730 - setting it costs far more than looking
-            self._scope.deadline = earliest
+            deadline = at + (limits.command_timeout_s if server.in_transaction else limits.idle_timeout_s)
+        return min(deadline, self._transaction_deadline)
 
     # ---- events
 
-    async def _act(self, event: Event) -> None:
-        if isinstance(event, BodyChunk):
-            assert self._acceptance is not None
-            await self._acceptance.write(event.piece)
-        elif isinstance(event, Rcpt):
-            await self._rcpt(event)
-        elif isinstance(event, Mail):
-            await self._mail(event)
-        elif isinstance(event, DataBegin):
-            await self._data(event)
-        elif isinstance(event, BodyEnd):
-            await self._commit(event)
-        elif isinstance(event, Refused):
-            # What it was about is in the argument, as the client wrote it.
-            self._note_refused(event)
-        elif isinstance(event, Helo):
-            verdict = await self._services.pipeline.judge("helo", self._client, event, self._scope)
-            if verdict is None or verdict.code < 400:
-                self._client.helo = event.name
-            else:
-                self._note("helo", verdict)
-            self._server.answer(verdict)
-        elif isinstance(event, BodyRefused):
-            self._note("body", event.reply)
-            self._forget_message()
-        elif isinstance(event, Reset):
-            self._forget_transaction()
+    # Each returns what is to be awaited before the next event, or None: most events need no wait, and a coroutine for
+    # each would cost as much as the event.
 
-    async def _mail(self, event: Mail) -> None:
-        services, client = self._services, self._client
-        verdict = None
+    def _chunk(self, event: BodyChunk) -> Pending:
+        assert self._acceptance is not None
+        return self._acceptance.write(event.piece)
+
+    def _mail(self, event: Mail) -> Pending:
+        services = self._services
         if not services.door.has_room():
-            verdict = NO_ROOM
+            self._answer_mail(event, NO_ROOM)
+        elif services.pipeline.judges("mail"):
+            return self._judge("mail", event, self._answer_mail)
         else:
-            verdict = await services.pipeline.judge("mail", client, event, self._scope)
+            self._answer_mail(event, None)
+        return None
+
+    def _answer_mail(self, event: Mail, verdict: Reply | None) -> None:
         if verdict is None or verdict.code < 400:
             self._forget_transaction()
-            client.mail = event
-            self._transaction_deadline = trio.current_time() + services.limits.transaction_timeout_s
+            self._client.mail = event
+            self._transaction_deadline = now() + self._services.limits.transaction_timeout_s
         else:
             self._note("mail", verdict, sender=event.reverse_path, size_bytes=event.size_bytes)
         self._server.answer(verdict)
 
-    async def _rcpt(self, event: Rcpt) -> None:
-        services, client = self._services, self._client
-        verdict = services.relay(client, event)
-        if verdict is None:
-            verdict = await services.pipeline.judge("rcpt", client, event, self._scope)
+    def _rcpt(self, event: Rcpt) -> Pending:
+        services = self._services
+        verdict = services.relay(self._client, event)
+        if verdict is None and services.pipeline.judges("rcpt"):
+            return self._judge("rcpt", event, self._answer_rcpt)
+        self._answer_rcpt(event, verdict)
+        return None
+
+    def _answer_rcpt(self, event: Rcpt, verdict: Reply | None) -> None:
+        client = self._client
         if verdict is None or verdict.code < 400:
-            address = services.relay.mailbox(event, client.local_ip)
+            address = self._services.relay.mailbox(event, client.local_ip)
             # The same address twice is one recipient, as everywhere.
             if address not in self._seen:
                 self._seen.add(address)
@@ -262,14 +254,22 @@ class Session:
             self._note("rcpt", verdict, recipient=event.address)
         self._server.answer(verdict)
 
-    async def _data(self, event: DataBegin) -> None:
-        services, client = self._services, self._client
+    def _data(self, event: DataBegin) -> Pending:
+        services = self._services
         if not services.door.has_room():
-            verdict: Reply | None = NO_ROOM
+            self._answer_data(event, NO_ROOM)
+        elif services.pipeline.judges("data"):
+            return self._judge("data", event, self._answer_data)
         else:
-            verdict = await services.pipeline.judge("data", client, event, self._scope)
+            self._answer_data(event, None)
+        return None
+
+    def _answer_data(self, event: DataBegin, verdict: Reply | None) -> None:
+        del event
         if verdict is None or verdict.code < 400:
-            self._acceptance = services.door.open(client, esmtp=self._server.esmtp, utf8_recipient=self._utf8_recipient)
+            self._acceptance = self._services.door.open(
+                self._client, esmtp=self._server.esmtp, utf8_recipient=self._utf8_recipient
+            )
         else:
             self._note("data", verdict)
         self._server.answer(verdict)
@@ -278,13 +278,38 @@ class Session:
         acceptance = self._acceptance
         assert acceptance is not None
         # The commit has a deadline of its own, and nothing that the client does or does not do may cut it short.
-        self._scope.deadline = math.inf
         verdict = await acceptance.finish(end)
         self._acceptance = None
         if verdict.code >= 400:
             self._note("body", verdict, size_bytes=end.size_bytes)
         self._server.answer(verdict)
         self._forget_transaction()
+
+    def _helo(self, event: Helo) -> Pending:
+        if self._services.pipeline.judges("helo"):
+            return self._judge("helo", event, self._answer_helo)
+        self._answer_helo(event, None)
+        return None
+
+    def _answer_helo(self, event: Helo, verdict: Reply | None) -> None:
+        if verdict is None or verdict.code < 400:
+            self._client.helo = event.name
+        else:
+            self._note("helo", verdict)
+        self._server.answer(verdict)
+
+    def _body_refused(self, event: BodyRefused) -> None:
+        self._note("body", event.reply)
+        self._forget_message()
+
+    def _reset(self, _event: Reset) -> None:
+        self._forget_transaction()
+
+    def _quit(self, _event: Quit) -> None:
+        """All is said."""
+
+    async def _judge(self, stage: Stage, event: E, answer: Callable[[E, Reply | None], None]) -> None:
+        answer(event, await self._services.pipeline.judge(stage, self._client, event))
 
     def _forget_message(self) -> None:
         if self._acceptance is not None:
@@ -304,6 +329,7 @@ class Session:
     # ---- the record of refusals
 
     def _note_refused(self, event: Refused) -> None:
+        # What it was about is in the argument, as the client wrote it.
         if event.stage == "protocol":
             self._note("helo" if not self._client.helo else "mail", event.reply)
         elif event.stage == "mail":
@@ -334,6 +360,19 @@ class Session:
             size_bytes=size_bytes,
         )
 
+    _HANDLERS: ClassVar[dict[type[Event], Callable[[Session, Any], Pending]]] = {
+        BodyChunk: _chunk,
+        Mail: _mail,
+        Rcpt: _rcpt,
+        DataBegin: _data,
+        BodyEnd: _commit,
+        Refused: _note_refused,
+        Helo: _helo,
+        BodyRefused: _body_refused,
+        Reset: _reset,
+        Quit: _quit,
+    }
+
     # ---- the socket
 
     async def _send(self, output: bytes) -> None:
@@ -344,18 +383,22 @@ class Session:
                 view = view[self._sock.send(view) :]
             except BlockingIOError:
                 self._stuck = True  # in the middle of a reply: another one would only garble it
-                self._scope.deadline = trio.current_time() + self._services.limits.command_timeout_s
-                await trio.lowlevel.wait_writable(self._sock)
+                strand = current()
+                strand.deadline = now() + self._services.limits.command_timeout_s
+                await self._channel.writable()
+                strand.deadline = math.inf
             except OSError as error:
                 raise _GoneError from error
             if not view:
                 self._stuck = False
                 return
 
-    def _send_nowait(self, output: bytes) -> None:
-        """Send what the socket takes at once."""
+    def _send_nowait(self, output: bytes) -> int:
+        """Send what the socket takes at once; how much it was."""
         try:
-            self._sock.send(output)
+            return self._sock.send(output)
+        except BlockingIOError:
+            return 0
         except OSError as error:
             raise _GoneError from error
 
@@ -365,16 +408,17 @@ class Session:
         left = LINGER_BYTES
         try:
             self._sock.shutdown(socket.SHUT_WR)
-            with trio.move_on_after(LINGER_S):
-                while left > 0:
-                    try:
-                        got = len(self._sock.recv(READ_BYTES))
-                    except BlockingIOError:
-                        await trio.lowlevel.wait_readable(self._sock)
-                        continue
-                    if not got:
-                        return
-                    left -= got
+            current().deadline = now() + LINGER_S
+            while left > 0:
+                piece = self._channel.receive()
+                if piece is None:
+                    await self._channel.readable()
+                elif piece:
+                    left -= len(piece)
+                else:
+                    return
+        except Late:
+            return
         except OSError as error:
             raise _GoneError from error
 

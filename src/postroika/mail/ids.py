@@ -6,6 +6,7 @@ Crockford's base32, which sort like the numbers and survive being read out on th
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -66,6 +67,7 @@ def first_id_at(at: float) -> int:
     return max(0, int(at * 1000)) << _TIME_SHIFT
 
 
+@functools.lru_cache(maxsize=4096)  # that of a message is wanted in its header, its events and its reply
 def id_text(number: int) -> str:
     """13 characters; text order is number order."""
     pairs = _PAIRS  # Two characters a step: every event and every reply to a final dot has an id in it.

@@ -3,9 +3,8 @@
 Promise: never a deadlock (it reads while it waits to write), never more waiting than the timeouts of RFC 5321
 §4.5.3.2 allow for each reply, never more output in memory than what the driver has given for one write.
 
-How: the system call comes first and Trio is asked only when it would block. One cancel scope lasts as long as somebody
-attends to the connection, and its deadline is moved; a peer that sends single octets does not move it, only whole
-replies do.
+How: it is used by one strand at a time; the system call comes first, and the pump is asked only when it would block.
+The deadline is the strand's; a peer that sends single octets does not move it, only whole replies do.
 """
 
 from __future__ import annotations
@@ -17,19 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 
-import trio
-from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
-
 from postroika.config import Delivery
 from postroika.errors import RemoteProtocolError
 from postroika.mail.outcome import Peer
 from postroika.metrics import OUTBOUND_CONNECTION_FAILURES, OUTBOUND_CONNECTIONS, OUTBOUND_CONNECTIONS_OPEN
 from postroika.outbound.failure import FAILURES, NoSession, PeerClosed, SessionRefused, TimedOut
+from postroika.pump import READ_BYTES, Channel, Late, Strand, breathe, current, now
 from postroika.smtp.client import Client
 from postroika.smtp.client_base import ClientSettings
 from postroika.smtp.client_transaction import Closed, Event, Ready, Refused, Step
 
-_READ_BYTES = 65536
 _READS_BEFORE_YIELD = 16  # A peer that never lets us wait would keep the others from being served.
 # What one transaction may take in all, so that a tarpit at one reply per five minutes holds no connection for hours;
 # a large body gets more (500 octets/s is Postfix's smtp_min_data_rate).
@@ -47,15 +43,18 @@ class Connection:
         messages: transactions that were answered.
     """
 
-    def __init__(self, sock: socket.socket, client: Client, peer: Peer, source: str, config: Delivery) -> None:
+    def __init__(
+        self, sock: socket.socket, channel: Channel, client: Client, peer: Peer, source: str, config: Delivery
+    ) -> None:
         self.client = client
         self.peer = peer
         self.source = source
         self.messages = 0
         self._sock = sock
+        self._channel = channel
         self._config = config
         self._unsent = memoryview(b"")
-        self._scope: trio.CancelScope | None = None
+        self._strand: Strand | None = None
         self._awaited: tuple[int, Step] = (-1, Step.NOTHING)
         self._reply_deadline = inf
         self._transaction_deadline = inf
@@ -87,35 +86,33 @@ class Connection:
         Raises:
             TimedOut: a deadline has passed; the connection is of no more use.
         """
-        with trio.CancelScope() as scope:
-            self._scope = scope
-            self._awaited = (-1, Step.NOTHING)
-            try:
-                yield
-            finally:
-                self._scope = None
-        if scope.cancelled_caught:
-            raise TimedOut(self.client.waiting, self._sending_blocked)
+        strand = self._strand = current()
+        self._awaited = (-1, Step.NOTHING)
+        try:
+            yield
+        except Late:
+            raise TimedOut(self.client.waiting, self._sending_blocked) from None
+        finally:
+            strand.deadline = inf
+            self._strand = None
 
     def begin_transaction(self, size_bytes: int) -> None:
         """A transaction is the first one under way from now on."""
-        self._transaction_deadline = trio.current_time() + _TRANSACTION_S + size_bytes / _MIN_BYTES_PER_S
+        self._transaction_deadline = now() + _TRANSACTION_S + size_bytes / _MIN_BYTES_PER_S
 
     def rest(self) -> None:
         """Nothing is awaited; no deadline runs until the next exchange."""
         self._transaction_deadline = inf
-        if self._scope is not None:
-            self._scope.deadline = inf
+        if self._strand is not None:
+            self._strand.deadline = inf
 
     def _set_deadline(self) -> None:
         client = self.client
         awaited = (client.replies, client.waiting)
         if awaited != self._awaited:
             self._awaited = awaited
-            deadline = trio.current_time() + self._allowed_s[awaited[1]]
-            deadline = min(deadline, self._transaction_deadline)
-            assert self._scope is not None
-            self._scope.deadline = deadline
+            assert self._strand is not None
+            self._strand.deadline = min(now() + self._allowed_s[awaited[1]], self._transaction_deadline)
 
     # --- bytes
 
@@ -144,37 +141,36 @@ class Connection:
         Raises:
             OSError: the connection broke; what had been read before is with the client.
 
-        Cancellation: any time; what was handed to the kernel is no longer counted in `unsent_bytes`.
+        Interruption: any time; what was handed to the kernel is no longer counted in `unsent_bytes`.
         """
         client = self.client
         out = client.take_output()
         if out:
             piece = out[0] if len(out) == 1 else b"".join(out)
             self._unsent = memoryview(piece if not self._unsent else b"".join((self._unsent, piece)))
-        if self._unsent and not self._send():
-            self._sending_blocked = True
+        if self._unsent:
             while not self._send():
-                self._scope_deadline(self._config.body_timeout_s)
-                if await _readable_before_writable(self._sock) and self._read():
+                self._sending_blocked = True
+                assert self._strand is not None
+                self._strand.deadline = min(now() + self._config.body_timeout_s, self._transaction_deadline)
+                await self._channel.readable_or_writable()
+                if self._read():
                     return
-            self._sending_blocked = False
-            self._awaited = (-1, Step.NOTHING)
+            if self._sending_blocked:
+                self._sending_blocked = False
+                self._awaited = (-1, Step.NOTHING)
         if client.wants_body:
-            await checkpoint()
+            await breathe()
             self._read()
             return
         while not self._read():
             self._set_deadline()
             self._reads = 0
-            await wait_readable(self._sock)
+            await self._channel.readable()
         self._reads += 1
         if self._reads >= _READS_BEFORE_YIELD:
             self._reads = 0
-            await checkpoint()
-
-    def _scope_deadline(self, seconds: float) -> None:
-        assert self._scope is not None
-        self._scope.deadline = min(trio.current_time() + seconds, self._transaction_deadline)
+            await breathe()
 
     def _send(self) -> bool:
         """Hand over what the kernel takes; whether that was all."""
@@ -184,24 +180,29 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError:
-            # The peer may have said why before it went.
-            while self._read():
-                if self.client.ended:
-                    return True
+            # The peer may have said why before it went, and the pump not have heard of it yet.
+            while not self.client.ended:
+                try:
+                    self.client.receive(self._sock.recv(READ_BYTES))
+                except BlockingIOError:
+                    break
+            else:
+                return True
             raise
         return True
 
     def _read(self) -> bool:
         """Give the client what has come; whether there was anything."""
-        try:
-            chunk = self._sock.recv(_READ_BYTES)
-        except BlockingIOError:
+        piece = self._channel.receive()
+        if piece is None:
             return False
-        self.client.receive(chunk)
+        self.client.receive(piece)
         return True
 
     def looks_closed(self) -> bool:
         """On a connection at rest: the peer has closed, or said something unasked for (a 421, as a rule)."""
+        if self._channel.quiet:
+            return False
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -232,7 +233,7 @@ class Connection:
                         case Closed(reply):
                             raise PeerClosed(step, reply)
         except SessionRefused as error:
-            await self.quit()  # noqa: ASYNC120 - if cancelled here, nobody asks why there is no session
+            await self.quit()  # noqa: ASYNC120 - if interrupted here, nobody asks why there is no session
             raise NoSession(error, step) from error
         except FAILURES as error:
             self.close()
@@ -241,7 +242,7 @@ class Connection:
     async def quit(self) -> None:
         """Take leave, politely but not for long, and close. Never raises for what the peer does.
 
-        Cancellation: closes at once.
+        Interruption: closes at once.
         """
         try:
             self.client.quit()
@@ -258,7 +259,7 @@ class Connection:
     def close(self) -> None:
         """Close without a word. May be called twice."""
         if self._sock.fileno() != -1:
-            notify_closing(self._sock)
+            self._channel.close()
             self._sock.close()
             OUTBOUND_CONNECTIONS_OPEN.value -= 1
 
@@ -272,15 +273,15 @@ async def open_connection(peer: Peer, settings: ClientSettings, config: Delivery
     Raises:
         NoSession: it was refused, or anything else went wrong.
 
-    Cancellation: nothing stays open.
+    Interruption: nothing stays open.
     """
     OUTBOUND_CONNECTIONS.value += 1
     try:
         try:
-            sock, source = await _connect(peer, config)
+            sock, channel, source = await _connect(peer, config)
         except (OSError, TimedOut) as error:
             raise NoSession(error, Step.NOTHING) from error
-        connection = Connection(sock, Client(settings), peer, source, config)
+        connection = Connection(sock, channel, Client(settings), peer, source, config)
         try:
             await connection.greet()
         except BaseException:
@@ -292,10 +293,11 @@ async def open_connection(peer: Peer, settings: ClientSettings, config: Delivery
     return connection
 
 
-async def _connect(peer: Peer, config: Delivery) -> tuple[socket.socket, str]:
+async def _connect(peer: Peer, config: Delivery) -> tuple[socket.socket, Channel, str]:
     """A connected socket, and the configured source address if it was bound to it."""
     family = socket.AF_INET6 if ":" in peer.ip else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    channel = Channel(sock)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # What we write is whole; nothing is worth a wait.
         source = config.source_address
@@ -305,31 +307,18 @@ async def _connect(peer: Peer, config: Delivery) -> tuple[socket.socket, str]:
             sock.bind((source, 0))
         number = sock.connect_ex((peer.ip, peer.port))
         if number == errno.EINPROGRESS:
-            with trio.move_on_after(config.connect_timeout_s) as scope:
-                await wait_writable(sock)
-            if scope.cancelled_caught:
-                raise TimedOut(Step.NOTHING)
+            strand = current()
+            strand.deadline = now() + config.connect_timeout_s
+            try:
+                await channel.writable()
+            except Late:
+                raise TimedOut(Step.NOTHING) from None
+            strand.deadline = inf
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             raise OSError(number, os.strerror(number))
     except BaseException:
+        channel.close()
         sock.close()
         raise
-    return sock, source
-
-
-async def _readable_before_writable(sock: socket.socket) -> bool:
-    """Wait until one of them; whether it was reading. Only for a full send buffer: it takes a task."""
-    readable = False
-
-    async def wait_for_reading() -> None:
-        nonlocal readable
-        await wait_readable(sock)
-        readable = True
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait_for_reading)
-        await wait_writable(sock)
-        nursery.cancel_scope.cancel()
-    return readable
+    return sock, channel, source

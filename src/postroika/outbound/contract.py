@@ -21,14 +21,17 @@ class Lane(Protocol):
     async def take(self, idle_s: float) -> Loaded | None:
         """The next batch; waits up to `idle_s`. None: close the connection.
 
-        Cancellation: nothing is taken.
+        Interruption: nothing is taken.
         """
+
+    def hurry(self) -> None:
+        """Somebody else wants the connection: `take` is to wait no longer."""
 
     def pause(self) -> None:
         """There is no place at the site: others may have the connection meanwhile."""
 
     async def resume(self) -> None:
-        """There is one now; waits until the total of connections allows it. Cancellation: it stays paused."""
+        """There is one now; waits until the total of connections allows it. Interruption: it stays paused."""
 
     def report(self, loaded: Loaded, attempt: Attempt) -> None:
         """The outcome: one result for each recipient of `loaded.batch`. Never blocks."""
@@ -66,6 +69,9 @@ class InFlightTable(Protocol):
 
 class Router(Protocol):
     """Names the next hops."""
+
+    def known(self, destination: str) -> Route | None:
+        """As `route`, if no look-up is needed."""
 
     async def route(self, destination: str) -> Route:
         """The hosts to try, best first. Raises NoRoute."""

@@ -4,7 +4,7 @@ Promise: every batch that a lane gives is reported exactly once, or given back u
 sent when the process was told to stop, which nobody can speak for. A recipient that was refused with 5xx is not tried
 at another host, nor is a message whose final dot was sent.
 
-How: `Deliverer.deliver` runs in a task of the queue's. It takes a place at the site, opens a connection to the first
+How: `Deliverer.deliver` runs in a strand of the queue's. It takes a place at the site, opens a connection to the first
 host that will have one, and lets a `Session` work there. What hosts deferred is then tried at the next one. Batches
 that lost their connection through no fault of their own go on with a fresh one, uncounted.
 """
@@ -12,8 +12,6 @@ that lost their connection through no fault of their own go on with a fresh one,
 from __future__ import annotations
 
 from collections import deque
-
-from trio.lowlevel import checkpoint
 
 from postroika.config import Config
 from postroika.mail.outcome import Attempt, Peer, RecipientResult, Stage
@@ -24,6 +22,7 @@ from postroika.outbound.failure import NoSession
 from postroika.outbound.job import Job
 from postroika.outbound.pool import SitePool
 from postroika.outbound.session import End, Session
+from postroika.pump import breathe, in_task
 from postroika.routing.router import NoRoute, Route
 from postroika.smtp.client_base import ClientSettings
 from postroika.smtp.client_transaction import Verdict
@@ -59,7 +58,7 @@ class Deliverer:
     async def deliver(self, lane: Lane) -> None:
         """Deliver what `lane` gives, until it gives nothing more.
 
-        Cancellation: batches of which no final dot was sent are given back; the others get no report, unless some of
+        Interruption: batches of which no final dot was sent are given back; the others get no report, unless some of
         their recipients have a result already.
         """
         while await self._turn(lane):
@@ -69,7 +68,9 @@ class Deliverer:
         """Take a place at the site and use it for one connection, or as many as the batches in hand need. Whether to
         go on; in between others may have their turn."""
         try:
-            route = await self.router.route(lane.destination)
+            route = self.router.known(lane.destination)
+            if route is None:
+                route = await in_task(self.router.route, lane.destination)
         except NoRoute as error:
             await self._no_route(lane, error)
             return False
@@ -96,7 +97,7 @@ class Deliverer:
             if not error.permanent:
                 lane.unreachable(error.reply, "")
                 return
-            await checkpoint()
+            await breathe()
 
 
 class Turn:
@@ -252,11 +253,18 @@ class Turn:
 
     async def wait(self) -> tuple[Job | None, bool]:
         """The lane's next batch; ends early if somebody else wants the connection."""
-        loaded = None
-        with self._tools.pool.idle(self._site) as scope:
-            loaded = await self._lane.take(self._tools.config.connection_idle_s)
+        pool, lane = self._tools.pool, self._lane
+        if not pool.rest(self._site, lane):
+            return None, True
+        try:
+            loaded = await lane.take(self._tools.config.connection_idle_s)
+        finally:
+            wanted = pool.rise(self._site, lane)
         if loaded is None:
-            return None, scope.cancelled_caught
+            return None, wanted
+        if wanted:
+            # Work came after all. Who called us gets a place of its own if there is one, else it waits on.
+            pool.admit(self._site)
         job = Job(loaded)
         self._open[job] = None
         return job, False
@@ -269,7 +277,7 @@ class Turn:
     # --- the end
 
     def stop(self) -> None:
-        """We were cancelled."""
+        """We were interrupted."""
         for job in list(self._open):
             if job.tried:
                 job.complete(classify.stopped(dot_sent=job.dots > 0))

@@ -5,30 +5,33 @@ idle, or given up with a session that still stands, goes to whoever waits for it
 the domains of one big provider share its connections.
 
 A place is taken with `acquire`. Its holder gives it back with `release`, or hands it over together with the connection.
-While it has nothing to do it waits inside `idle`, which ends as soon as somebody else wants the place.
+While it has nothing to do it is at `rest`, and is hurried as soon as somebody else wants the place.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import trio
+from typing import Protocol
 
 from postroika.outbound.connection import Connection
+from postroika.pump import Interrupted, Wake
+
+
+class Holder(Protocol):
+    """Who has a place and nothing to do."""
+
+    def hurry(self) -> None:
+        """Somebody else wants the place."""
 
 
 class _Waiter:
-    __slots__ = ("connection", "event")
+    __slots__ = ("granted",)
 
     def __init__(self) -> None:
-        self.event = trio.Event()
-        self.connection: Connection | None = None
+        self.granted = Wake()
 
     def grant(self, connection: Connection | None) -> None:
-        self.connection = connection
-        self.event.set()
+        self.granted.set(connection)
 
 
 class _Site:
@@ -37,7 +40,7 @@ class _Site:
     def __init__(self) -> None:
         self.taken = 0
         self.waiters: deque[_Waiter] = deque()
-        self.idle: list[trio.CancelScope] = []  # of holders that nobody has called yet
+        self.idle: list[Holder] = []  # those that nobody has called yet
 
 
 class SitePool:
@@ -59,7 +62,7 @@ class SitePool:
     async def acquire(self, site: str) -> Connection | None:
         """Take a place, as soon as it is our turn; with it comes a connection whose session stands, if there is one.
 
-        Cancellation: no place is held.
+        Interruption: no place is held.
         """
         state = self._sites.get(site)
         if state is None:
@@ -72,13 +75,13 @@ class SitePool:
         state.waiters.append(waiter)
         if state.idle:
             # The latest to go idle: the others then time out.
-            state.idle.pop().cancel()
+            state.idle.pop().hurry()
         try:
-            await waiter.event.wait()
-        except trio.Cancelled:
-            state.waiters.remove(waiter)  # A grant is never lost: once the event is set, the wait is not cancelled.
+            connection: Connection | None = await waiter.granted.wait()
+        except Interrupted:
+            state.waiters.remove(waiter)  # A grant is never lost: once it is set, the wait is not interrupted.
             raise
-        return waiter.connection
+        return connection
 
     def hand_over(self, site: str, connection: Connection) -> bool:
         """Give our place and `connection`, at rest, to who waits longest; False if nobody waits: we keep both."""
@@ -96,24 +99,25 @@ class SitePool:
         if not state.taken and not state.waiters:
             del self._sites[site]
 
-    @contextmanager
-    def idle(self, site: str) -> Iterator[trio.CancelScope]:
-        """Wait for work inside this. The wait is cancelled when somebody wants a connection to the site; then, if no
-        work came, hand ours over."""
+    def rest(self, site: str, holder: Holder) -> bool:
+        """We have no work, and wait for some. False if somebody waits for a place: hand ours over."""
         state = self._sites[site]
-        with trio.CancelScope() as scope:
-            if state.waiters:
-                scope.cancel()
-            else:
-                state.idle.append(scope)
-            try:
-                yield scope
-            finally:
-                if scope in state.idle:
-                    state.idle.remove(scope)
-        if scope.cancel_called and not scope.cancelled_caught:
-            # Work came after all. Who called us gets a place of its own if there is one, else it waits on.
-            self._admit(state)
+        if state.waiters:
+            return False
+        state.idle.append(holder)
+        return True
+
+    def rise(self, site: str, holder: Holder) -> bool:
+        """We wait no longer; whether somebody wants the place. If no work came, hand ours over; otherwise `admit`."""
+        state = self._sites[site]
+        if holder in state.idle:
+            state.idle.remove(holder)
+            return False
+        return True
+
+    def admit(self, site: str) -> None:
+        """Give those who wait the places that are free."""
+        self._admit(self._sites[site])
 
     def wanted(self, site: str) -> bool:
         """Whether somebody waits for a place of the site."""

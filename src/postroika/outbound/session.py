@@ -15,8 +15,6 @@ import enum
 from collections import deque
 from typing import Protocol
 
-from trio.lowlevel import checkpoint
-
 from postroika.config import Delivery
 from postroika.errors import RemoteProtocolError
 from postroika.mail.envelope import Notify
@@ -26,6 +24,7 @@ from postroika.outbound.connection import Connection
 from postroika.outbound.contract import Bodies, InFlightTable
 from postroika.outbound.failure import FAILURES, Failure, PeerClosed
 from postroika.outbound.job import Job, Try
+from postroika.pump import breathe
 from postroika.smtp.client_transaction import BodyWanted, Closed, Done, Fate, Transaction, Verdict
 from postroika.spool.schema import CHUNK_BYTES
 
@@ -106,7 +105,7 @@ class Session:
     async def run(self) -> End:
         """Until there is nothing more to do on this connection. Can be called again after IDLE and WANTED.
 
-        Cancellation: the connection is closed; jobs stay as they are.
+        Interruption: the connection is closed; jobs stay as they are.
         """
         try:
             with self._connection.attended():
@@ -139,7 +138,7 @@ class Session:
                 done += 1
                 if done >= _DONE_BEFORE_YIELD:
                     done = 0
-                    await checkpoint()
+                    await breathe()
             elif isinstance(event, BodyWanted):
                 self._give_body(event.transaction)
             elif isinstance(event, Closed):

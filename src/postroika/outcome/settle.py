@@ -130,9 +130,9 @@ class Settler:
         if in_doubt:
             self._note_doubt(changes, loaded)
         peer = attempt.peer
-        self._notify(settled, dsn.Kind.FAILED, self._reports(batch, failed, peer))
-        self._notify(settled, dsn.Kind.EXPIRED, self._reports(batch, given_up, peer))
-        self._notify(settled, dsn.Kind.RELAYED, self._reports(batch, relayed, peer))
+        for kind, results in ((dsn.Kind.FAILED, failed), (dsn.Kind.EXPIRED, given_up), (dsn.Kind.RELAYED, relayed)):
+            if results:
+                self._notify(settled, kind, self._reports(batch, results, peer))
         if not still_open:
             changes.finish_batch(loaded.key, batch)
             return settled

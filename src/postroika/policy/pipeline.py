@@ -10,7 +10,6 @@ nobody has an opinion the event is accepted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import trio
 
 from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
+from postroika.pump import in_task
 from postroika.smtp.server_events import Mail
 
 Stage = Literal["connect", "helo", "mail", "rcpt", "data"]
@@ -82,13 +82,12 @@ class Pipeline:
             "data": tuple(data),
         }
 
-    async def judge(
-        self, stage: Stage, client: Client, event: object, scope: trio.CancelScope | None = None
-    ) -> Verdict:
-        """The verdict on `event`: a Reply, or None to accept with the usual words.
+    def judges(self, stage: Stage) -> bool:
+        """Whether anybody is to be asked at this stage."""
+        return bool(self._hooks[stage])
 
-        Args:
-            scope: the caller's; its deadline, which is about the client, is lifted if a hook has to be waited for.
+    async def judge(self, stage: Stage, client: Client, event: object) -> Verdict:
+        """The verdict on `event`: a Reply, or None to accept with the usual words.
 
         Cancellation: leaves nothing behind; a hook that is running is cancelled.
         """
@@ -99,9 +98,7 @@ class Pipeline:
                 continue
             if isinstance(verdict, Reply):
                 return verdict
-            if scope is not None:
-                scope.deadline = math.inf
-            return await self._judge_rest(verdict, hooks[number + 1 :], client, event)
+            return await in_task(self._judge_rest, verdict, hooks[number + 1 :], client, event)
         return None
 
     async def _judge_rest(

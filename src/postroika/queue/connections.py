@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-import trio
+from postroika.pump import Interrupted, Wake
 
 
 class Connections:
@@ -21,7 +21,7 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._hungry: OrderedDict[str, None] = OrderedDict()
-        self._returning: deque[trio.Event] = deque()
+        self._returning: deque[Wake] = deque()
         self.open = 0
 
     @property
@@ -57,27 +57,29 @@ class Connections:
 
     def give_back(self) -> None:
         """One was closed, or its lane waits for a place at its site."""
-        self.open -= 1
         if self._returning:
-            self._returning.popleft().set()
+            self._returning.popleft().set()  # Theirs from now on: nobody gets it before they have looked.
+        else:
+            self.open -= 1
 
     async def take_again(self) -> None:
         """A lane that gave its connection back while it waited for its site goes on, once there is room.
 
-        Cancellation: it has none.
+        Interruption: it has none.
         """
-        while self.all_taken:
-            called = trio.Event()
-            self._returning.append(called)
-            try:
-                await called.wait()
-            finally:
-                if called in self._returning:
-                    self._returning.remove(called)
-        self.open += 1
+        if not self.all_taken:
+            self.open += 1
+            return
+        called = Wake()
+        self._returning.append(called)
+        try:
+            await called.wait()
+        except Interrupted:
+            self._returning.remove(called)  # Once it is set, the wait is not interrupted.
+            raise
 
     def next_in_line(self) -> str | None:
         """The destination whose turn it is; None if there is no room for it, or nobody waits."""
-        if not self._hungry or self.open + len(self._returning) >= self._limit:
+        if not self._hungry or self.all_taken:
             return None
         return self._hungry.popitem(last=False)[0]

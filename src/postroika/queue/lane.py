@@ -1,16 +1,15 @@
 """What one outbound connection sees of the queue: batches to deliver, and where to report.
 
-The scheduler starts one task a lane; `outbound.delivery` runs it. A lane that is told None closes its connection.
+The scheduler starts one strand a lane; `outbound.delivery` runs it. A lane that is told None closes its connection.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
 from postroika.mail.outcome import Attempt
 from postroika.mail.reply import Reply
+from postroika.pump import Wake, now
 from postroika.queue.destination import Destination
 from postroika.queue.limits import TURN_MESSAGES
 from postroika.spool.reader import Loaded
@@ -30,6 +29,7 @@ class Lane:
     __slots__ = (
         "_called",
         "_connected",
+        "_hurried",
         "_paused",
         "_scheduler",
         "_starting",
@@ -45,7 +45,8 @@ class Lane:
         self.under_way: dict[bytes, Loaded] = {}
         self._scheduler = scheduler
         self._state = state
-        self._called = trio.Event()
+        self._called = Wake()
+        self._hurried = False
         self._starting = True
         self._connected = False
         self._paused = False
@@ -69,25 +70,32 @@ class Lane:
     async def take(self, idle_s: float) -> Loaded | None:
         """The next batch; waits up to `idle_s` seconds for one. None: close the connection.
 
-        Cancellation: nothing is taken.
+        Interruption: nothing is taken.
         """
+        self._hurried = False
         loaded = self.take_nowait()
-        if loaded is not None or self._must_close() or not idle_s:
-            await trio.lowlevel.checkpoint()
+        if loaded is not None or not idle_s:
             return loaded
         state = self._state
-        with trio.move_on_after(idle_s):
-            # Called in vain happens: a lane that was busy may have been quicker.
-            while loaded is None and not self._must_close():
-                self._called = trio.Event()
-                state.idle.append(self)
-                try:
-                    await self._called.wait()
-                finally:
-                    if self in state.idle:
-                        state.idle.remove(self)
-                loaded = self.take_nowait()
+        give_up_at = now() + idle_s
+        # Called in vain happens: a lane that was busy may have been quicker.
+        while loaded is None and not self._hurried and not self._must_close():
+            self._called = Wake()
+            state.idle.append(self)
+            try:
+                called = await self._called.wait_within(give_up_at - now())
+            finally:
+                if self in state.idle:
+                    state.idle.remove(self)
+            if not called:
+                break
+            loaded = self.take_nowait()
         return loaded
+
+    def hurry(self) -> None:
+        """For the pool: somebody else wants the connection, so `take` is to wait no longer."""
+        self._hurried = True
+        self._called.set()
 
     def _must_close(self) -> bool:
         """Waiting would be for nothing, or at the expense of another destination."""
@@ -117,7 +125,7 @@ class Lane:
     async def resume(self) -> None:
         """There is a place now. Waits until the total of connections allows one more.
 
-        Cancellation: it stays paused.
+        Interruption: it stays paused.
         """
         if self._paused:
             await self._scheduler.lane_resumed()
@@ -159,7 +167,7 @@ class Lane:
         self._scheduler.unreachable(self._state, reply, host)
 
     def close(self) -> list[Loaded]:
-        """The task has ended. Returns what it took and never reported: in doubt, or cancelled at shutdown."""
+        """The strand has ended. Returns what it took and never reported: in doubt, or cancelled at shutdown."""
         self.disconnected()
         if self._starting:
             self._starting = False

@@ -23,6 +23,7 @@ from postroika.mail.outcome import Attempt, Outcome, Stage
 from postroika.mail.reply import Reply
 from postroika.metrics import ATTEMPTS
 from postroika.outcome.settle import Settled, Settler
+from postroika.pump import Pump, Strand, open_pump
 from postroika.queue import retry as schedule
 from postroika.queue.connections import Connections
 from postroika.queue.destination import Destination
@@ -83,12 +84,12 @@ class Scheduler:
         self._active: dict[str, Destination] = {}
         self._connections = Connections(delivery.max_connections)
         self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
-        self._scopes: dict[Lane, trio.CancelScope] = {}
+        self._strands: dict[Lane, Strand] = {}
         self._body_bytes = 0
         self.crowded = False
         self._kicked = trio.Event()
         self._all_ended = trio.Event()
-        self._nursery: trio.Nursery | None = None
+        self._pump: Pump | None = None
         self.stopping = False
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -96,18 +97,21 @@ class Scheduler:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Activate destinations as they become due, and run their lanes, until cancelled.
 
-        Cancellation: lanes are cancelled; what they had not reported stays queued.
+        Cancellation: lanes are interrupted; what they had not reported stays queued.
         """
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+        async with open_pump() as pump:
+            self._pump = pump
             task_status.started()
-            while True:
-                if self._delivery.enabled and not self.stopping and not self._committer.stuck:
-                    self._activate_due()
-                    self._look_again()
-                self._kicked = trio.Event()
-                with trio.move_on_after(self._sleep_s()):
-                    await self._kicked.wait()
+            try:
+                while True:
+                    if self._delivery.enabled and not self.stopping and not self._committer.stuck:
+                        self._activate_due()
+                        self._look_again()
+                    self._kicked = trio.Event()
+                    with trio.move_on_after(self._sleep_s()):
+                        await self._kicked.wait()
+            finally:
+                self.stopping = True  # what the lanes give back now is not for others
 
     async def stop(self) -> None:
         """Start nothing new, and wait until the lanes have ended, each with the batch that it has. Those without a
@@ -119,10 +123,10 @@ class Scheduler:
         for state in self._active.values():
             while state.wake_lane():
                 pass
-        for lane, scope in list(self._scopes.items()):
+        for lane, strand in list(self._strands.items()):
             if not lane.has_session:
-                scope.cancel()
-        if self._scopes:
+                strand.interrupt()
+        if self._strands:
             await self._all_ended.wait()
 
     def now(self) -> float:
@@ -158,7 +162,7 @@ class Scheduler:
                 elif key not in state.wakes:
                     state.more = True
                 state.wakes.add(key)
-                self._pump(state)
+                self._tend(state)
             if len(page) < _WAKES_PAGE:
                 return
             position = page[-1][0]
@@ -170,9 +174,9 @@ class Scheduler:
             if state.later_ms is not None and state.later_ms <= now_ms:
                 state.later_ms = None
                 state.more = True
-                self._pump(state)
+                self._tend(state)
             elif state.waiting and not state.lanes:
-                self._pump(state)  # left alone while the disk was full
+                self._tend(state)  # left alone while the disk was full
 
     def _is_crowded(self) -> bool:
         """Whether no further destination may be active; if so, connections without work close at once, and others are
@@ -214,7 +218,7 @@ class Scheduler:
                 continue
             if not self._in_turn(state, loaded):
                 state.more = True
-                self._pump(state)
+                self._tend(state)
                 continue
             if loaded.body is not None:
                 if self._body_bytes + len(loaded.body) > self._delivery.body_memory_bytes:
@@ -222,7 +226,7 @@ class Scheduler:
                 else:
                     self._body_bytes += len(loaded.body)  # type: ignore[arg-type]
             state.append(loaded)
-            self._pump(state)
+            self._tend(state)
 
     def _in_turn(self, state: Destination, loaded: Loaded) -> bool:
         """Whether a fresh batch may be next in memory: there is room, and nothing of its class waits in the spool that
@@ -254,9 +258,9 @@ class Scheduler:
 
     # -- lanes --------------------------------------------------------------------------------------------------------
 
-    def _pump(self, state: Destination) -> None:
+    def _tend(self, state: Destination) -> None:
         """Do whatever the state of a destination calls for: tell, load, open lanes, or let it rest."""
-        if self.stopping or self._nursery is None:
+        if self.stopping or self._pump is None:
             return
         if not self._delivery.enabled:
             state.more = False
@@ -267,8 +271,9 @@ class Scheduler:
             if len(self._active) > self._delivery.active_destinations and not state.waiting and not state.lanes:
                 state.more = False  # it was only held, to be changed; its turn comes
             for _ in range(2):  # from where it was, and, at the end, once more from the beginning
-                if state.more and not state.waiting:
-                    self._loader.refill(state, self._window(state))
+                if state.waiting or not state.more:
+                    break
+                self._loader.refill(state, self._window(state))
             while state.waiting > state.starting and state.wake_lane():
                 pass
             while state.wants_lane():
@@ -281,27 +286,25 @@ class Scheduler:
             self._rest(state)
 
     def _open_lane(self, state: Destination) -> None:
-        assert self._nursery is not None
+        assert self._pump is not None
         self._connections.want_no_more(state.name)
         lane = Lane(self, state)
         self._connections.take()
-        self._nursery.start_soon(self._run_lane, lane, state, name=f"lane to {state.name}")
+        self._strands[lane] = self._pump.spawn(self._run_lane(lane, state))
 
     async def _run_lane(self, lane: Lane, state: Destination) -> None:
-        scope = self._scopes[lane] = trio.CancelScope()
         try:
-            with scope:
-                await self._deliver(lane)
+            await self._deliver(lane)
         finally:
-            del self._scopes[lane]
+            del self._strands[lane]
             for loaded in lane.close():
                 # Its dot may have been sent: it stays queued in the spool, and held, so that this process does not
                 # try it again by itself.
                 log.warning("%r was left unreported", loaded)
-            if self.stopping and not self._scopes:
+            if self.stopping and not self._strands:
                 self._all_ended.set()
         self._feed_hungry()
-        self._pump(state)
+        self._tend(state)
 
     def lane_paused(self) -> None:
         """A lane ends, or waits for a place at its site: its connection may be had by others meanwhile."""
@@ -311,7 +314,7 @@ class Scheduler:
     async def lane_resumed(self) -> None:
         """A lane that was paused goes on, as soon as the total allows it.
 
-        Cancellation: it stays paused.
+        Interruption: it stays paused.
         """
         await self._connections.take_again()
 
@@ -325,7 +328,7 @@ class Scheduler:
                 return
 
     def _feed_hungry(self) -> None:
-        while (name := self._connections.next_in_line()) is not None:
+        while not self.stopping and (name := self._connections.next_in_line()) is not None:
             state = self._active.get(name)
             if state is not None and state.wants_lane() and not state.is_down(self._clock()):
                 self._open_lane(state)
@@ -337,12 +340,12 @@ class Scheduler:
         state.ramp.answered()
         if state.down is not None:
             self._down.answered(state)
-            self._pump(state)
+            self._tend(state)
 
     def unreachable(self, state: Destination, reply: Reply, host: str) -> None:
         """For a lane: no host answered."""
         if self._down.failed(state, reply, host):
-            self._pump(state)
+            self._tend(state)
 
     def _tell_down(self, state: Destination) -> None:
         self._connections.want_no_more(state.name)
@@ -381,17 +384,18 @@ class Scheduler:
         outcomes = {result.outcome for result in attempt.results}
         if Outcome.DELIVERED in outcomes:
             state.ramp.succeeded()
+        if Outcome.DEFERRED not in outcomes:
+            self._settle(state, loaded, self._settler.settle(loaded, attempt, due_at=0.0))
+            return
+        if loaded.key in self._cancelled:
+            self._settle(state, loaded, self._settler.settle(loaded, attempt, due_at=0.0, cancelled=True))
+            return
         now = self._clock()
         batch = loaded.batch
-        due_at = 0.0
-        if Outcome.DEFERRED in outcomes:
-            if loaded.key in self._cancelled:
-                self._settle(state, loaded, self._settler.settle(loaded, attempt, due_at=0.0, cancelled=True))
-                return
-            due_at = schedule.next_attempt_at(batch.attempts + 1, now, self._retry, self._rng)
-            if batch.envelope.expires_at > now:
-                due_at = min(due_at, batch.envelope.expires_at)
-            state.due_later(int(due_at * 1000))
+        due_at = schedule.next_attempt_at(batch.attempts + 1, now, self._retry, self._rng)
+        if batch.envelope.expires_at > now:
+            due_at = min(due_at, batch.envelope.expires_at)
+        state.due_later(int(due_at * 1000))
         expired = now >= schedule.expires_at(batch.envelope, self._retry)
         noted_at = schedule.delay_noted_at(batch.envelope, self._retry)
         late = noted_at is not None and now >= noted_at and not batch.delay_noted
@@ -406,7 +410,7 @@ class Scheduler:
             self._release(state, loaded)
             return
         state.push_back(loaded)
-        self._pump(state)
+        self._tend(state)
 
     def _settle(
         self, state: Destination, loaded: Loaded, settled: Settled, then: Callable[[], None] | None = None
@@ -424,7 +428,7 @@ class Scheduler:
                     state.held.add(left.key)
                     self._settle(state, left, self._settler.cancel(left))
                     return
-            self._pump(state)
+            self._tend(state)
 
         self._settler.commit(settled, committed)
 
@@ -502,7 +506,7 @@ class Scheduler:
             self._down.answered(state)
         state.ramp.answered()
         state.more = True
-        self._pump(state)
+        self._tend(state)
 
     def _brought_up(self, error: Exception | None) -> None:
         must_not_fail(error)

@@ -135,7 +135,10 @@ def needs_smtputf8(envelope: Envelope, recipients: Sequence[Recipient]) -> bool:
     """Whether SMTPUTF8 has to be asked for."""
     if envelope.utf8_needed or not envelope.reverse_path.isascii():
         return True
-    return any(not recipient.address.isascii() for recipient in recipients)
+    for recipient in recipients:  # noqa: SIM110 - a generator would cost as much as the rest
+        if not recipient.address.isascii():
+            return True
+    return False
 
 
 def envelope_commands(envelope: Envelope, recipients: Sequence[Recipient], offered: Capabilities) -> bytes | None:

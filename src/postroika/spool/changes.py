@@ -9,6 +9,8 @@ from __future__ import annotations
 from postroika.mail.envelope import Batch, Envelope
 from postroika.spool.schema import Table, batch_key, encode, ready_key, u64_key
 
+_BODY, _BATCH, _READY = Table.BODY, Table.BATCH, Table.READY  # a member costs more to look up than to use
+
 
 class Changes:
     """A set of writes that is committed as a whole or not at all.
@@ -45,24 +47,24 @@ class Changes:
 
     def put_chunk(self, message: int, chunk: int, piece: bytes) -> None:
         """A piece of a body. It counts only once the envelope is committed; until then recovery removes it."""
-        self.put(Table.BODY, batch_key(message, chunk), piece)
+        self.put(_BODY, batch_key(message, chunk), piece)
 
     def put_batch(self, batch: Batch) -> bytes:
         """Store a batch and queue it at `batch.due_ms`. Returns its key."""
         key = batch_key(batch.envelope.message, batch.number)
-        self.put(Table.BATCH, key, encode(batch))
-        self.put(Table.READY, ready_key(batch.destination, batch.class_id, batch.due_ms, key), b"")
+        self.put(_BATCH, key, encode(batch))
+        self.put(_READY, ready_key(batch.destination, batch.class_id, batch.due_ms, key), b"")
         self.scheduled.append((batch.destination, batch.due_ms))
         return key
 
     def unqueue(self, key: bytes, batch: Batch) -> None:
         """Take a batch out of the ready index, under the due time that it was stored with."""
-        self.delete(Table.READY, ready_key(batch.destination, batch.class_id, batch.due_ms, key))
+        self.writes.append((_READY, ready_key(batch.destination, batch.class_id, batch.due_ms, key), None))
 
     def finish_batch(self, key: bytes, batch: Batch) -> None:
         """Every recipient is settled: remove the batch, and the body if it was the last one."""
         self.unqueue(key, batch)
-        self.delete(Table.BATCH, key)
+        self.writes.append((_BATCH, key, None))
         if batch.envelope.batches == 1:
             self.drop_body(batch.envelope)
         else:
@@ -71,7 +73,7 @@ class Changes:
     def drop_body(self, envelope: Envelope) -> None:
         """Remove the chunks of a body that nobody needs."""
         for chunk in range(envelope.chunks):
-            self.delete(Table.BODY, batch_key(envelope.message, chunk))
+            self.writes.append((_BODY, batch_key(envelope.message, chunk), None))
 
     def rest(self, destination: str, not_before_ms: int, seen: list[bytes]) -> None:
         """The scheduler lets go of a destination: wake it when its next batch is due, but not before

@@ -17,6 +17,7 @@ import trio
 from postroika.errors import SpoolDoubtError, SpoolError, SpoolFullError, SpoolIOError
 from postroika.mail.ids import IdSource
 from postroika.metrics import COMMIT_CHANGES, COMMIT_SECONDS, COMMITS, SPOOL_REFUSALS
+from postroika.pump import Wake, now
 from postroika.spool.changes import Changes
 from postroika.spool.store import Store
 
@@ -62,13 +63,13 @@ class Committer:
 
     def has_room(self) -> bool:
         """Whether intake may go on: more than the low-water mark is free."""
-        now = trio.current_time()
+        at = now()
         # Between two looks what was committed counts double (pages of the trees come on top), so that a fast client
         # cannot fill the disk before the next look.
-        if now - self._room_checked_at >= _ROOM_CHECK_S or self._room_bytes < self._low_water_bytes:
-            self._room_checked_at = now
+        if at - self._room_checked_at >= _ROOM_CHECK_S or self._room_bytes < self._low_water_bytes:
+            self._room_checked_at = at
             self._room_bytes = self._store.room_bytes()
-        return self._room_bytes >= self._low_water_bytes and now >= self._full_until
+        return self._room_bytes >= self._low_water_bytes and at >= self._full_until
 
     @property
     def idle(self) -> bool:
@@ -107,26 +108,18 @@ class Committer:
         """
         if self._ended:
             raise SpoolError("the spool is closed")
-        finished = trio.Event()
-        result: list[SpoolError | None] = []
-
-        def done(error: SpoolError | None) -> None:
-            result.append(error)
-            finished.set()
-
-        entry = (changes, done)
+        done = Wake()
+        entry = (changes, done.set)
         self._queue.append(entry)
         self._wanted.set()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + timeout_s):
-            await finished.wait()
-        if not result:
+        if not await done.wait_within(timeout_s, shield=True):
             try:
                 self._queue.remove(entry)
             except ValueError:
                 raise SpoolDoubtError(f"a commit has taken more than {timeout_s:g} s") from None
             raise SpoolError(f"no commit within {timeout_s:g} s")
-        if result[0] is not None:
-            raise result[0]
+        if done.value is not None:
+            raise done.value
 
     def close(self) -> None:
         """Let `run` return, and set `closed`, once everything queued is written. What is queued later is written

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _MAGIC = b"PSTRinflight\0\0\0\1"
 _SLOT_BYTES = 16  # batch key 12, state 1, unused 3
 _FREE, _BEGUN, _DOT_SENT = 0, 1, 2
+_BEGUN_OCTET = bytes([_BEGUN])
 
 
 class InFlight:
@@ -62,8 +63,7 @@ class InFlight:
             return
         slot = self._free.pop()
         self._slots[key] = slot
-        self._map[slot : slot + 12] = key
-        self._map[slot + 12] = _BEGUN
+        self._map[slot : slot + 13] = key + _BEGUN_OCTET
 
     def dot_sent(self, key: bytes) -> None:
         """The final dot of this batch is about to be handed to the kernel."""

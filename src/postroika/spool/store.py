@@ -8,6 +8,7 @@ outbox sequence) needs no lock: the committer runs one `apply` at a time.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import lmdb
@@ -44,6 +45,7 @@ class Store(Reader):
         self._next_outbox = max(self.meta_number("outbox_next"), self._last_number(Table.OUTBOX) + 1)
         self._class_records = self.class_records()
         self._classes = {record: number for number, record in self._class_records.items()}
+        self._stored_classes = {number.to_bytes(4, "big") for number in self._class_records}
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
@@ -94,9 +96,10 @@ class Store(Reader):
         next_outbox = self._next_outbox
         try:
             with self._env.begin(write=True) as txn:
-                self._write(txn, group)
+                classes = self._write(txn, group)
                 if last_id:
                     txn.put(b"last_id", u64_key(last_id), db=self._dbs[Table.META])
+            self._stored_classes.update(classes)
         except lmdb.Error as error:
             self._next_outbox = next_outbox
             self._known_wakes.clear()
@@ -107,7 +110,8 @@ class Store(Reader):
                 failure = SpoolFullError("the disk of the spool is full")
             raise failure from error
 
-    def _write(self, txn: lmdb.Transaction, group: list[Changes]) -> None:
+    def _write(self, txn: lmdb.Transaction, group: list[Changes]) -> Iterable[bytes]:
+        """Write `group`. Returns the keys of class records in it."""
         dbs = self._dbs
         # Last writer wins, in the order in which callers came.
         merged: list[dict[bytes, bytes | None]] = [{} for _ in dbs]
@@ -149,6 +153,7 @@ class Store(Reader):
         if len(known) > _KNOWN_WAKES:
             known.clear()
             self._down_until.clear()
+        return merged[Table.CLASS]
 
     def _append_events(self, txn: lmdb.Transaction, lines: list[bytes]) -> None:
         db = self._dbs[Table.OUTBOX]
@@ -210,12 +215,14 @@ class Store(Reader):
     # -- the rest ------------------------------------------------------------------------------------------------------
 
     def intern_class(self, record: ClassRecord, changes: Changes) -> int:
-        """The id of a class; its record rides with `changes` (each time but for the first class, since an earlier
-        commit that should have brought it may have failed). From the loop, not the commit thread."""
+        """The id of a class; its record rides with `changes` until a commit has brought it. From the loop, not the
+        commit thread."""
         number = self._classes.get(record)
         if number is None:
             number = max(self._class_records, default=-1) + 1
             self._classes[record] = number
             self._class_records[number] = record
-        changes.put(Table.CLASS, number.to_bytes(4, "big"), encode(record))
+        key = number.to_bytes(4, "big")
+        if key not in self._stored_classes:
+            changes.put(Table.CLASS, key, encode(record))
         return number

@@ -7,16 +7,17 @@ and counts only once the envelope is committed; until then recovery removes it.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
-import trio
 
 from postroika.errors import SpoolDoubtError, SpoolError
 from postroika.mail.address import routing_domain
 from postroika.mail.envelope import Batch, BodyType, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource
+from postroika.pump import breathe
 from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
 from postroika.spool.reader import Loaded
@@ -34,7 +35,12 @@ Received = Callable[[Envelope, Recipient, str], bytes]
 def destination_of(address: str) -> str:
     """The destination of an address: its routing domain, or, if it has none that could be one, a name that the routing
     refuses."""
-    domain = routing_domain(address)
+    return _destination_of_domain(address[address.rfind("@") :])
+
+
+@functools.lru_cache(maxsize=4096)
+def _destination_of_domain(domain: str) -> str:
+    domain = routing_domain(domain)
     return domain if 0 < len(domain.encode()) <= MAX_DESTINATION_OCTETS else _NO_DESTINATION
 
 
@@ -88,20 +94,26 @@ class Intake:
     def split(
         self, envelope: Envelope, recipients: Sequence[Recipient], changes: Changes
     ) -> tuple[Envelope, list[Batch]]:
-        """Cut `recipients` into batches by routing domain, and tell the envelope how many there are."""
-        by_domain: dict[str, list[Recipient]] = {}
-        for recipient in recipients:
-            by_domain.setdefault(destination_of(recipient.address), []).append(recipient)
+        """Cut `recipients` into batches by routing domain, and tell the envelope how many there are (1 in it says that
+        nobody has)."""
         record = ClassRecord(envelope.stream, envelope.tenant, envelope.campaign)
         class_id = self._store.intern_class(record, changes)
         due_ms = int(max(envelope.received_at, envelope.not_before) * 1000)
+        if len(recipients) == 1:
+            return envelope, [
+                Batch(envelope, 0, destination_of(recipients[0].address), tuple(recipients), class_id, due_ms)
+            ]
+        by_domain: dict[str, list[Recipient]] = {}
+        for recipient in recipients:
+            by_domain.setdefault(destination_of(recipient.address), []).append(recipient)
         step = self._max_recipients
         pieces = [
             (domain, tuple(listed[start : start + step]))
             for domain, listed in by_domain.items()
             for start in range(0, len(listed), step)
         ]
-        envelope = msgspec.structs.replace(envelope, batches=len(pieces))
+        if len(pieces) > 1:
+            envelope = msgspec.structs.replace(envelope, batches=len(pieces))
         return envelope, [
             Batch(envelope, number, domain, piece, class_id, due_ms) for number, (domain, piece) in enumerate(pieces)
         ]
@@ -129,18 +141,18 @@ class MessageWriter:
         self._size = 0
         self._chunks = 0
 
-    async def write(self, piece: bytes) -> None:
-        """Take the next piece of the body; waits for the disk when too much is in memory.
+    def write(self, piece: bytes) -> Awaitable[None] | None:
+        """Take the next piece of the body. When too much is in memory, what is returned has to be awaited before the
+        next one: it waits for the disk.
 
-        Raises:
+        Raises (when awaited):
             SpoolFullError: no room; abandon the message.
             SpoolError: it could not be written; abandon the message.
         """
         self._pieces.append(piece)
         self._buffered += len(piece)
         self._size += len(piece)
-        if self._buffered > _SPILL_BYTES:
-            await self._spill()
+        return self._spill() if self._buffered > _SPILL_BYTES else None
 
     async def _spill(self) -> None:
         changes = Changes()
@@ -153,7 +165,12 @@ class MessageWriter:
         self._buffered = len(body) - whole
         await self._intake.commit(changes)
 
-    def _put_chunks(self, changes: Changes, body: memoryview) -> None:
+    def _put_chunks(self, changes: Changes, body: bytes | memoryview) -> None:
+        if isinstance(body, bytes) and len(body) <= CHUNK_BYTES:
+            if body:
+                changes.put_chunk(self.message, self._chunks, body)
+                self._chunks += 1
+            return
         for start in range(0, len(body), CHUNK_BYTES):
             changes.put_chunk(self.message, self._chunks, bytes(body[start : start + CHUNK_BYTES]))
             self._chunks += 1
@@ -193,11 +210,11 @@ class MessageWriter:
         """
         changes = Changes()
         spilled = self._chunks > 0
-        body = b"".join(self._pieces)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         if spilled:
             changes.delete(Table.PARTIAL, u64_key(self.message))
-        self._put_chunks(changes, memoryview(body))
+        self._put_chunks(changes, body)
         envelope = Envelope(
             message=self.message,
             reverse_path=reverse_path,
@@ -221,7 +238,7 @@ class MessageWriter:
         envelope, batches = self._intake.split(envelope, recipients, changes)
         for number, batch in enumerate(batches):
             if number % _BATCHES_A_STEP == _BATCHES_A_STEP - 1:
-                await trio.lowlevel.checkpoint()
+                await breathe()
             changes.put_batch(batch)
             for recipient in batch.recipients:
                 changes.event(received(envelope, recipient, batch.destination))

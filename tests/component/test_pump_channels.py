@@ -1,0 +1,492 @@
+"""pump.Channel on socket pairs: whatever the order of bytes and waits, nothing that the kernel tells of is lost."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from postroika.pump import READ_BYTES, Channel, Late, Pump, Wake, breathe, current, open_pump
+from tests.component.strands import nonblocking, received, settled
+
+RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER with no time: closing resets
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = nonblocking(*socket.socketpair())
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    nonblocking(ours, theirs)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def fill(sock: socket.socket) -> int:
+    """Send until the buffer is full; how much it took."""
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(bytes(4096))
+    except BlockingIOError:
+        return sent
+
+
+def drain(sock: socket.socket) -> int:
+    taken = 0
+    try:
+        while piece := sock.recv(1 << 20):
+            taken += len(piece)
+    except BlockingIOError:
+        pass
+    return taken
+
+
+def reading(sock: socket.socket) -> tuple[list[bytes], Coroutine[Any, Any, None]]:
+    """A strand that reads to the end, and what it got piece by piece."""
+    pieces: list[bytes] = []
+
+    async def read() -> None:
+        channel = Channel(sock)
+        while not pieces or pieces[-1]:
+            pieces.append(await received(channel))
+        channel.close()
+
+    return pieces, read()
+
+
+# ---- reading
+
+
+async def test_what_was_there_before_the_channel_is_received(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = pair
+    theirs.send(b"early")
+    pieces, read = reading(ours)
+    pump.spawn(read)
+    await settled()
+    assert pieces == [b"early"]
+    theirs.close()
+    await settled()
+    assert pieces == [b"early", b""]
+
+
+async def test_each_piece_that_comes_while_a_strand_waits_wakes_it(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = pair
+    pieces, read = reading(ours)
+    pump.spawn(read)
+    for octet in b"abc":
+        await settled()
+        theirs.send(bytes([octet]))
+    await settled()
+    theirs.close()
+    await settled()
+    assert pieces == [b"a", b"b", b"c", b""]
+
+
+async def test_what_comes_between_looking_and_waiting_is_not_lost(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = pair
+    pieces: list[bytes | None] = []
+
+    async def read() -> None:
+        channel = Channel(ours)
+        pieces.append(channel.receive())
+        theirs.send(b"x")
+        await channel.readable()
+        pieces.append(channel.receive())
+
+    pump.spawn(read())
+    await settled()
+    assert pieces == [None, b"x"]
+
+
+async def test_what_comes_while_the_strand_waits_elsewhere_is_remembered(
+    pump: Pump, pair: tuple[socket.socket, ...]
+) -> None:
+    ours, theirs = pair
+    elsewhere = Wake()
+    seen: list[object] = []
+
+    async def read() -> None:
+        channel = Channel(ours)
+        seen.extend((channel.receive(), channel.quiet))
+        await elsewhere.wait()
+        seen.append(channel.quiet)
+        await channel.readable()
+        seen.append(channel.receive())
+
+    pump.spawn(read())
+    await settled()
+    theirs.send(b"x")
+    await settled()  # the kernel has told of it, once and for all
+    assert seen == [None, True]
+    elsewhere.set()
+    await settled()
+    assert seen == [None, True, False, b"x"]
+
+
+async def test_without_news_the_kernel_is_not_asked_again(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = pair
+    pieces: list[bytes | None] = []
+
+    async def read() -> None:
+        channel = Channel(ours)
+        await received(channel)
+        theirs.send(b"later")
+        pieces.append(channel.receive())  # nobody has told of it yet
+        pieces.append(await received(channel))
+
+    pump.spawn(read())
+    theirs.send(b"x")
+    await settled()
+    assert pieces == [None, b"later"]
+
+
+@pytest.mark.parametrize("size", [READ_BYTES - 1, READ_BYTES, READ_BYTES + 1, 2 * READ_BYTES, 2 * READ_BYTES + 1])
+@pytest.mark.parametrize("close", [False, True])
+async def test_pieces_as_long_as_what_is_read_at_once_are_read_to_their_end(
+    pump: Pump, pair: tuple[socket.socket, ...], size: int, close: bool
+) -> None:
+    ours, theirs = pair
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * READ_BYTES)
+    pieces, read = reading(ours)
+    pump.spawn(read)
+    await settled()
+    content = random.Random(size).randbytes(size)
+    assert theirs.send(content) == size
+    if close:
+        theirs.close()
+    await settled()
+    assert b"".join(pieces) == content
+    assert (pieces[-1] == b"") == close
+    theirs.close()
+    await settled()
+    assert pieces[-1] == b""
+
+
+@pytest.mark.parametrize("ending", ["close", "half", "told apart"])
+@pytest.mark.parametrize("before", [b"", b"last words"])
+async def test_end_is_received_after_what_came_before_it(
+    pump: Pump, tcp_pair: tuple[socket.socket, ...], before: bytes, ending: str
+) -> None:
+    ours, theirs = tcp_pair
+    pieces, read = reading(ours)
+    pump.spawn(read)
+    await settled()
+    theirs.send(before)
+    if ending == "told apart":
+        await settled()
+    if ending == "half":
+        theirs.shutdown(socket.SHUT_WR)
+    else:
+        theirs.close()
+    await settled()
+    assert pieces == ([before, b""] if before else [b""])
+
+
+async def test_end_that_comes_between_a_short_read_and_the_wait_is_not_lost(
+    pump: Pump, tcp_pair: tuple[socket.socket, ...]
+) -> None:
+    ours, theirs = tcp_pair
+    pieces: list[bytes] = []
+
+    async def read() -> None:
+        channel = Channel(ours)
+        pieces.append(await received(channel))
+        theirs.close()
+        pieces.append(await received(channel))
+        pieces.append(await received(channel))
+
+    pump.spawn(read())
+    await settled()
+    theirs.send(b"x")
+    await settled()
+    assert pieces == [b"x", b"", b""]
+
+
+async def test_end_stays_the_end_for_a_strand_that_comes_late(pump: Pump, tcp_pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = tcp_pair
+    elsewhere = Wake()
+    pieces: list[bytes] = []
+
+    async def read() -> None:
+        channel = Channel(ours)
+        assert channel.receive() is None
+        await elsewhere.wait()
+        pieces.append(await received(channel))
+        await breathe()
+        pieces.append(await received(channel))
+
+    pump.spawn(read())
+    await settled()
+    theirs.send(b"x")
+    await settled()
+    theirs.shutdown(socket.SHUT_WR)
+    await settled()
+    elsewhere.set()
+    await settled()
+    assert pieces == [b"x", b""]
+
+
+@pytest.mark.parametrize("waits_for", ["readable", "writable", "readable_or_writable"])
+async def test_reset_ends_each_wait(pump: Pump, tcp_pair: tuple[socket.socket, ...], waits_for: str) -> None:
+    ours, theirs = tcp_pair
+    seen: list[int | None] = []
+
+    async def wait() -> None:
+        channel = Channel(ours)
+        assert channel.receive() is None
+        if waits_for != "readable":
+            fill(ours)
+        await getattr(channel, waits_for)()
+        with pytest.raises(OSError) as caught:
+            await received(channel)
+        seen.append(caught.value.errno)
+
+    pump.spawn(wait())
+    await settled()
+    assert seen == []
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    theirs.close()
+    await settled()
+    assert seen == [errno.ECONNRESET]
+
+
+# ---- writing
+
+
+async def test_room_that_is_there_is_told_of(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
+    ours, _ = pair
+    rounds: list[int] = []
+
+    async def write() -> None:
+        channel = Channel(ours)
+        for number in range(3):
+            await channel.writable()
+            rounds.append(number)
+
+    pump.spawn(write())
+    await settled()
+    assert rounds == [0, 1, 2]
+
+
+@pytest.mark.parametrize("waits_for", ["writable", "readable_or_writable"])
+async def test_full_buffer_is_waited_for(pump: Pump, pair: tuple[socket.socket, ...], waits_for: str) -> None:
+    ours, theirs = pair
+    sent: list[int] = []
+
+    async def write() -> None:
+        channel = Channel(ours)
+        assert channel.receive() is None
+        for _ in range(3):
+            sent.append(fill(ours))
+            await getattr(channel, waits_for)()
+
+    pump.spawn(write())
+    for rounds in range(1, 4):
+        await settled()
+        assert len(sent) == rounds
+        assert drain(theirs) == sent[-1] > 0
+
+
+async def test_what_comes_while_a_strand_waits_for_room_is_remembered(
+    pump: Pump, pair: tuple[socket.socket, ...]
+) -> None:
+    ours, theirs = pair
+    seen: list[bytes | None] = []
+
+    async def write() -> None:
+        channel = Channel(ours)
+        seen.append(channel.receive())
+        fill(ours)
+        await channel.writable()
+        seen.append(channel.receive())
+
+    pump.spawn(write())
+    await settled()
+    theirs.send(b"hurry")
+    await settled()
+    assert seen == [None]
+    drain(theirs)
+    await settled()
+    assert seen == [None, b"hurry"]
+
+
+async def test_either_of_reading_and_room_ends_the_wait_for_both(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = pair
+    seen: list[tuple[bytes | None, bool]] = []
+
+    async def converse() -> None:
+        channel = Channel(ours)
+        assert channel.receive() is None
+        fill(ours)
+        for _ in range(3):
+            await channel.readable_or_writable()
+            seen.append((channel.receive(), fill(ours) > 0))
+
+    pump.spawn(converse())
+    await settled()
+    theirs.send(b"a")
+    await settled()
+    assert seen == [(b"a", False)]
+    drain(theirs)
+    await settled()
+    assert seen[1:] == [(None, True)]
+    drain(theirs)
+    theirs.send(b"b")
+    await settled()
+    assert seen[2:] == [(b"b", True)]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_connecting_is_waited_for(pump: Pump, answered: bool) -> None:
+    seen: list[int] = []
+
+    async def connect() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            channel = Channel(sock)
+            assert sock.connect_ex(address) == errno.EINPROGRESS
+            await channel.writable()
+            seen.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            channel.close()
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = server.getsockname()
+        if answered:
+            server.listen()
+        pump.spawn(connect())
+        await settled()
+    assert seen == [0 if answered else errno.ECONNREFUSED]
+
+
+# ---- closing
+
+
+async def test_number_of_a_closed_socket_is_not_confused_with_its_successor_s(
+    pump: Pump, mock_clock: trio.testing.MockClock
+) -> None:
+    """Both were told of by one look at the set; the first strand closes both, and the numbers go to new sockets."""
+    olds = [nonblocking(*socket.socketpair()) for _ in range(2)]
+    numbers = {ours.fileno() for ours, _ in olds}
+    channels: list[Channel] = []
+    seen: list[object] = []
+
+    async def old(number: int) -> None:
+        channel = Channel(olds[number][0])
+        channels.append(channel)
+        assert channel.receive() is None
+        try:
+            await channel.readable()
+        except OSError as error:
+            seen.append(error.errno)
+            return
+        for channel, pair in zip(channels, olds, strict=True):
+            channel.close()
+            for sock in pair:
+                sock.close()
+        news = [nonblocking(*socket.socketpair()) for _ in range(2)]
+        for pair in news:
+            for sock in pair:
+                if sock.fileno() in numbers:
+                    pump.spawn(new(sock))
+                else:
+                    kept.append(sock)
+
+    async def new(sock: socket.socket) -> None:
+        channel = Channel(sock)
+        assert channel.receive() is None
+        fill(sock)
+        current().deadline = trio.current_time()
+        with pytest.raises(Late):
+            await channel.writable()
+        seen.append(channel.quiet)
+        channel.close()
+        sock.close()
+
+    kept: list[socket.socket] = []
+    for number in range(2):
+        pump.spawn(old(number))
+    await settled()
+    for _, theirs in olds:
+        theirs.send(b"x")
+    await settled()
+    mock_clock.jump(1)
+    await settled()
+    assert seen == [errno.EBADF, True, True]
+    for sock in kept:
+        sock.close()
+
+
+@pytest.mark.parametrize("waits_for", ["readable", "writable", "readable_or_writable"])
+async def test_closing_ends_the_wait_of_another_strand(
+    pump: Pump, pair: tuple[socket.socket, ...], waits_for: str
+) -> None:
+    ours, _ = pair
+    channels: list[Channel] = []
+    seen: list[int | None] = []
+
+    async def wait() -> None:
+        channel = Channel(ours)
+        channels.append(channel)
+        assert channel.receive() is None
+        fill(ours)
+        for wait in (getattr(channel, waits_for), lambda: received(channel)):
+            with pytest.raises(OSError) as caught:
+                await wait()
+            seen.append(caught.value.errno)
+
+    pump.spawn(wait())
+    await settled()
+    channels[0].close()
+    ours.close()
+    await settled()
+    assert seen == [errno.EBADF] * 2
+
+
+async def test_closing_twice_is_closing_once(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = pair
+    seen: list[bytes] = []
+
+    async def close() -> None:
+        first = Channel(ours)
+        first.close()
+        second = Channel(ours)
+        first.close()
+        seen.append(await received(second))
+
+    pump.spawn(close())
+    await settled()
+    theirs.send(b"x")
+    await settled()
+    assert seen == [b"x"]
+
+
+async def test_two_strands_at_one_channel_are_a_bug(pair: tuple[socket.socket, ...]) -> None:
+    ours, _ = pair
+    channels: list[Channel] = []
+
+    async def first() -> None:
+        channels.append(Channel(ours))
+        channels[0].receive()
+        await channels[0].readable()
+
+    async def second() -> None:
+        await channels[0].readable()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match="somebody waits there")):
+        async with open_pump() as pump:
+            pump.spawn(first())
+            pump.spawn(second())
