@@ -111,7 +111,7 @@ class Cgroup:
     def make(cls) -> Self | None:
         """A new one below that of this process; None where that is not possible."""
         try:
-            parent = _own_cgroup()
+            parent = own_cgroup()
             if parent is None:
                 return None
             path = parent / f"postroika-bench-{os.getpid()}-{next(_numbers)}"
@@ -160,7 +160,7 @@ class Cgroup:
                 return
 
 
-def _own_cgroup() -> Path | None:
+def own_cgroup() -> Path | None:
     """The directory of this process's control group, if there is a hierarchy of version 2."""
     own = ""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
