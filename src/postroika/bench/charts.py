@@ -17,7 +17,7 @@ _VALUE_WIDTH = 90
 _ROW_HEIGHT = 26
 _BAR_HEIGHT = 14
 _PLOT_HEIGHT = 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 28, 10, 40
 _COLOURS = 8
 _POINTS = 200  # of one line; more cannot be seen
 
@@ -30,7 +30,7 @@ STYLE = """\
 svg { max-width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--text); } svg .faint { fill: var(--faint); }
 svg .grid { stroke: var(--grid); stroke-width: 1; } svg .dot { fill: var(--text); fill-opacity: .55; }
-svg .line { fill: none; stroke-width: 2; }
+svg .line { fill: none; stroke-width: 2; } svg .dashed { stroke-dasharray: 5 3; }
 """ + "".join(f".f{n} {{ fill: var(--c{n}); }} .s{n} {{ stroke: var(--c{n}); }}\n" for n in range(_COLOURS))
 
 
@@ -44,11 +44,12 @@ class Bar(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line, from (x, y) to (x, y)."""
+    """One line, from (x, y) to (x, y). Lines of one `colour` belong together; `dashed` tells them apart."""
 
     label: str
     points: Sequence[tuple[float, float]]
     colour: int
+    dashed: bool = False
 
 
 def bars(rows: Sequence[Bar], unit: str) -> str:
@@ -100,8 +101,7 @@ def lines(series: Sequence[Line], x_label: str, y_label: str, *, log_x: bool = F
     for line in shown:
         path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in line.points)
         parts.append(
-            f'<polyline class="line s{line.colour % _COLOURS}" points="{path}">'
-            f"<title>{escape(line.label)}</title></polyline>"
+            f'<polyline class="{_line_class(line)}" points="{path}"><title>{escape(line.label)}</title></polyline>'
         )
     height = _PLOT_HEIGHT + _TOP + _BOTTOM
     legend, legend_height = _legend(shown, height)
@@ -158,10 +158,14 @@ def _legend(series: Sequence[Line], top: float) -> tuple[list[str], float]:
         x = _LEFT + (number % columns) * (_WIDTH - _LEFT) / columns
         y = top + (number // columns) * 18 + 10
         parts.append(
-            f'<rect class="f{line.colour % _COLOURS}" x="{x:.0f}" y="{y - 9:.0f}" width="12" height="10"/>'
-            f'<text x="{x + 18:.0f}" y="{y:.0f}">{escape(line.label)}</text>'
+            f'<path class="{_line_class(line)}" d="M{x:.0f},{y - 4:.0f}h22"/>'
+            f'<text x="{x + 28:.0f}" y="{y:.0f}">{escape(line.label)}</text>'
         )
     return parts, math.ceil(len(series) / columns) * 18 + 4
+
+
+def _line_class(line: Line) -> str:
+    return f"line s{line.colour % _COLOURS}{' dashed' if line.dashed else ''}"
 
 
 def _scale(low: float, high: float, *, log_x: bool) -> Callable[[float], float]:

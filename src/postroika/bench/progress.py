@@ -19,6 +19,7 @@ from rich.text import Text
 
 from postroika.bench.charts import number_text
 from postroika.bench.results import Figures, Turn, Unit
+from postroika.bench.tables import driver_title
 
 _LOOK_EVERY_S = 0.25
 
@@ -65,8 +66,11 @@ class Teller:
         """What a turn has shown, as a line that stays."""
         figures = Figures([turn], unit)
         rate, cpu_ms = figures.rate(turn), figures.cpu_ms(turn)
-        told = f"{scenario}: round {turn.round}, {turn.driver}, {turn.contender}: {number_text(rate or 0.0)} {unit}/s"
-        self.say(told if cpu_ms is None else f"{told}, {number_text(cpu_ms)} ms CPU each", style="dim")
+        told = [f"{number_text(rate or 0.0)} {unit}/s"]
+        if cpu_ms is not None:
+            told.append(f"{number_text(cpu_ms)} ms CPU each")
+        who = f"{scenario}: round {turn.round}, {driver_title(turn.driver)}: {turn.contender}"
+        self.say(f"{who}: {', '.join(told)}", style="dim")
 
     @contextmanager
     def watch(self, count: Callable[[], int], total: int | None) -> Iterator[None]:

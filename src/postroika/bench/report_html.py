@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from html import escape
 
 from postroika.bench import charts, tables
-from postroika.bench.results import FLOOR, Contender, Figures, Latency, Report, ScenarioResult
+from postroika.bench.results import FLOOR, Contender, Figures, Report, ScenarioResult
 
 _STYLE = """\
 body { margin: 2rem auto; max-width: 68rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; color: var(--text);
@@ -75,25 +75,33 @@ def _scenario(result: ScenarioResult) -> str:
 def _charts(result: ScenarioResult) -> list[str]:
     figures = Figures(result.turns, result.unit)
     colours = {label: number for number, label in enumerate(dict.fromkeys(label for label, _ in figures.pairs()))}
-    several = len(figures.drivers()) > 1
+    drivers = figures.drivers()
     speed: list[charts.Bar] = []
     cpu: list[charts.Bar] = []
-    accept, delivery, memory, arrivals = [], [], [], []
+    accept: list[charts.Line] = []
+    delivery: list[charts.Line] = []
+    memory: list[charts.Line] = []
+    arrivals: list[charts.Line] = []
     for contender, driver in figures.pairs():
         turns = figures.turns(contender, driver)
-        label = f"{contender}, {driver}" if several else contender
-        colour = colours[contender]
+        label = f"{contender}, by {tables.driver_title(driver)}" if len(drivers) > 1 else contender
+        colour, dashed = colours[contender], drivers.index(driver) > 0
+        # The floor is many times as fast as a server: beside its bar the others could not be told apart.
         for rows, figure in ((speed, figures.rate), (cpu, figures.cpu_ms)):
-            points = [value for value in map(figure, turns) if value is not None]
+            rounds = [value for value in map(figure, turns) if value is not None]
             middle = figures.median(contender, driver, figure)
-            if middle is not None:
-                rows.append(charts.Bar(label, middle, points, colour))
-        accept.append(_distribution(label, colour, [one.accept_latency_ms for one in turns]))
-        delivery.append(_distribution(label, colour, [one.delivery_latency_ms for one in turns]))
+            if middle is not None and contender != FLOOR:
+                rows.append(charts.Bar(label, middle, rounds, colour))
+        for lines, latencies in (
+            (accept, [one.accept_latency_ms for one in turns]),
+            (delivery, [one.delivery_latency_ms for one in turns]),
+        ):
+            points = [(ms, 100 * share) for ms, share in tables.merged_latency(latencies)]
+            lines.append(charts.Line(label, points, colour, dashed))
         last = turns[-1]
         if contender != FLOOR:
-            memory.append(charts.Line(label, [(at, private / 1e6) for at, _, private in last.memory], colour))
-        arrivals.append(charts.Line(label, list(last.timeline), colour))
+            memory.append(charts.Line(label, [(at, private / 1e6) for at, _, private in last.memory], colour, dashed))
+        arrivals.append(charts.Line(label, list(last.timeline), colour, dashed))
     drawn = [
         (f"Throughput, {result.unit}/s", charts.bars(speed, f"{result.unit}/s") if speed else ""),
         (f"CPU of the server, ms per {result.unit.rstrip('s')}", charts.bars(cpu, "ms") if cpu else ""),
@@ -103,10 +111,6 @@ def _charts(result: ScenarioResult) -> list[str]:
         ("Arrivals in the last round", charts.lines(arrivals, "s", "messages")),
     ]
     return [f"<h3>{escape(title)}</h3>\n{drawing}" for title, drawing in drawn if drawing]
-
-
-def _distribution(label: str, colour: int, latencies: Iterable[Latency | None]) -> charts.Line:
-    return charts.Line(label, [(ms, 100 * share) for ms, share in tables.merged_latency(latencies)], colour)
 
 
 def _settings(contender: Contender) -> str:
