@@ -245,6 +245,24 @@ async def test_what_a_consumer_has_not_synced_stays_while_others_go_on(autojump_
         assert (ledger.cursors, ledger.records) == ({"quick": 2, "slow": 2}, {})
 
 
+async def test_cursor_is_where_the_last_sync_was_and_not_the_last_write(autojump_clock: trio.testing.MockClock) -> None:
+    ledger, sinks = Ledger({1: b"a\n"}), (Memory(), Memory())
+    ledger.held = []
+    box = Outbox(ledger, ledger, [Consumer("one", sinks[0]), Consumer("other", sinks[1])])
+    async with running(box):
+        await trio.sleep(outbox.SAVE_EVERY_S + 0.1)
+        assert ([sink.syncs for sink in sinks], len(ledger.held)) == ([1, 1], 1)  # one of them has to be saved later
+        ledger.add(b"b\n")
+        box.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [(sink.lines, sink.syncs) for sink in sinks] == [(b"a\nb\n", 1)] * 2
+        ledger.held.pop()()
+        ledger.held.pop()()
+        assert (ledger.cursors, ledger.records) == ({"one": 1, "other": 1}, {2: b"b\n"})
+        ledger.held = None
+    assert (ledger.cursors, ledger.records) == ({"one": 2, "other": 2}, {})
+
+
 async def test_records_that_a_departed_consumer_held_are_removed(autojump_clock: trio.testing.MockClock) -> None:
     ledger, sink = Ledger(dict.fromkeys(range(51, 102), b"x\n"), {"log": 100, "webhooks": 50}), Memory()
     async with running(Outbox(ledger, ledger, [Consumer("log", sink)])):
