@@ -14,7 +14,8 @@ def markdown(report: Report) -> str:
     ]
     if report.void:
         parts.append(f"**VOID: {_plain(', '.join(report.void))}.** Their figures count for nothing.")
-    parts += ["## Bars", _table(tables.bar_table(report.scenarios))]
+    if any(result.bars for result in report.scenarios):
+        parts += ["## Bars", _table(tables.bar_table(report.scenarios))]
     for result in report.scenarios:
         parts += [f"## {result.name}", _plain(result.about) + "."]
         if result.void:

@@ -20,8 +20,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(f"! {peer} is left out: {why}", style="yellow"))
     for result in report.scenarios:
         print_scenario(result, console)
-    console.print()
-    _print(tables.bar_table(report.scenarios), console, verdicts=True)
+    if any(result.bars for result in report.scenarios):
+        console.print()
+        _print(tables.bar_table(report.scenarios), console, verdicts=True)
     if report.void:
         console.print(Text(f"VOID: {', '.join(report.void)}. Their figures count for nothing.", style="bold red"))
 
