@@ -1,4 +1,7 @@
-"""Speaks with an smtp.server.Server: feeds it octets in any cut, gives verdicts, gathers what it says."""
+"""Speaks with an smtp.server.Server: feeds it octets in any cut, gives verdicts, gathers what it says.
+
+Each dialogue is held twice, with and without the lane that takes plain commands, and must be the same.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,22 @@ def accept_all(event: Event) -> Reply | None:
 
 
 def talk(pieces: Iterable[bytes], settings: ServerSettings = SETTINGS, judge: Judge = accept_all) -> Dialogue:
+    pieces = list(pieces)
+    verdicts: list[Reply | None] = []
+
+    def decide(event: Event) -> Reply | None:
+        verdicts.append(judge(event))
+        return verdicts[-1]
+
+    dialogue = _talk(pieces, settings, decide, plain=True)
+    given = iter(verdicts)
+    assert _talk(pieces, settings, lambda _: next(given), plain=False) == dialogue
+    return dialogue
+
+
+def _talk(pieces: Iterable[bytes], settings: ServerSettings, judge: Judge, *, plain: bool) -> Dialogue:
     server = Server(settings)
+    server._plain = plain
     assert server.take_output() == b"220 mx.test ESMTP Postroika\r\n"
     events: list[Event] = []
     output = b""

@@ -7,9 +7,9 @@ one; a Server that takes over in the middle of a transaction is in the state in 
 from __future__ import annotations
 
 from postroika.kernels import command
+from postroika.kernels.server_lane import COMMANDS
 from postroika.mail.reply import Reply, reply
 from postroika.smtp.server import Server, ServerSettings
-from postroika.smtp.server_base import COMMANDS
 from postroika.smtp.server_events import Mail, Rcpt
 from postroika.smtp.states import State
 

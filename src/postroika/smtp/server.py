@@ -7,7 +7,7 @@ buffer is bounded; what comes after a refused DATA or BDAT is never run as comma
 How: `receive` keeps the bytes, `next_event` takes them apart until there is something that the session has to know.
 Events marked * in `server_events` stop the machine until `answer` gives the verdict. Replies pile up until
 `take_output`. Which command is allowed when is in the table of `states`; what arguments mean is in `grammar`;
-the content of messages is watched by `body`.
+the content of messages is watched by `kernels.server_lane`, which also takes plain commands without asking here.
 Source: RFC 5321, 1870, 2034, 2920, 3030, 3461, 6152, 6531, 9422.
 """
 
@@ -16,38 +16,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from postroika.errors import LocalProtocolError
 from postroika.kernels import command
 from postroika.kernels.command import scan_command
+from postroika.kernels.server_lane import AWAIT_DATA, AWAIT_HELO, AWAIT_MAIL, AWAIT_RCPT, CHUNK, COMMANDS
 from postroika.mail.envelope import BodyType
 from postroika.mail.reply import Reply, reply
-from postroika.smtp.body import TOO_LARGE, BodyReader
+from postroika.smtp.body import TOO_LARGE
 from postroika.smtp.grammar import Refusal, parse_bdat, parse_mail, parse_rcpt
 from postroika.smtp.server_base import (
-    CHUNK,
-    COMMANDS,
-    CONTENT,
     LINE_BARE_CR,
     LINE_BARE_LF,
     LINE_NUL,
     LINE_TOO_LONG,
     MAX_COMMAND_BYTES,
+    OK,
     ServerBase,
 )
-from postroika.smtp.server_events import BodyChunk, BodyRefused, DataBegin, Helo, Mail, Quit, Reset
+from postroika.smtp.server_events import BodyRefused, DataBegin, Helo, Quit, Reset
 from postroika.smtp.server_settings import EXTENSIONS, ServerSettings, greetings
-from postroika.smtp.states import AFTER_MESSAGE, AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
+from postroika.smtp.states import AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
 
 __all__ = ["EXTENSIONS", "Server", "ServerSettings"]
 
 MAX_HELO_NAME = 255  # RFC 5321 §4.5.3.1.2
 
-# What `answer` is waited for.
-_NOTHING, _HELO, _MAIL, _RCPT, _DATA, _END = range(6)
-_MAIL_OK = reply(250, "2.1.0", "Ok").wire()
-_RCPT_OK = reply(250, "2.1.5", "Ok").wire()
-_OK = reply(250, "2.0.0", "Ok").wire()
-_GO_ON = reply(354, "", "End data with <CR><LF>.<CR><LF>").wire()
 _VRFY = reply(252, "2.5.0", "cannot verify the address, but will take mail for it and try to deliver").wire()
 _HELP = reply(214, "2.0.0", "RFC 5321: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT").wire()
 _NO_ARGUMENT = reply(501, "5.5.4", "this command takes no argument")
@@ -62,77 +54,15 @@ class Server(ServerBase):
     `state` is where the session is; `closed` says that nothing more is read: send the output, then close.
     """
 
-    __slots__ = (
-        "_body", "_chunk_last", "_chunk_left", "_chunk_refusal", "_dropped", "_lf_ends", "_mail", "_offered",
-        "_recipients", "_says_ehlo", "esmtp",
-    )  # fmt: skip
+    __slots__ = ("_chunk_last", "_chunk_left", "_chunk_refusal", "_says_ehlo", "esmtp")
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__(settings)
         self.esmtp = False
         self._says_ehlo = False
-        self._lf_ends = settings.bare_newlines == "normalise"
-        self._offered: frozenset[str] = frozenset()
-        self._mail: Mail | None = None
-        self._recipients = 0
-        self._body: BodyReader | None = None
-        self._dropped = False
         self._chunk_left = 0
         self._chunk_last = False
         self._chunk_refusal: Reply | None = None
-
-    @property
-    def in_transaction(self) -> bool:
-        """MAIL has been accepted and the message has not ended yet."""
-        return self.state >= State.MAIL
-
-    def answer(self, verdict: Reply | None = None) -> None:
-        """The verdict on the event that waits for one.
-
-        Args:
-            verdict: below 400 accepts, otherwise refuses; 421 also closes. None accepts with the usual words. The
-                words for accepted EHLO, HELO and DATA are always the server's own.
-
-        Raises:
-            LocalProtocolError: nothing waits.
-        """
-        awaiting = self._awaiting
-        if not awaiting or self._events:
-            raise LocalProtocolError("no verdict is awaited")
-        self._awaiting = _NOTHING
-        accepted = verdict is None or verdict.code < 400
-        if awaiting == _RCPT:
-            if accepted:
-                self.state = State.RCPT
-                self._recipients += 1
-            self._out.append(_RCPT_OK if verdict is None else verdict.wire())
-        elif awaiting == _END:
-            self._out.append(_OK if verdict is None else verdict.wire())
-            if accepted:
-                self._bad = 0
-            self._end_transaction(AFTER_MESSAGE)
-        elif awaiting == _MAIL:
-            if accepted:
-                self.state = State.MAIL
-            else:
-                self._mail = None
-            self._out.append(_MAIL_OK if verdict is None else verdict.wire())
-        elif awaiting == _DATA:
-            self._answer_data(verdict, accepted)
-        else:
-            self._answer_helo(verdict, accepted)
-        if verdict is not None and verdict.code == 421:
-            self.closed = True
-
-    def _step(self) -> bool:
-        mode = self._mode
-        if mode == COMMANDS:
-            return self._step_command()
-        if mode == CONTENT:
-            return self._step_content()
-        if mode == CHUNK:
-            return self._step_chunk()
-        return self._step_skip()
 
     def _step_command(self) -> bool:
         buffer, start = self._buffer, self._pos
@@ -168,18 +98,6 @@ class Server(ServerBase):
             self._HANDLERS[code](self, argument)
         return True
 
-    def _step_content(self) -> bool:
-        body, buffer = self._body, self._buffer
-        assert body is not None
-        if self._pos == len(buffer):
-            self.closed = self._eof
-            return False
-        piece, self._pos = body.feed(buffer, self._pos, len(buffer))
-        self._pass_on(body, piece)
-        if body.ended:
-            self._end_of_message(body)
-        return True
-
     def _step_chunk(self) -> bool:
         left = self._chunk_left
         if left:
@@ -194,38 +112,21 @@ class Server(ServerBase):
                 body = self._body
                 assert body is not None
                 piece, _ = body.feed(self._buffer, start, stop)
-                self._pass_on(body, piece)
+                self._pass_on(piece)
                 self._chunk_refusal = body.refusal
             return True
         self._mode = COMMANDS
         self._end_of_chunk()
         return True
 
-    def _pass_on(self, body: BodyReader, piece: bytes) -> None:
-        """Content to the session, or once the news that the message is refused."""
-        if body.refusal is None:
-            if piece:
-                self._events.append(BodyChunk(piece))
-        elif not self._dropped:
-            self._dropped = True
-            self._events.append(BodyRefused(body.refusal))
-
-    def _end_of_message(self, body: BodyReader) -> None:
-        if body.refusal is None:
-            self._events.append(body.facts())
-            self._awaiting = _END
-        else:
-            self._out.append(body.refusal.wire())
-            self._end_transaction(AFTER_MESSAGE)
-
     def _end_of_chunk(self) -> None:
         refusal, body = self._chunk_refusal, self._body
         if refusal is None and self._chunk_last:
             assert body is not None
-            self._pass_on(body, body.finish())
-            self._end_of_message(body)
+            self._pass_on(body.finish())
+            self._end_of_message()
         elif refusal is None:
-            self._out.append(_OK)
+            self._out.append(OK)
         else:
             self._out.append(refusal.wire())
             if self._chunk_last:
@@ -234,13 +135,6 @@ class Server(ServerBase):
                 self._end_transaction(AFTER_REFUSED_LAST_CHUNK[self.state])
             else:
                 self.state = AFTER_REFUSED_CHUNK[self.state]
-
-    def _end_transaction(self, state: State) -> None:
-        self.state = state
-        self._mode = COMMANDS
-        self._mail = self._body = None
-        self._recipients = 0
-        self._dropped = False
 
     # ---- commands that the table allows
 
@@ -252,7 +146,7 @@ class Server(ServerBase):
         if not name.isprintable():
             name = "".join(c if c.isprintable() else "?" for c in name)
         self._events.append(Helo(verb, name))
-        self._awaiting = _HELO
+        self._awaiting = AWAIT_HELO
         self._says_ehlo = verb == "EHLO"
 
     def _ehlo_command(self, argument: bytes) -> None:
@@ -287,7 +181,7 @@ class Server(ServerBase):
             return
         self._mail = mail
         self._events.append(mail)
-        self._awaiting = _MAIL
+        self._awaiting = AWAIT_MAIL
 
     def _rcpt_command(self, argument: bytes) -> None:
         assert self._mail is not None
@@ -300,7 +194,7 @@ class Server(ServerBase):
             self._refuse(command.RCPT, error.reply, argument)
             return
         self._events.append(rcpt)
-        self._awaiting = _RCPT
+        self._awaiting = AWAIT_RCPT
 
     def _data_command(self, argument: bytes) -> None:
         assert self._mail is not None
@@ -311,31 +205,12 @@ class Server(ServerBase):
         else:
             self._chunk_last = False
             self._events.append(DataBegin(chunked=False))
-            self._awaiting = _DATA
+            self._awaiting = AWAIT_DATA
 
-    def _answer_data(self, verdict: Reply | None, accepted: bool) -> None:
-        chunked = self._mode == CHUNK
-        if accepted:
-            settings, mail = self.settings, self._mail
-            assert mail is not None
-            self._body = BodyReader(
-                dotted=not chunked,
-                normalise=self._lf_ends,
-                binary=chunked and mail.body_type is BodyType.BINARY,
-                max_bytes=settings.max_message_bytes,
-                max_header_bytes=settings.max_header_bytes,
-                max_received=settings.max_received,
-            )
-            if chunked:
-                self.state = State.CHUNKS
-            else:
-                self.state = State.DATA
-                self._mode = CONTENT
-                self._out.append(_GO_ON)
-        elif chunked:
+    def _refuse_data(self, verdict: Reply) -> None:
+        if self._mode == CHUNK:
             self._chunk_refusal = verdict  # said after the chunk (RFC 3030 §2)
         else:
-            assert verdict is not None
             self._out.append(verdict.wire())
             self._guard_commands()
 
@@ -364,7 +239,7 @@ class Server(ServerBase):
                 self._events.append(BodyRefused(TOO_LARGE))
         elif self._body is None:
             self._events.append(DataBegin(chunked=True))
-            self._awaiting = _DATA
+            self._awaiting = AWAIT_DATA
 
     def _refuse_chunk(self, refusal: Reply, argument: bytes) -> None:
         """Like `_refuse`, but the reply has to wait until the chunk is over."""
@@ -379,11 +254,11 @@ class Server(ServerBase):
             self._events.append(Reset())
             self._end_transaction(State.READY)
         self._credit = 0
-        self._out.append(_OK)
+        self._out.append(OK)
 
     def _noop_command(self, argument: bytes) -> None:
         del argument  # RFC 5321 §4.1.1.9: allowed, and ignored
-        self._out.append(_OK)
+        self._out.append(OK)
 
     def _quit_command(self, argument: bytes) -> None:
         if argument:

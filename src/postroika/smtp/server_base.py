@@ -6,26 +6,21 @@ peer that keeps sending rubbish is sent away. `server.Server` builds the command
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Final
-
+from postroika.errors import LocalProtocolError
 from postroika.kernels import command
 from postroika.kernels.command import find_line_end
+from postroika.kernels.server_lane import COMMANDS, SKIPPING, Lane, Words
+from postroika.mail.envelope import BodyType
 from postroika.mail.reply import Reply, reply
-from postroika.smtp.server_events import Event, Refused
+from postroika.smtp.body import REFUSALS
+from postroika.smtp.server_events import BodyChunk, BodyEnd, BodyRefused, DataBegin, Event, Mail, Rcpt, Refused
 from postroika.smtp.server_settings import ServerSettings, greetings
-from postroika.smtp.states import State
+from postroika.smtp.states import AFTER_MESSAGE, TABLE, State
 
 # RFC 5321 §4.5.3.1.4 says 512 octets, to which DSN adds 600 (RFC 3461 §5), SMTPUTF8 10, BODY 17, SIZE 26, …
 MAX_COMMAND_BYTES = 4096
 MAX_SKIPPED_BYTES = 65_536  # of one line that is refused anyway; then the peer is no mail client
 MAX_DETAIL = 300
-
-# What the next input octets are.
-COMMANDS: Final = 0
-SKIPPING: Final = 1
-CONTENT: Final = 2
-CHUNK: Final = 3
 
 _STAGES = {command.MAIL: "mail", command.RCPT: "rcpt", command.DATA: "data", command.BDAT: "data"}
 LINE_BARE_LF = reply(500, "5.5.2", "bare LF in a command line: lines must end with CR LF")
@@ -34,70 +29,33 @@ LINE_NUL = reply(500, "5.5.2", "NUL octet in a command line")
 LINE_TOO_LONG = reply(500, "5.5.2", f"command line is longer than {MAX_COMMAND_BYTES} octets")
 
 
-class ServerBase:
+OK = reply(250, "2.0.0", "Ok").wire()
+_WORDS = Words(
+    events=(Mail, Rcpt, DataBegin(chunked=False), BodyChunk, BodyEnd, BodyRefused),
+    reply=Reply,
+    body_types=(BodyType.SEVEN_BIT, BodyType.EIGHT_BIT, BodyType.BINARY),
+    states=(State.MAIL, State.RCPT, State.DATA, State.CHUNKS, AFTER_MESSAGE),
+    table=TABLE,
+    replies=(
+        reply(250, "2.1.0", "Ok").wire(),
+        reply(250, "2.1.5", "Ok").wire(),
+        reply(354, "", "End data with <CR><LF>.<CR><LF>").wire(),
+        OK,
+    ),
+    refusals=REFUSALS,
+    misuse=LocalProtocolError,
+)
+
+
+class ServerBase(Lane[Event, Reply, ServerSettings, State]):
     """Buffers, limits and refusals of one session; see `Server`."""
 
-    __slots__ = (
-        "_awaiting", "_bad", "_buffer", "_credit", "_eof", "_events", "_greeted", "_mode", "_out", "_pos", "_skipped",
-        "_skipped_lf", "closed", "settings", "state",
-    )  # fmt: skip
+    __slots__ = ("_skipped", "_skipped_lf")
 
     def __init__(self, settings: ServerSettings) -> None:
-        self.settings = settings
-        self.state = State.START
-        self.closed = False
-        self._buffer = b""
-        self._pos = 0
-        self._eof = False
-        self._out = [greetings(settings)[0]]
-        self._greeted = False
-        self._events: deque[Event] = deque()
-        self._awaiting = 0
-        self._mode: int = COMMANDS
-        self._bad = 0
-        # How many commands of a pipelined group may still fail because of an earlier one without counting as bad.
-        self._credit = 0
+        super().__init__(_WORDS, settings, State.START)
+        self._out.append(greetings(settings)[0])
         self._skipped = self._skipped_lf = 0
-
-    @property
-    def mid_command(self) -> bool:
-        """A command line has begun and has not ended."""
-        return self._mode == SKIPPING or (self._mode == COMMANDS and self._pos < len(self._buffer))
-
-    @property
-    def receiving(self) -> bool:
-        """What comes in next is content, not commands."""
-        return self._mode >= CONTENT
-
-    def receive(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Take in bytes from the wire; b"" means that the peer will send no more. `bytes` are kept without a copy."""
-        if not chunk:
-            self._eof = True
-            return
-        fresh = chunk if isinstance(chunk, bytes) else bytes(chunk)
-        self._buffer = fresh if self._pos == len(self._buffer) else self._buffer[self._pos :] + fresh
-        self._pos = 0
-
-    def next_event(self) -> Event | None:
-        """The next thing to act on. None: input or a verdict is needed first, or the server is closed."""
-        events = self._events
-        while not events:
-            if self._awaiting or self.closed or not self._step():
-                if self._pos == len(self._buffer):
-                    self._buffer = b""  # thousands of idle sessions must not each keep the last read
-                    self._pos = 0
-                return None
-        return events.popleft()
-
-    def take_output(self) -> bytes:
-        """All replies since the last call, to be sent in one write."""
-        out = self._out
-        if not out:
-            return b""
-        self._greeted = True
-        gathered = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        return gathered
 
     def shut_down(self, last: Reply) -> None:
         """Say `last` (a 421; or whatever refuses the connection, in place of a banner not sent yet) and close."""
@@ -109,10 +67,6 @@ class ServerBase:
         self._awaiting = 0
         self._events.clear()
         self.closed = True
-
-    def _step(self) -> bool:
-        """Use up some input. False: more is needed."""
-        raise NotImplementedError
 
     def _skip(self, refusal: Reply, start: int) -> None:
         """Refuse the line that begins at `start`, and pass over it up to its CR LF."""
