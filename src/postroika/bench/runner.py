@@ -29,7 +29,7 @@ _FURTHER_SERVER_S = 10.0
 def estimate_s(scenarios: Sequence[Scenario], bench: Bench) -> float:
     """How long they will take, roughly."""
     further = len(set(bench.peers) - {OURS, POSTFIX})
-    base_s = sum(scenario.estimate_s(quick=bench.quick) for scenario in scenarios)
+    base_s = sum(scenario.estimate_s(quick=bench.quick, rounds=bench.rounds) for scenario in scenarios)
     return base_s + further * _FURTHER_SERVER_S * sum(scenario.headline for scenario in scenarios)
 
 

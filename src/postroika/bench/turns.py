@@ -7,6 +7,7 @@ rest, and its books are balanced then.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from postroika.bench.sink_settings import SinkSettings
 if TYPE_CHECKING:
     from postroika.bench.drivers import RunningSink
 
+_REGULARS = {OURS, POSTFIX}
 RESIDENT_ABOVE_IDLE = "resident bytes above idle"
 
 Until = Literal["delivered", "accepted"]
@@ -69,9 +71,10 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     floor: bool = True
     bars: tuple[Bar, ...] = ()
 
-    def estimate_s(self, *, quick: bool) -> float:
-        """How long it takes with two servers, roughly."""
-        return (self.quick if quick else self.full).estimate_s
+    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
+        """How long it takes with two servers, roughly; `rounds` in place of those that it wants."""
+        size = self.quick if quick else self.full
+        return size.estimate_s * (rounds or size.rounds) / size.rounds
 
     def run(self, bench: Bench) -> ScenarioResult:
         """All rounds."""
@@ -136,7 +139,8 @@ class _Run:
             return
         first = self._drivers_of(case)[0]
         self._bench.teller.step(f"{self._scenario.name}: warming up {case.label}")
-        turn = self._turn(case, server, first, 0, self._size.warm_up)
+        messages = self._size.warm_up if case.setup.peer in _REGULARS else math.ceil(self._size.warm_up / 4)
+        turn = self._turn(case, server, first, 0, messages)
         for driver in self._drivers:
             self._plan.warmed_up(case.label, driver, turn.messages, turn.elapsed_s)
 
@@ -157,8 +161,8 @@ class _Run:
             self._bench.teller.tell_turn(self._scenario.name, turn, self._scenario.unit)
 
     def _takes_part(self, case: Case, number: int) -> bool:
-        """Of a quick run, further servers see the first round only: each of them costs as much as Postfix."""
-        return not self._bench.quick or number == 1 or case.setup.peer in {OURS, POSTFIX}
+        """Of a quick run, further servers see the first round only: each of them costs as much time as Postfix."""
+        return not self._bench.quick or number == 1 or case.setup.peer in _REGULARS
 
     def _turn(self, case: Case | None, server: Server | None, driver: str, number: int, messages: int) -> Turn:
         return take_turn(

@@ -61,8 +61,8 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
         Bar("drain ÷ empty queue", "at least", 0.7, 0.95, "×", bars.speed(_DRAIN, _EMPTY, OWN_DRIVER)),
     )
 
-    def estimate_s(self, *, quick: bool) -> float:
-        """How long it takes, roughly."""
+    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
+        """How long it takes, roughly; it has no rounds."""
         return 50 if quick else 1500
 
     def run(self, bench: Bench) -> ScenarioResult:

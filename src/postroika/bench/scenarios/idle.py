@@ -50,8 +50,8 @@ class _Idle(msgspec.Struct, frozen=True, kw_only=True):
         ),
     )
 
-    def estimate_s(self, *, quick: bool) -> float:
-        """How long it takes with two servers, roughly."""
+    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
+        """How long it takes with two servers, roughly; it has no rounds."""
         return 25 if quick else 60
 
     def run(self, bench: Bench) -> ScenarioResult:

@@ -46,9 +46,9 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
         ),
     )
 
-    def estimate_s(self, *, quick: bool) -> float:
-        """How long it takes with two servers, roughly."""
-        return 40 if quick else 300
+    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
+        """How long it takes with two servers, roughly; `rounds` in place of those that it wants."""
+        return (40 if quick else 60) * (rounds or _rounds(quick=quick))
 
     def run(self, bench: Bench) -> ScenarioResult:
         """Alone and under bulk, for each server, round by round."""
@@ -63,7 +63,7 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
         contenders = []
         try:
             with bench.servers(case.setup for case in cases) as servers:
-                for number in range(1, (bench.rounds or (1 if bench.quick else 5)) + 1):
+                for number in range(1, (bench.rounds or _rounds(quick=bench.quick)) + 1):
                     for case, server in zip(cases, servers, strict=True):
                         for how in (_ALONE, _UNDER_BULK):
                             label = f"{case.label}, {how}"
@@ -87,6 +87,10 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
             remarks=tuple(_bulk_remark(figures)),
             void=void,
         )
+
+
+def _rounds(*, quick: bool) -> int:
+    return 1 if quick else 5
 
 
 def _p99_ms(turn: Turn) -> float | None:
