@@ -254,3 +254,13 @@ def test_every_scenario_is_there_and_says_what_it_is() -> None:
 def test_an_unknown_scenario_is_told() -> None:
     with pytest.raises(PostroikaError, match=r"there is no scenario 'relais'; there are relay, relay-100k, "):
         scenario.loads(["relay", "relais"])
+
+
+def test_a_load_keeps_to_what_a_server_offers(tmp_path: Path) -> None:
+    world = World()
+    bench, _ = make_bench(world, tmp_path, {**_SPEEDS, "old": 0.01})
+    needs: dict[str, Any] = {"pipelining": False}
+    bench.peers["old"].load_needs = needs  # type: ignore[misc]
+    result = turns(headline=True, drivers=("own",)).run(bench)
+    assert {settings.pipelining for _, settings in world.loads} == {True, False}
+    assert [one.load.count("--no-pipelining") for one in result.contenders] == [0, 0, 1]

@@ -54,7 +54,7 @@ class Teller:
 
     def say(self, line: str, style: str = "") -> None:
         """A line that stays."""
-        self._console.print(Text(line, style=style))
+        self._console.print(Text(line, style=style), soft_wrap=True)
 
     def step(self, what: str) -> None:
         """What is being done now."""
