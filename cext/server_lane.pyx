@@ -1,7 +1,8 @@
 """The hot path of `smtp.server`: input, plain commands, content, verdicts and output, with few calls for each message.
 
 Promise: what is taken here has the meaning and the reply that the rest of the Server would give it; whatever is not
-plain is left where it is, for the Server to say. It never reads outside a buffer, and splits a line nowhere but at CR LF.
+plain is left where it is, for the Server to say. It never reads outside a buffer, and splits a line nowhere but at
+CR LF.
 
 How: a `Lane` is the base of the Server. A command line is plain if it is one of these, verbs and keywords in any case,
 
@@ -9,7 +10,7 @@ How: a `Lane` is the base of the Server. A command line is plain if it is one of
     RCPT TO:<dot-atom@domain>
     DATA
 
-in ASCII, ended by CR LF, with all that it needs offered and within the limits; and if the table of states allows it now.
+in ASCII, ended by CR LF, with all that it needs offered and within the limits; and if the table of states allows it.
 A `BodyReader` measures and judges the content, which the scanners of datastream.pyx and headers.pyx have looked at.
 Events, states and replies are not known here: `Words` has them.
 Source: the grammar is that of command.pyx, narrowed. The oracles are the Server with `_plain` off, and
@@ -44,6 +45,18 @@ COMMANDS = COMMANDS_
 SKIPPING = SKIPPING_
 CONTENT = CONTENT_
 CHUNK = CHUNK_
+
+cdef enum:
+    ANYTHING_ = 0
+    NEXT_ = 1
+    REST_ = 2
+    OCTETS_ = 3
+
+# What comes in next, as `Lane.awaits` tells.
+ANYTHING = ANYTHING_
+NEXT_COMMAND = NEXT_
+REST_OF_COMMAND = REST_
+OCTETS = OCTETS_
 
 cdef enum:
     NOTHING_ = 0
@@ -117,14 +130,18 @@ cdef class BodyReader:
         self, tuple refusals not None, *, bint dotted, bint normalise, bint binary, int64_t max_bytes,
         int64_t max_header_bytes, int64_t max_received,
     ):
-        self.refusals = refusals
-        self.binary = binary
-        self.normalise = normalise and not binary
         self.max_bytes = max_bytes
         self.max_header_bytes = max_header_bytes
         self.max_received = max_received
-        self.scanner = DataScanner(dotted=dotted, normalise=self.normalise)
+        self.begin(refusals, dotted, normalise, binary)
+
+    cdef int begin(self, tuple refusals, bint dotted, bint normalise, bint binary) except -1:
+        self.refusals = refusals
+        self.binary = binary
+        self.normalise = normalise and not binary
+        self.scanner = DataScanner(dotted=dotted, normalise=True) if self.normalise else DataScanner(dotted=dotted)
         self.header = HeaderScanner()
+        return 0
 
     @property
     def size_bytes(self):
@@ -225,12 +242,12 @@ cdef class Lane:
         return self.state >= self.words.state_mail
 
     @property
-    def mid_command(self):
-        return self._mode == SKIPPING_ or (self._mode == COMMANDS_ and self._pos < PyBytes_GET_SIZE(self._buffer))
-
-    @property
-    def receiving(self):
-        return self._mode >= CONTENT_
+    def awaits(self):
+        if self._mode >= CONTENT_:
+            return OCTETS_
+        if self._mode == SKIPPING_ or self._pos < PyBytes_GET_SIZE(self._buffer):
+            return REST_
+        return NEXT_ if self.in_transaction else ANYTHING_
 
     def receive(self, chunk not None):
         cdef bytes fresh
@@ -323,15 +340,12 @@ cdef class Lane:
     cdef int accept_data(self) except -1:
         cdef Words words = self.words
         cdef bint chunked = self._mode == CHUNK_
-        self._body = BodyReader(
-            words.refusals,
-            dotted=not chunked,
-            normalise=self._lf_ends,
-            binary=chunked and self._mail.body_type is words.binary,
-            max_bytes=self.max_message_bytes,
-            max_header_bytes=self.max_header_bytes,
-            max_received=self.max_received,
-        )
+        cdef BodyReader body = BodyReader.__new__(BodyReader)
+        body.max_bytes = self.max_message_bytes
+        body.max_header_bytes = self.max_header_bytes
+        body.max_received = self.max_received
+        body.begin(words.refusals, not chunked, self._lf_ends, chunked and self._mail.body_type is words.binary)
+        self._body = body
         if chunked:
             self.state = words.state_chunks
         else:

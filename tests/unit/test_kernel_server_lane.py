@@ -96,9 +96,9 @@ def test_what_is_not_plain_is_left(line: bytes) -> None:
 
 BITS = st.sampled_from([
     b"MAIL FROM:<a@b.example>\r\n", b"MAIL FROM:<", b"mail from:<", b"RCPT TO:<", b"RCPT TO:<c@D.example>\r\n",
-    b"DATA\r\n", b"a", b"a.b", b"@", b"B.example", b".", b"-", b">", b" ", b"SIZE=", b"900", b"1001", b"BODY=", b"7BIT", b"8bitmime",
-    b"BINARYMIME", b"SMTPUTF8", b"\r\n", b"\r\n", b"\r", b"\n", b"\0", b"\xc3\xa4", b"x\r\n.\r\n", b".\r\n", b"..",
-    b"RSET\r\n", b"BDAT 2 LAST\r\n", b"QUIT\r\n",
+    b"DATA\r\n", b"a", b"a.b", b"@", b"B.example", b".", b"-", b">", b" ", b"SIZE=", b"900", b"1001", b"BODY=", b"7BIT",
+    b"8bitmime", b"BINARYMIME", b"SMTPUTF8", b"\r\n", b"\r\n", b"\r", b"\n", b"\0", b"\xc3\xa4", b"x\r\n.\r\n",
+    b".\r\n", b"..", b"RSET\r\n", b"BDAT 2 LAST\r\n", b"QUIT\r\n",
 ])  # fmt: skip
 OFFERS = st.sets(st.sampled_from(sorted(EXTENSIONS))).map(lambda less: EXTENSIONS - less)
 

@@ -93,21 +93,21 @@ class Door:
         received: see Received.
         hostname: ours, in the Received field.
         clock: epoch seconds.
+
+    Attributes:
+        has_room: whether MAIL and DATA may be accepted; otherwise answer NO_ROOM.
     """
 
-    __slots__ = ("clock", "hostname", "received", "spool")
+    __slots__ = ("clock", "has_room", "hostname", "received", "spool")
 
     def __init__(
         self, spool: Spool, received: Received, *, hostname: str, clock: Callable[[], float] = time.time
     ) -> None:
         self.spool = spool
+        self.has_room = spool.has_room
         self.received = received
         self.hostname = hostname
         self.clock = clock
-
-    def has_room(self) -> bool:
-        """Whether MAIL and DATA may be accepted; otherwise answer NO_ROOM."""
-        return self.spool.has_room()
 
     def open(self, client: Client, *, esmtp: bool, utf8_recipient: bool) -> Acceptance:
         """Begin to receive the message of `client.mail` for `client.recipients`; both stay as they are until its end.
@@ -122,7 +122,17 @@ class Door:
 class Acceptance:
     """One message on its way through the door."""
 
-    __slots__ = ("_client", "_door", "_failure", "_mail", "_recipients", "_stamp", "_utf8_recipient", "_writer")
+    __slots__ = (
+        "_client",
+        "_door",
+        "_failure",
+        "_id_text",
+        "_mail",
+        "_recipients",
+        "_stamp",
+        "_utf8_recipient",
+        "_writer",
+    )
 
     def __init__(
         self,
@@ -139,13 +149,14 @@ class Acceptance:
         self._recipients = recipients
         self._utf8_recipient = utf8_recipient
         self._failure: Reply | None = None
-        self._writer = door.spool.begin()
+        self._writer = writer = door.spool.begin()
+        self._id_text = id_text(writer.message)
         self._stamp: bytes | None = received_field(
             helo=client.helo,
             ip=client.ip,
             hostname=door.hostname,
             protocol=with_protocol(esmtp=esmtp, smtputf8=mail.smtputf8),
-            id_text=id_text(self._writer.message),
+            id_text=self._id_text,
             at=door.clock(),
             recipient=recipients[0].address if len(recipients) == 1 else "",
         )
@@ -203,7 +214,7 @@ class Acceptance:
         metrics.ACCEPTED_MESSAGES.value += 1
         metrics.ACCEPTED_RECIPIENTS.value += len(self._recipients)
         metrics.ACCEPTED_BYTES.value += end.size_bytes
-        return Reply(250, "2.0.0", (f"Ok: queued as {id_text(self._writer.message)}",))
+        return Reply(250, "2.0.0", (f"Ok: queued as {self._id_text}",))
 
     def abandon(self) -> None:
         """Drop the message. May be called twice, and after a failure; not after a `finish` that gave 250."""

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from postroika import metrics
 from postroika.config import Limits
 from postroika.inbound.accept import NO_ROOM, Acceptance, Door, Rejected
+from postroika.kernels.server_lane import REST_OF_COMMAND
 from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
 from postroika.policy.pipeline import Client, Pipeline, Stage
@@ -82,8 +83,9 @@ class Session:
     """
 
     __slots__ = (
-        "_acceptance", "_channel", "_client", "_line_deadline", "_recorded", "_seen", "_server", "_services", "_sock",
-        "_stop", "_strand", "_stuck", "_transaction_deadline", "_utf8_recipient",
+        "_acceptance", "_channel", "_client", "_has_room", "_judges_data", "_judges_mail", "_judges_rcpt",
+        "_line_deadline", "_patience_s", "_recorded", "_seen", "_server", "_services", "_sock", "_stop", "_strand",
+        "_stuck", "_transaction_deadline", "_utf8_recipient",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, client: Client, settings: ServerSettings, services: Services) -> None:
@@ -92,6 +94,13 @@ class Session:
         client.trusted = services.relay.trusts(client.ip)
         self._services = services
         self._server = Server(settings)
+        self._has_room = services.door.has_room
+        judges = services.pipeline.judges
+        self._judges_mail, self._judges_rcpt, self._judges_data = judges("mail"), judges("rcpt"), judges("data")
+        limits = services.limits
+        self._patience_s = (  # by what the server awaits
+            limits.idle_timeout_s, limits.command_timeout_s, limits.command_timeout_s, limits.data_timeout_s
+        )  # fmt: skip
         self._strand: Strand | None = None
         self._acceptance: Acceptance | None = None
         self._stop: Literal["", "gently", "now"] = ""
@@ -192,17 +201,13 @@ class Session:
 
     def _next_deadline(self) -> float:
         """Until when the next bytes have to come."""
-        server, at, limits = self._server, now(), self._services.limits
-        if server.receiving:
-            deadline = at + limits.data_timeout_s
-        elif server.mid_command:
+        awaited = self._server.awaits
+        deadline: float = now() + self._patience_s[awaited]
+        if awaited == REST_OF_COMMAND:
             # From the first octet of a line: a client that drips octets gains nothing.
             if self._line_deadline == math.inf:
-                self._line_deadline = at + limits.command_timeout_s
+                self._line_deadline = deadline
             deadline = self._line_deadline
-        else:
-            self._line_deadline = math.inf
-            deadline = at + (limits.command_timeout_s if server.in_transaction else limits.idle_timeout_s)
         return min(deadline, self._transaction_deadline)
 
     # ---- events
@@ -215,10 +220,9 @@ class Session:
         return self._acceptance.write(event.piece)
 
     def _mail(self, event: Mail) -> Pending:
-        services = self._services
-        if not services.door.has_room():
+        if not self._has_room():
             self._answer_mail(event, NO_ROOM)
-        elif services.pipeline.judges("mail"):
+        elif self._judges_mail:
             return self._judge("mail", event, self._answer_mail)
         else:
             self._answer_mail(event, None)
@@ -226,7 +230,8 @@ class Session:
 
     def _answer_mail(self, event: Mail, verdict: Reply | None) -> None:
         if verdict is None or verdict.code < 400:
-            self._forget_transaction()
+            if self._client.mail is not None:
+                self._forget_transaction()
             self._client.mail = event
             self._transaction_deadline = now() + self._services.limits.transaction_timeout_s
         else:
@@ -234,9 +239,8 @@ class Session:
         self._server.answer(verdict)
 
     def _rcpt(self, event: Rcpt) -> Pending:
-        services = self._services
-        verdict = services.relay(self._client, event)
-        if verdict is None and services.pipeline.judges("rcpt"):
+        verdict = self._services.relay(self._client, event)
+        if verdict is None and self._judges_rcpt:
             return self._judge("rcpt", event, self._answer_rcpt)
         self._answer_rcpt(event, verdict)
         return None
@@ -255,10 +259,9 @@ class Session:
         self._server.answer(verdict)
 
     def _data(self, event: DataBegin) -> Pending:
-        services = self._services
-        if not services.door.has_room():
+        if not self._has_room():
             self._answer_data(event, NO_ROOM)
-        elif services.pipeline.judges("data"):
+        elif self._judges_data:
             return self._judge("data", event, self._answer_data)
         else:
             self._answer_data(event, None)

@@ -9,6 +9,12 @@ SKIPPING: Final = 1
 CONTENT: Final = 2
 CHUNK: Final = 3
 
+# What comes in next, as `Lane.awaits` tells.
+ANYTHING: Final = 0
+NEXT_COMMAND: Final = 1
+REST_OF_COMMAND: Final = 2
+OCTETS: Final = 3
+
 # What `answer` is waited for.
 NOTHING: Final = 0
 AWAIT_HELO: Final = 1
@@ -26,8 +32,8 @@ class Words:
     """What a Lane makes and says.
 
     Args:
-        events: the types of MAIL and RCPT, the event of DATA, the types of a piece, of the end of a message, of the news
-            that it is refused.
+        events: the types of MAIL and RCPT, the event of DATA, the types of a piece, of the end of a message, of the
+            news that it is refused.
         reply: the type of replies; an entry of `table` that is one refuses.
         body_types: 7BIT, 8BITMIME, BINARYMIME.
         states: after MAIL, RCPT, DATA, BDAT, and after a message; states in a transaction are not below the first.
@@ -122,12 +128,9 @@ class Lane(Generic[_Event, _Reply, _Settings, _State]):
         """MAIL has been accepted and the message has not ended yet."""
 
     @property
-    def mid_command(self) -> bool:
-        """A command line has begun and has not ended."""
-
-    @property
-    def receiving(self) -> bool:
-        """What comes in next is content, not commands."""
+    def awaits(self) -> int:
+        """What comes in next: OCTETS of content, the REST_OF_COMMAND that has begun, the NEXT_COMMAND of a transaction,
+        ANYTHING between two."""
 
     def receive(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take in bytes from the wire; b"" means that the peer will send no more. `bytes` are kept without a copy."""

@@ -32,12 +32,12 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
         """The bytes to send. Control characters (CR and LF among them) become spaces; lines are cut to 510
         octets so that no caller's text can break the framing (RFC 5321 §4.5.3.1.5)."""
         prefix = f"{self.enhanced} " if self.enhanced else ""
+        lines = self.lines
+        if len(lines) == 1 and (line := lines[0]).isascii() and line.isprintable() and len(line) <= 480:
+            return f"{self.code} {prefix}{line}\r\n".encode()  # nearly always, and this is a hot path
         out = bytearray()
-        last = len(self.lines) - 1
-        for i, line in enumerate(self.lines):
-            if line.isascii() and line.isprintable() and len(line) <= 480:  # nearly always, and this is a hot path
-                out += f"{self.code}{' ' if i == last else '-'}{prefix}{line}\r\n".encode()
-                continue
+        last = len(lines) - 1
+        for i, line in enumerate(lines):
             clean = "".join(c if c >= " " and c != "\x7f" else " " for c in line)
             text = f"{self.code}{' ' if i == last else '-'}{prefix}{clean}".encode("utf-8", "replace")[:510]
             # A cut inside a character would leave half of it.

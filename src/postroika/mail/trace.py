@@ -34,13 +34,17 @@ def received_field(
         at: epoch seconds.
         recipient: the only one; "" where there are several (they need not know of each other).
     """
-    address = f"IPv6:{ip}" if ":" in ip else ip
-    lines = (
-        f"Received: from {clean_helo(helo)} ([{address}])\r\n\tby {hostname} (Postroika) with {protocol} id {id_text}"
-    )
+    stem = _stem(helo, ip, hostname, protocol)
     if recipient and len(recipient) <= _MAX_FOR and recipient.isprintable():
-        lines = f"{lines}\r\n\tfor <{recipient}>"
-    return f"{lines}; {_date(int(at))}\r\n".encode()
+        return f"{stem}{id_text}\r\n\tfor <{recipient}>; {_date(int(at))}\r\n".encode()
+    return f"{stem}{id_text}; {_date(int(at))}\r\n".encode()
+
+
+@functools.lru_cache(maxsize=1024)
+def _stem(helo: str, ip: str, hostname: str, protocol: str) -> str:
+    """What is the same in all messages of a session, and often of the next one."""
+    address = f"IPv6:{ip}" if ":" in ip else ip
+    return f"Received: from {clean_helo(helo)} ([{address}])\r\n\tby {hostname} (Postroika) with {protocol} id "
 
 
 def with_protocol(*, esmtp: bool, smtputf8: bool, tls: bool = False, authenticated: bool = False) -> str:
