@@ -70,11 +70,15 @@ def first_id_at(at: float) -> int:
 @functools.lru_cache(maxsize=4096)  # that of a message is wanted in its header, its events and its reply
 def id_text(number: int) -> str:
     """13 characters; text order is number order."""
-    pairs = _PAIRS  # Two characters a step: every event and every reply to a final dot has an id in it.
-    return (
-        f"{_ALPHABET[number >> 60]}{pairs[number >> 50 & 1023]}{pairs[number >> 40 & 1023]}"
-        f"{pairs[number >> 30 & 1023]}{pairs[number >> 20 & 1023]}{pairs[number >> 10 & 1023]}{pairs[number & 1023]}"
-    )
+    low, pairs = number & 0x3FFF_FFFF, _PAIRS  # Two characters a step: every event and every 250 has an id in it.
+    return f"{_upper_text(number >> 30)}{pairs[low >> 20]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+
+
+@functools.lru_cache(maxsize=16)  # changes four times a second
+def _upper_text(upper: int) -> str:
+    """The first 7 characters, of 34 bits."""
+    pairs = _PAIRS
+    return f"{_ALPHABET[upper >> 30]}{pairs[upper >> 20 & 1023]}{pairs[upper >> 10 & 1023]}{pairs[upper & 1023]}"
 
 
 def parse_id(text: str) -> int:
