@@ -79,7 +79,7 @@ class Teller:
             yield
             return
         done = threading.Event()
-        watcher = threading.Thread(target=self._look, args=(count, total, done))
+        watcher = threading.Thread(target=self._look, args=(count, total, done), name="teller")
         watcher.start()
         try:
             yield
