@@ -70,6 +70,31 @@ cdef class ReplyParser:
             self._buffer = self._buffer[self._at:] + chunk
         self._at = 0
 
+    def skip(self, bytes digits not None):
+        cdef const char* start = PyBytes_AS_STRING(self._buffer)
+        cdef const char* stop = start + PyBytes_GET_SIZE(self._buffer)
+        cdef const char* p = start + self._at
+        cdef const char* newline
+        cdef const char* digit = PyBytes_AS_STRING(digits)
+        cdef const char* last = digit + PyBytes_GET_SIZE(digits)
+        if p == stop or self._lines:
+            return False
+        while digit != last:
+            newline = <const char*>memchr(p, c"\n", stop - p)
+            if (
+                newline == NULL
+                or newline - p < 4
+                or newline - p > self._max_line_bytes
+                or p[0] != digit[0]
+                or not (_digit(p[1]) and _digit(p[2]))
+                or p[3] != c" "
+            ):
+                return False
+            p = newline + 1
+            digit += 1
+        self._at = p - start
+        return True
+
     def next(self):
         cdef const char* start = PyBytes_AS_STRING(self._buffer)
         cdef const char* stop = start + PyBytes_GET_SIZE(self._buffer)

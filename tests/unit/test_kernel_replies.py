@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,13 @@ def read(pieces: list[bytes], max_line_bytes: int = 2048, max_lines: int = 128) 
     return replies
 
 
+def rest_of(parser: ReplyParser) -> Replies:
+    replies = []
+    while (reply := parser.next()) is not None:
+        replies.append(reply)
+    return replies
+
+
 def outcome(pieces: list[bytes], *bounds: int) -> Replies | str:
     try:
         return read(pieces, *bounds)
@@ -50,6 +58,55 @@ def test_any_cut_gives_what_the_twin_gives(stream: bytes, cuts: list[int], bound
     assert outcome(pieces, bound, 2) == expected
     assert outcome([stream], bound, 2) == expected
     assert outcome([stream[i : i + 1] for i in range(len(stream))], bound, 2) == expected
+
+
+@given(stream=TOKENS, digits=st.text("2345", max_size=4).map(str.encode), bound=st.sampled_from([3, 5, 12, 2048]))
+def test_what_is_skipped_is_what_would_have_been_read(stream: bytes, digits: bytes, bound: int) -> None:
+    parser = ReplyParser(bound, 2)
+    parser.feed(stream)
+    if not parser.skip(digits):
+        with suppress(RemoteProtocolError):
+            assert rest_of(parser) == read([stream], bound, 2)
+        return
+    other = ReplyParser(bound, 2)
+    other.feed(stream)
+    replies = [other.next() for _ in digits]
+    assert [(reply[0] // 100, len(reply[2])) for reply in replies if reply] == [(int(chr(d)), 1) for d in digits]
+    try:
+        expected = rest_of(other)
+    except RemoteProtocolError:
+        with pytest.raises(RemoteProtocolError):
+            rest_of(parser)
+    else:
+        assert rest_of(parser) == expected
+
+
+@pytest.mark.parametrize(
+    ("stream", "skipped"),
+    [
+        (b"250 a\r\n250 2.1.5 b\r\n354 go\r\n550 no\r\n", True),
+        (b"250 a\n250 \r\n354 go\r\n", True),
+        (b"250 a\r\n250 b\r\n354 go\r", False),
+        (b"250 a\r\n550 b\r\n354 go\r\n", False),
+        (b"250 a\r\n250-b\r\n250 b\r\n354 go\r\n", False),
+        (b"250 a\r\n250\r\n354 go\r\n", False),
+        (b"250 a\r\n2x0 b\r\n354 go\r\n", False),
+        (b"", False),
+    ],
+)
+def test_replies_are_skipped_all_or_none(stream: bytes, skipped: bool) -> None:
+    parser = ReplyParser()
+    parser.feed(stream)
+    assert parser.skip(b"223") is skipped
+
+
+def test_the_end_of_a_reply_under_way_is_not_skipped() -> None:
+    parser = ReplyParser()
+    parser.feed(b"250-a\r\n")
+    assert parser.next() is None
+    parser.feed(b"250 b\r\n")
+    assert not parser.skip(b"2")
+    assert parser.next() == (250, "", ("a", "b"))
 
 
 @pytest.mark.parametrize(

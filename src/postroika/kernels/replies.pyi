@@ -27,3 +27,14 @@ class ReplyParser:
         Raises:
             RemoteProtocolError: not a reply, a line too long, too many lines. The stream cannot be read any further.
         """
+
+    def skip(self, digits: bytes) -> bool:
+        """If the next replies are there and are plainly what was hoped for, let them go by unread.
+
+        Args:
+            digits: the first digit of each, one octet a reply.
+
+        Returns:
+            Whether they were: each of one whole line, with this first digit and a space behind the code. If not,
+            nothing was taken: `next` tells what there is.
+        """

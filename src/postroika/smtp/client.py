@@ -5,7 +5,8 @@ whoever drives the client can tell, after a connection was lost at any point, wh
 
 The driver feeds `receive`, takes events until there are none, offers a further transaction while `ready_for_next`,
 and sends what `take_output` gives. Transactions under way form a queue: all replies belong to the first one, in the
-order of its steps (`_TABLE`), until it is done. With PIPELINING the whole of MAIL, RCPT …, DATA is
+order of its steps (`_TABLE`), until it is done; where those to a whole group have come and are good, they are passed
+in one go. With PIPELINING the whole of MAIL, RCPT …, DATA is
 written at once, and that of the next message directly behind the final dot of this one (RFC 2920 §3.1). With CHUNKING
 a body in memory follows its RCPTs in the same write; since such a message can fail with the transaction left open, the
 next one then begins with RSET (RFC 3030 §2).
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 
 from postroika.errors import LocalProtocolError, RemoteProtocolError
+from postroika.kernels.stuff import Stuffer
 from postroika.mail.envelope import BodyType
 from postroika.mail.outcome import Stage
 from postroika.mail.reply import Reply
@@ -24,6 +26,7 @@ from postroika.smtp.client_capabilities import (
     bare_newline_reply,
     envelope_commands,
     obstacle,
+    plain_commands,
     unusable_address_reply,
 )
 from postroika.smtp.client_transaction import (
@@ -56,6 +59,7 @@ class Client(SessionBase):
         self._mails = 0
         self._unclean = False  # The server may hold a transaction open.
         self._hung_up = False  # By 421: what was sent behind it was not looked at.
+        self._depth = settings.depth
 
     # --- what the driver may ask
 
@@ -65,19 +69,24 @@ class Client(SessionBase):
         if self._phase is not Phase.READY:
             return False
         flights = self._flights
-        if flights and not (self._pipelining and len(flights) < self.settings.depth and flights[-1].dot_end):
+        if flights and not (flights[-1].dot_end and self._pipelining and len(flights) < self._depth):
             return False
-        return not 0 < self.capabilities.max_messages <= self._mails
+        return not 0 < self._max_mails <= self._mails
 
     @property
     def exhausted(self) -> bool:
         """The server takes no further transaction on this connection (LIMITS MAILMAX), or the session is over."""
-        return self._phase is not Phase.READY or 0 < self.capabilities.max_messages <= self._mails
+        return self._phase is not Phase.READY or 0 < self._max_mails <= self._mails
 
     @property
     def busy(self) -> bool:
         """A transaction is under way."""
         return bool(self._flights)
+
+    @property
+    def has_event(self) -> bool:
+        """`next_event` has something to tell without another octet from the server."""
+        return bool(self._events)
 
     @property
     def wants_body(self) -> bool:
@@ -150,8 +159,13 @@ class Client(SessionBase):
         if not self.ready_for_next:
             raise LocalProtocolError("send() while no further transaction can be taken")
         t = transaction
-        group = envelope_commands(t.envelope, t.recipients, self.capabilities)
-        refusal = obstacle(t.envelope, t.recipients, self.capabilities) or self._prepare_body(t)
+        capabilities = self.capabilities
+        group = plain_commands(t.envelope, t.recipients, capabilities)
+        refusal = None
+        if group is None:
+            group = envelope_commands(t.envelope, t.recipients, capabilities)
+            refusal = obstacle(t.envelope, t.recipients, capabilities)
+        refusal = refusal or self._prepare_body(t)
         if refusal is not None or group is None:
             _settle(t, Verdict(Stage.MAIL, refusal or unusable_address_reply(), remote=False))
             self._events.append(Done(t))
@@ -166,10 +180,11 @@ class Client(SessionBase):
             t.commands = group.splitlines(keepends=True)[::-1]
             self._say(t)
         elif not t.chunked:
+            t.hoped = _hoped_of(t) + b"3"
             self._put(group + b"DATA\r\n")
         elif t.body is not None and len(t.body) <= self.settings.one_write_bytes:
-            self._put(group)
-            self._write_last_chunk(t, t.body)
+            t.hoped = _hoped_of(t)
+            self._write_last_chunk(t, group, t.body)
         else:
             self._put(group)
 
@@ -184,6 +199,8 @@ class Client(SessionBase):
         if t is None or t.dot_end or t.step not in {Step.BODY, Step.CHUNK}:
             raise LocalProtocolError("body() while no body is wanted")
         stuffer = t.stuffer
+        if stuffer is None:
+            stuffer = t.stuffer = Stuffer()
         if t.step is Step.BODY:
             pieces = [stuffer.feed(piece)]
         else:
@@ -217,24 +234,39 @@ class Client(SessionBase):
         """Decide between DATA and BDAT, stuff a body that is here already, and see that it smuggles nothing."""
         binary = t.envelope.body_type is BodyType.BINARY
         t.chunked = self.capabilities.chunking and (binary or self.settings.chunking)
-        if t.body is None or binary:
+        body = t.body
+        if body is None or binary:
             return None
-        stuffer = t.stuffer
+        stuffer = Stuffer()
         if t.chunked:
-            stuffer.scan(t.body)
+            stuffer.scan(body)
         else:
-            t.body = stuffer.feed(t.body)
+            t.body = stuffer.feed(body)
         t.end = stuffer.finish()
         return bare_newline_reply() if stuffer.bare_newline else None
 
     def _say(self, t: Transaction) -> None:
         """Without PIPELINING: the next command."""
+        assert t.commands is not None
         self._put(t.commands.pop())
 
-    def _write_last_chunk(self, t: Transaction, body: bytes) -> None:
-        self._put(b"BDAT %d LAST\r\n" % len(body))
-        self._put(body)
+    def _write_last_chunk(self, t: Transaction, before: bytes, body: bytes) -> None:
+        commands = b"%bBDAT %d LAST\r\n" % (before, len(body))
+        self._out += (commands, body)
+        self._produced += len(commands) + len(body)
         self._ended(t)
+
+    def _write_message(self, t: Transaction) -> None:
+        """To a DATA that was answered with 354."""
+        body, end = t.body, t.end
+        if body is None:
+            t.step = Step.BODY
+            self._hungry = t
+        else:
+            t.step = Step.FINAL_DOT
+            self._out += (body, end)
+            self._produced += len(body) + len(end)
+            self._ended(t)
 
     def _ended(self, t: Transaction) -> None:
         """The last octet of the message is in the output."""
@@ -244,8 +276,28 @@ class Client(SessionBase):
 
     # --- replies
 
+    def _pass_group(self) -> bool:
+        flights = self._flights
+        if not flights:
+            return False
+        t = flights[0]
+        if not t.hoped or not self._parser.skip(t.hoped):
+            return False
+        self.replies += len(t.hoped)
+        t.hoped = b""
+        if t.step is Step.RSET:
+            self._unclean = False
+        t.mail_answered = t.mail_accepted = True
+        t.index = t.accepted = len(t.recipients)
+        if t.chunked:
+            t.step = Step.FINAL_DOT
+        else:
+            self._write_message(t)
+        return True
+
     def _on_reply(self, reply: Reply) -> None:
         t = self._flights[0]
+        t.hoped = b""
         if reply.code == 421:
             self._on_421(t, reply)
         else:
@@ -306,7 +358,7 @@ class Client(SessionBase):
             self._put(b"DATA\r\n")
         elif t.body is not None:
             t.step = Step.FINAL_DOT
-            self._write_last_chunk(t, t.body)
+            self._write_last_chunk(t, b"", t.body)
         else:
             t.step = Step.CHUNK
             self._hungry = t
@@ -321,14 +373,8 @@ class Client(SessionBase):
             t.step = Step.LONE_DOT
             self._put(b".\r\n")
             t.dot_end = self._produced
-        elif t.body is not None:
-            t.step = Step.FINAL_DOT
-            self._put(t.body)
-            self._put(t.end)
-            self._ended(t)
         else:
-            t.step = Step.BODY
-            self._hungry = t
+            self._write_message(t)
 
     def _on_body(self, t: Transaction, reply: Reply) -> None:
         """A verdict before the message was complete. There is no way back into the dialogue."""
@@ -363,12 +409,13 @@ class Client(SessionBase):
             self._finish(t, unclean=True)
 
     def _on_final_dot(self, t: Transaction, reply: Reply) -> None:
-        if reply.kind == 3:
+        kind = reply.code // 100
+        if kind == 3:
             raise odd(reply, "the message")
         if t.dot_end > self._taken:
             raise RemoteProtocolError(f"an answer to the message before it was sent: {reply}")
         _settle(t, Verdict(Stage.FINAL_DOT, reply))
-        self._finish(t, unclean=t.chunked and (reply.kind != 2 or not t.accepted))
+        self._finish(t, unclean=t.chunked and (kind != 2 or not t.accepted))
 
     def _on_lone_dot(self, t: Transaction, reply: Reply) -> None:
         self._finish(t, unclean=reply.kind != 2)
@@ -382,6 +429,11 @@ class Client(SessionBase):
 def _settle(t: Transaction, verdict: Verdict) -> None:
     """Give `verdict` to all recipients that have none."""
     t.verdicts = [verdict if known is None else known for known in t.verdicts]
+
+
+def _hoped_of(t: Transaction) -> bytes:
+    """The first digits of good answers to MAIL and RCPT …, behind that to RSET if there is one."""
+    return b"2" * (len(t.recipients) + (2 if t.step is Step.RSET else 1))
 
 
 _TABLE = {

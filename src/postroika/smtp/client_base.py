@@ -65,6 +65,7 @@ class SessionBase(ABC):
         self._parser = ReplyParser(settings.max_reply_line_bytes, settings.max_reply_lines)
         self._phase = Phase.GREETING
         self._pipelining = False
+        self._max_mails = 0
         self._events: deque[Event] = deque()
         self._out: list[bytes] = []
         self._produced = 0  # octets that were ever put into _out …
@@ -75,6 +76,10 @@ class SessionBase(ABC):
     @abstractmethod
     def busy(self) -> bool:
         """A transaction is under way."""
+
+    @abstractmethod
+    def _pass_group(self) -> bool:
+        """If the next replies are what was hoped for, to all of a group of commands, take them at once."""
 
     @abstractmethod
     def _on_reply(self, reply: Reply) -> None:
@@ -126,6 +131,8 @@ class SessionBase(ABC):
         """Act on replies until one of them is an event."""
         parser, events = self._parser, self._events
         while not events and self._phase is not Phase.CLOSED:
+            if self._pass_group():
+                continue
             parsed = parser.next()
             if parsed is None:
                 return
@@ -163,6 +170,7 @@ class SessionBase(ABC):
     def _stand(self, capabilities: Capabilities) -> None:
         self.capabilities = capabilities
         self._pipelining = capabilities.pipelining and self.settings.pipelining
+        self._max_mails = capabilities.max_messages
         self._phase = Phase.READY
         self._events.append(Ready(capabilities))
 

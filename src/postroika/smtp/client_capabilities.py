@@ -141,6 +141,25 @@ def needs_smtputf8(envelope: Envelope, recipients: Sequence[Recipient]) -> bool:
     return False
 
 
+def plain_commands(envelope: Envelope, recipients: Sequence[Recipient], offered: Capabilities) -> bytes | None:
+    """What `envelope_commands` gives, for a message that has one recipient, nothing special and no obstacle: nearly all
+    of them; None if it cannot be told so quickly."""
+    if len(recipients) != 1 or envelope.utf8_needed or 0 < offered.max_size_bytes < envelope.size_bytes:
+        return None
+    recipient = recipients[0]
+    if offered.dsn and (envelope.ret or envelope.envid or recipient.notify or recipient.orcpt):
+        return None
+    words = f" SIZE={envelope.size_bytes}" if offered.size else ""
+    if envelope.eight_bit or envelope.body_type is not BodyType.SEVEN_BIT:
+        if not offered.eight_bit_mime or envelope.body_type is BodyType.BINARY:
+            return None
+        words += " BODY=8BITMIME"
+    sender, address = envelope.reverse_path, recipient.address
+    if not (sender.isascii() and sender.isprintable() and address.isascii() and address.isprintable()):
+        return None
+    return f"MAIL FROM:<{sender}>{words}\r\nRCPT TO:<{address}>\r\n".encode()
+
+
 def envelope_commands(envelope: Envelope, recipients: Sequence[Recipient], offered: Capabilities) -> bytes | None:
     """MAIL and RCPT …; None if something in them would not stay within its line, so that it must never be sent."""
     utf8 = offered.smtputf8 and needs_smtputf8(envelope, recipients)

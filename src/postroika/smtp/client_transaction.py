@@ -71,6 +71,7 @@ class Transaction:
         "dot_end",
         "end",
         "envelope",
+        "hoped",
         "index",
         "mail_accepted",
         "mail_answered",
@@ -85,9 +86,10 @@ class Transaction:
         self.recipients = recipients
         self.verdicts: list[Verdict | None] = [None] * len(recipients)
         self.body = body
-        self.stuffer = Stuffer()
+        self.stuffer: Stuffer | None = None
         self.end = b""  # dot-stuffed body: its terminator
-        self.commands: list[bytes] = []  # Without PIPELINING: what is still to be said, last first.
+        self.commands: list[bytes] | None = None  # Without PIPELINING: what is still to be said, last first.
+        self.hoped = b""  # With it: first digits of the replies to the group if all goes well; b"" once one was read
         self.step = Step.MAIL
         self.index = 0  # of the recipient whose reply comes next
         self.accepted = 0  # recipients
