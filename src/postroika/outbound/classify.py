@@ -44,7 +44,7 @@ def result(index: int, verdict: Verdict, *, wants_success_notice: bool = False) 
     """What `verdict` means for the recipient at `index`. `wants_success_notice`: NOTIFY=SUCCESS was asked for, and
     the peer does not speak DSN (RFC 3461 §5.2.2)."""
     stage, said, remote = verdict
-    kind = said.kind
+    kind = said.code // 100
     if kind == 2:
         return RecipientResult(index, Outcome.DELIVERED, said, stage, remote, wants_success_notice)
     if kind == 5 and stage not in _ABOUT_THE_HOST:

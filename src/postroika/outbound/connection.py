@@ -53,14 +53,15 @@ class Connection:
         self._sock = sock
         self._channel = channel
         self._config = config
-        self._unsent = memoryview(b"")
+        self._unsent: bytes | memoryview = b""
         self._strand: Strand | None = None
-        self._awaited: tuple[int, Step] = (-1, Step.NOTHING)
+        self._replies_seen = -1  # what the deadline was set for: how many there were …
+        self._step_awaited = Step.NOTHING  # … and what was awaited
         self._reply_deadline = inf
         self._transaction_deadline = inf
         self._sending_blocked = False
         self._reads = 0
-        self._allowed_s = {
+        allowed_s = {
             Step.NOTHING: inf,
             Step.GREETING: config.greeting_timeout_s,
             Step.EHLO: config.ehlo_timeout_s,
@@ -75,6 +76,7 @@ class Connection:
             Step.LONE_DOT: config.final_dot_timeout_s,
             Step.QUIT: config.quit_timeout_s,
         }
+        self._allowed_s = tuple([allowed_s[step] for step in Step])
         OUTBOUND_CONNECTIONS_OPEN.value += 1
 
     # --- deadlines
@@ -87,7 +89,7 @@ class Connection:
             TimedOut: a deadline has passed; the connection is of no more use.
         """
         strand = self._strand = current()
-        self._awaited = (-1, Step.NOTHING)
+        self._replies_seen = -1
         try:
             yield
         except Late:
@@ -108,11 +110,12 @@ class Connection:
 
     def _set_deadline(self) -> None:
         client = self.client
-        awaited = (client.replies, client.waiting)
-        if awaited != self._awaited:
-            self._awaited = awaited
+        replies, step = client.replies, client.waiting
+        if replies != self._replies_seen or step is not self._step_awaited:
+            self._replies_seen, self._step_awaited = replies, step
+            deadline = now() + self._allowed_s[step]
             assert self._strand is not None
-            self._strand.deadline = min(now() + self._allowed_s[awaited[1]], self._transaction_deadline)
+            self._strand.deadline = min(deadline, self._transaction_deadline)
 
     # --- bytes
 
@@ -146,8 +149,8 @@ class Connection:
         client = self.client
         out = client.take_output()
         if out:
-            piece = out[0] if len(out) == 1 else b"".join(out)
-            self._unsent = memoryview(piece if not self._unsent else b"".join((self._unsent, piece)))
+            added = out[0] if len(out) == 1 else b"".join(out)
+            self._unsent = added if not self._unsent else b"".join((self._unsent, added))
         if self._unsent:
             while not self._send():
                 self._sending_blocked = True
@@ -158,15 +161,17 @@ class Connection:
                     return
             if self._sending_blocked:
                 self._sending_blocked = False
-                self._awaited = (-1, Step.NOTHING)
+                self._replies_seen = -1
         if client.wants_body:
             await breathe()
             self._read()
             return
-        while not self._read():
+        channel = self._channel
+        while (piece := channel.receive()) is None:
             self._set_deadline()
             self._reads = 0
-            await self._channel.readable()
+            await channel.readable()
+        client.receive(piece)
         self._reads += 1
         if self._reads >= _READS_BEFORE_YIELD:
             self._reads = 0
@@ -174,9 +179,11 @@ class Connection:
 
     def _send(self) -> bool:
         """Hand over what the kernel takes; whether that was all."""
+        unsent = self._unsent
         try:
-            while self._unsent:
-                self._unsent = self._unsent[self._sock.send(self._unsent) :]
+            while unsent:
+                sent = self._sock.send(unsent)
+                unsent = self._unsent = b"" if sent == len(unsent) else memoryview(unsent)[sent:]
         except BlockingIOError:
             return False
         except OSError:

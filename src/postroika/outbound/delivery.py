@@ -12,6 +12,7 @@ that lost their connection through no fault of their own go on with a fresh one,
 from __future__ import annotations
 
 from collections import deque
+from typing import cast
 
 from postroika.config import Config
 from postroika.mail.outcome import Attempt, Peer, RecipientResult, Stage
@@ -295,6 +296,6 @@ class Turn:
 
 
 def _results(job: Job) -> tuple[RecipientResult, ...]:
-    results = tuple([result for result in job.results if result is not None])
-    assert len(results) == len(job.results)
-    return results
+    results = tuple(job.results)
+    assert None not in results, "a recipient has no result"
+    return cast(tuple[RecipientResult, ...], results)

@@ -33,7 +33,7 @@ class Job:
     def __init__(self, loaded: Loaded) -> None:
         count = len(loaded.batch.recipients)
         self.loaded = loaded
-        self.todo: list[int] = list(range(count))
+        self.todo: list[int] = [0] if count == 1 else list(range(count))
         self.elsewhere: list[int] = []
         self.results: list[RecipientResult | None] = [None] * count
         self.under_way = 0
@@ -43,11 +43,6 @@ class Job:
     def tried(self) -> bool:
         """Some recipient has a result."""
         return any(result is not None for result in self.results)
-
-    @property
-    def done_here(self) -> bool:
-        """The current connection can do no more for it."""
-        return not self.todo and not self.under_way
 
     def fail(self, verdict: Verdict) -> None:
         """No host took the rest: `verdict` is the result of those to be tried that have none from a peer."""

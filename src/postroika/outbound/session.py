@@ -17,7 +17,7 @@ from typing import Protocol
 
 from postroika.config import Delivery
 from postroika.errors import RemoteProtocolError
-from postroika.mail.envelope import Notify
+from postroika.mail.envelope import Envelope, Notify
 from postroika.mail.outcome import Outcome, RecipientResult
 from postroika.outbound import classify
 from postroika.outbound.connection import Connection
@@ -32,6 +32,7 @@ from postroika.spool.schema import CHUNK_BYTES
 _MAX_LEFTOVERS = 50
 # Batches that fail without a word to the peer (too large for it, for instance) go by without waiting for anything.
 _DONE_BEFORE_YIELD = 16
+_SUCCESS = int(Notify.SUCCESS)  # An IntFlag takes thirty times as long to be asked.
 
 
 class End(enum.Enum):
@@ -124,7 +125,10 @@ class Session:
         while True:
             event = connection.next_event()
             if event is None:
-                if client.ready_for_next and self._start_next():
+                while client.ready_for_next and self._start_next():
+                    if client.has_event:
+                        break
+                if client.has_event:
                     continue
                 if client.busy:
                     if client.finals:
@@ -174,7 +178,8 @@ class Session:
                 return False
             jobs.append(taken)
         job = jobs[0]
-        batch = job.loaded.batch
+        loaded = job.loaded
+        batch = loaded.batch
         positions, most = job.todo, self._max_recipients
         if most and len(positions) > most:
             positions, job.todo = positions[:most], positions[most:]
@@ -182,26 +187,27 @@ class Session:
             job.todo = []
             jobs.popleft()
         recipients = batch.recipients
-        if len(positions) == len(recipients):
-            positions.sort()  # All of them; those to be tried again had gone to the end.
-        else:
+        count = len(positions)
+        if count != len(recipients):
             recipients = tuple([recipients[position] for position in positions])
+        elif count > 1:
+            positions.sort()  # All of them; those to be tried again had gone to the end.
+        size_bytes = batch.envelope.size_bytes
+        if size_bytes > self._in_memory_bytes:
+            body = None
+        elif (body := loaded.body) is None:
+            body = self._read_body(batch.envelope)
         job.under_way += 1
         self._started += 1
-        self._in_flight.begin(job.loaded.key)
-        if not self._client.busy:
-            self._connection.begin_transaction(batch.envelope.size_bytes)
-        self._client.send(Try(job, positions, recipients, self._small_body(job)))
+        self._in_flight.begin(loaded.key)
+        client = self._client
+        if not client.busy:
+            self._connection.begin_transaction(size_bytes)
+        client.send(Try(job, positions, recipients, body))
         return True
 
-    def _small_body(self, job: Job) -> bytes | None:
-        """The body if it may be in memory as a whole."""
-        envelope = job.loaded.batch.envelope
-        if envelope.size_bytes > self._in_memory_bytes:
-            return None
-        body = job.loaded.body
-        if body is not None:
-            return body
+    def _read_body(self, envelope: Envelope) -> bytes:
+        """The whole body."""
         if envelope.chunks == 1:
             return self._bodies.read_body(envelope.message, 0)
         return b"".join([self._bodies.read_body(envelope.message, number) for number in range(envelope.chunks)])
@@ -261,10 +267,10 @@ class Session:
                 self._take_verdict(job, position, verdict)
 
     def _take_verdict(self, job: Job, position: int, verdict: Verdict) -> None:
-        wants_notice = self._success_notices and bool(job.loaded.batch.recipients[position].notify & Notify.SUCCESS)
+        wants_notice = self._success_notices and bool(job.loaded.batch.recipients[position].notify & _SUCCESS)
         result: RecipientResult = classify.result(position, verdict, wants_success_notice=wants_notice)
         job.results[position] = result
-        if self._alternatives and result.outcome is Outcome.DEFERRED and classify.worth_another_host(verdict):
+        if result.outcome is Outcome.DEFERRED and self._alternatives and classify.worth_another_host(verdict):
             job.elsewhere.append(position)
 
     def _again(self, job: Job, position: int) -> None:
@@ -278,7 +284,7 @@ class Session:
         job = transaction.job
         job.under_way -= 1
         job.dots -= transaction.marked
-        if not job.done_here:
+        if job.under_way or job.todo:
             return
         if job.elsewhere and self._alternatives:
             job.move_on(self._connection.peer)

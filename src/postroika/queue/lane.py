@@ -59,7 +59,7 @@ class Lane:
         if self._starting:
             self._starting = False
             state.starting -= 1
-        elif self._scheduler.others_wait(state) and self.served >= TURN_MESSAGES:
+        elif self.served >= TURN_MESSAGES and self._scheduler.others_wait(state):
             return None
         loaded = self._scheduler.next_batch(state)
         if loaded is not None:
