@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from postroika.bench import bars, runner, scenario
-from postroika.bench.load_settings import LoadSettings
+from postroika.bench.load_settings import LoadResult, LoadSettings
 from postroika.bench.plan import Plan
 from postroika.bench.results import FLOOR, Figures
 from postroika.bench.scenario import Bar, Case, Setup, Size
 from postroika.bench.turns import Turns
 from postroika.errors import PostroikaError
-from tests.unit.bench_fakes import World, make_bench
+from tests.unit.bench_fakes import FakeDriver, World, make_bench
 
 _SIZE = Size(rounds=2, messages=1000, turn_s=0, warm_up=10, estimate_s=20)
 # Half a millisecond a message, and two.
@@ -264,3 +264,30 @@ def test_a_load_keeps_to_what_a_server_offers(tmp_path: Path) -> None:
     result = turns(headline=True, drivers=("own",)).run(bench)
     assert {settings.pipelining for _, settings in world.loads} == {True, False}
     assert [one.load.count("--no-pipelining") for one in result.contenders] == [0, 0, 1]
+
+
+def test_an_interruption_ends_it_with_what_there_is(tmp_path: Path) -> None:
+    class Interrupted(Turns, frozen=True):
+        def run(self, bench: object) -> Any:
+            raise KeyboardInterrupt
+
+    bench, _ = make_bench(World(), tmp_path, _SPEEDS)
+    plain = turns()
+    interrupted = Interrupted(**{name: getattr(plain, name) for name in plain.__struct_fields__})
+    report = runner.run([plain, interrupted, plain], bench, tmp_path, {}, {"command": "run"})
+    assert [one.name for one in report.scenarios] == ["relay"]
+    assert report.settings == {"command": "run", "interrupted": "during relay, which is not in the report"}
+
+
+def test_a_driver_that_fails_voids_the_scenario_and_keeps_its_turns(tmp_path: Path) -> None:
+    class Failing(FakeDriver):
+        def load(self, settings: LoadSettings) -> LoadResult:
+            if len(self.world.loads) == 2 + 3 + 1:
+                raise PostroikaError("smtp-source failed")
+            return super().load(settings)
+
+    world = World()
+    bench, _ = make_bench(world, tmp_path, _SPEEDS, drivers={"own": Failing(world, "own", marks=True)})
+    result = turns().run(bench)
+    assert result.void == "Postfix, round 2, driver own: smtp-source failed"
+    assert len(result.turns) == 4

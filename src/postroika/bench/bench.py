@@ -158,6 +158,7 @@ class Bench:
             version=server.running.version,
             settings=server.running.settings,
             load=describe_load(load),
+            cpu_method=server.running.cpu_method,
         )
 
 

@@ -71,13 +71,20 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True):
-    """A server as it was set up for one scenario, or FLOOR. `settings` is what it was configured with, as text."""
+    """A server as it was set up for one scenario.
+
+    Args:
+        settings: what it was configured with, as text.
+        load: what it was sent, as a command.
+        cpu_method: where its CPU time was read.
+    """
 
     label: str
     peer: str
     version: str
     settings: str
     load: str
+    cpu_method: str = ""
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):

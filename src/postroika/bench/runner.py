@@ -41,22 +41,31 @@ def run(
     Args:
         directory: where the queues are.
         missing: servers that cannot take part, and why.
-        settings: what the command was told, for the report.
+        settings: what the command was told, for the report; an interruption (KeyboardInterrupt) is noted there, and
+            ends it with what there is by then.
     """
     began = time.monotonic()
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     facts = machine.describe(directory)
     done = []
     for scenario in scenarios:
+        if "interrupted" in settings:
+            break
         if not set(scenario.drivers) & set(bench.drivers):
             bench.teller.say(f"{scenario.name} is left out: it needs --driver {scenario.drivers[0]}", style="yellow")
             continue
         bench.teller.say(f"{scenario.name}: {scenario.about}", style="bold")
-        result = run_one(scenario, bench)
+        try:
+            result = run_one(scenario, bench)
+        except KeyboardInterrupt:
+            settings["interrupted"] = f"during {scenario.name}, which is not in the report"
+            continue
         if result.void:
             bench.teller.say(f"{result.name} is VOID: {result.void}", style="bold red")
         done.append(result)
-    facts["peers"] = {one.label.partition(",")[0]: one.version for result in done for one in result.contenders}
+    contenders = [one for result in done for one in result.contenders]
+    facts["peers"] = {one.label.partition(",")[0]: one.version for one in contenders}
+    facts["cpu_time_from"] = ", ".join(sorted({one.cpu_method for one in contenders}))
     return Report(
         at=at,
         took_s=time.monotonic() - began,

@@ -30,6 +30,7 @@ from postroika.bench.plan import Plan
 from postroika.bench.results import FLOOR, Contender, Figures, ScenarioResult, Turn, Unit
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Size, Void
 from postroika.bench.sink_settings import SinkSettings
+from postroika.errors import PostroikaError
 
 if TYPE_CHECKING:
     from postroika.bench.drivers import RunningSink
@@ -109,7 +110,7 @@ class _Run:
                 for number in range(1, self._rounds + 1):
                     for driver in self._drivers:
                         self._round(number, driver, pairs)
-        except Void as error:
+        except PostroikaError as error:
             void = str(error)
         figures = Figures(self._turns, scenario.unit)
         return ScenarioResult(
@@ -226,7 +227,7 @@ def take_turn(
                 used = measured.figures()
             counts = running_sink.stop()
             check_arrivals(counts, Sent.of(sent))
-        except Void as error:
+        except PostroikaError as error:
             raise Void(f"{label}, round {number}, driver {driver}: {error}") from None
     figures = {}
     if server is not None:

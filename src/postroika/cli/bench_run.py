@@ -106,6 +106,8 @@ def command(
     _show(report)
     for file in runner.write(report, out).values():
         click.echo(file)
+    if "interrupted" in report.settings:
+        return ExitCode.INTERRUPTED
     return ExitCode.FAILED if report.void else ExitCode.OK
 
 

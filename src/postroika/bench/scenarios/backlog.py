@@ -21,6 +21,7 @@ from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, 
 from postroika.bench.scenario import OURS, OWN_DRIVER, Bar, Case, Setup, Void
 from postroika.bench.sink_settings import SinkSettings
 from postroika.bench.turns import take_turn
+from postroika.errors import PostroikaError
 
 _EMPTY, _DRAIN = "Postroika, empty queue", "Postroika, draining"
 _LOAD = LoadSettings(target="", sessions=50, size="4096", domains=20)
@@ -80,7 +81,7 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
                 loads, grown = _fill(bench, server, size)
                 remarks += _steps_told(grown)
                 turns.append(_drain(bench, server, loads, grown))
-        except Void as error:
+        except PostroikaError as error:
             void = str(error)
         if bench.quick:
             remarks.append(

@@ -19,6 +19,7 @@ from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, 
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
 from postroika.bench.sink_settings import SinkSettings
 from postroika.bench.turns import take_turn
+from postroika.errors import PostroikaError
 
 _OURS, _POSTFIX = "Postroika", "Postfix"
 _QUICK_SESSIONS, _FULL_SESSIONS = 2_000, 10_000
@@ -76,7 +77,7 @@ class _Idle(msgspec.Struct, frozen=True, kw_only=True):
                     load = LoadSettings(target="", sessions=0, messages=0, duration_s=_HOLD_S, **case.load)
                     contenders.append(bench.contender(case, server, load))
                     turns.append(_turn(bench, case, server, load))
-        except Void as error:
+        except PostroikaError as error:
             void = str(error)
         remarks = [f"{turn.contender}: {turn.figures[_OPEN]:,.0f} sessions" for turn in turns]
         remarks += [f"the limit of open files allows {sessions} sessions, not {wanted}"] if sessions < wanted else []

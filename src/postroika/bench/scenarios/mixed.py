@@ -17,6 +17,7 @@ from postroika.bench.load_settings import LoadSettings
 from postroika.bench.results import Figures, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
 from postroika.bench.sink_settings import SinkSettings
+from postroika.errors import PostroikaError
 
 _OURS, _POSTFIX = "Postroika", "Postfix"
 _ALONE, _UNDER_BULK = "alone", "under bulk"
@@ -72,7 +73,7 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
                             bench.teller.tell_turn(self.name, turns[-1], "messages")
                 pairs = zip(cases, servers, strict=True)
                 contenders = [bench.contender(case, server, _trickle(trickle_s)) for case, server in pairs]
-        except Void as error:
+        except PostroikaError as error:
             void = str(error)
         figures = Figures(turns, "messages")
         return ScenarioResult(
