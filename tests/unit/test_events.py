@@ -14,7 +14,16 @@ from postroika.mail.envelope import Batch, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource, id_text
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
-from postroika.outcome.events import MAX_TEXT_CHARS, Event, EventReply, EventWriter, decode, encode
+from postroika.outcome.events import (
+    MAX_TEXT_CHARS,
+    Event,
+    EventClient,
+    EventPeer,
+    EventReply,
+    EventWriter,
+    decode,
+    encode,
+)
 
 NOW = 1_800_000_000.5678
 FIRST_ID = id_text(int(NOW * 1000) << 22 | 3 << 14)
@@ -276,3 +285,89 @@ def test_no_client_can_forge_a_line(ip: str, helo: str, text: str, sender: str |
     assert (event.client.ip, event.client.helo, event.reply.text, event.sender, event.recipient) == tuple(
         as_seen(value) for value in (ip, helo, text, sender, recipient)
     )
+
+
+WORDS = st.text(st.sampled_from('ab@. "\\/é\x00\n\x7f\u200b\ud800\U0001f600'), max_size=6)
+MOMENTS = st.floats(0, 4e9)  # ids reach until 2109
+
+
+@given(
+    words=st.lists(WORDS, min_size=14, max_size=14),
+    numbers=st.lists(st.integers(0, 1 << 40), min_size=3, max_size=3),
+    received_at=MOMENTS,
+    now=MOMENTS,
+    next_at=st.just(0.0) | MOMENTS,
+    stage=st.sampled_from(Stage),
+    outcome=st.sampled_from(Outcome),
+    remote=st.booleans(),
+)
+def test_lines_joined_from_text_are_those_of_the_encoder(
+    words: list[str],
+    numbers: list[int],
+    received_at: float,
+    now: float,
+    next_at: float,
+    stage: Stage,
+    outcome: Outcome,
+    remote: bool,
+) -> None:
+    sender, recipient, domain, site, source, host, ip, tls, enhanced, text, tenant, campaign, client_ip, helo = words
+    size, tried, port = numbers
+    envelope = Envelope(
+        MESSAGE, sender, received_at, size, 1, tenant=tenant, campaign=campaign, client_ip=client_ip, client_helo=helo
+    )
+    told = Recipient(recipient)
+    result = RecipientResult(0, outcome, Reply(250, enhanced, (text,)), stage, remote)
+    attempt = Attempt((result,), Peer(host, ip, port), site, source, tls)
+    events = EventWriter(IdSource(3, clock=lambda: now), clock=lambda: now)
+    for _ in range(2):  # made, and then from what was kept
+        first = events.received(envelope, told, domain)
+        second = events.attempt(Batch(envelope, 0, domain, (told,), 1, 0, tried), told, result, attempt, next_at)
+    queued_at = int(received_at * 1000) / 1000
+    came = Event(
+        id=decode(first).id,
+        type="received",
+        at=queued_at,
+        message=id_text(MESSAGE),
+        sender=sender,
+        recipient=recipient,
+        destination=domain,
+        size_bytes=size,
+        queued_at=queued_at,
+        client=EventClient(client_ip, helo) if client_ip else None,
+        tenant=tenant,
+        stream="transactional",
+        campaign=campaign,
+    )
+    assert first == encode(came)
+    assert second == encode(
+        msgspec.structs.replace(
+            came,
+            id=decode(second).id,
+            type=outcome.value,
+            at=int(now * 1000) / 1000,
+            site=site,
+            source=source,
+            attempt=tried + 1,
+            next_attempt_at=int(next_at * 1000) / 1000 if next_at else None,
+            reply=EventReply(250, enhanced, text, stage.value, local=not remote),
+            peer=EventPeer(host, ip, port) if host or ip or port else None,
+            tls=tls,
+            client=None,
+        )
+    )
+    assert decode(second).id > decode(first).id
+
+
+def test_a_message_and_a_connection_of_the_same_name_are_not_taken_for_those_before() -> None:
+    events = writer()
+    for number in range(3):
+        envelope = msgspec.structs.replace(ENVELOPE, reverse_path=f"s{number}@shop.example")
+        result = RecipientResult(0, Outcome.DELIVERED, reply(250, "2.0.0", "Ok"), Stage.FINAL_DOT)
+        attempt = Attempt((result,), Peer(f"mx{number}.example.net", "203.0.113.5", 25), f"site{number}")
+        line = decode(events.attempt(batch(envelope=envelope), ALICE, result, attempt))
+        assert (line.sender, line.site, line.peer) == (
+            f"s{number}@shop.example",
+            f"site{number}",
+            EventPeer(f"mx{number}.example.net", "203.0.113.5", 25),
+        )

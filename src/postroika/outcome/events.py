@@ -5,13 +5,14 @@ a control character or anything else that is invisible: those are written as \\u
 can forge a line or steer the terminal of whoever reads the log. Bytes that were not UTF-8 show as U+FFFD.
 
 A member without a value is left out; the order of members never changes. Times are epoch seconds with three decimals.
-An event is made for every recipient of every attempt, so this is a hot path: one struct, one encoder, and the text
-of ids is kept while it stays the same.
+An event is made for every recipient of every attempt, so this is a hot path. The two kinds that nearly all mail has
+("received", and an attempt that was the last) are joined from text, of which that of a message and that of a connection
+are kept; whatever is out of the ordinary goes through a struct and its encoder. The octets are the same.
 """
 
 from __future__ import annotations
 
-import re
+import functools
 import time
 from collections.abc import Callable
 from typing import Final
@@ -22,8 +23,12 @@ from postroika.mail.envelope import Batch, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource, id_text
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply
+from postroika.outcome.json_text import encode, is_plain, quoted, seconds
 
 MAX_TEXT_CHARS: Final = 2000  # Four full reply lines (RFC 5321 §4.5.3.1.5); what a peer adds beyond that is padding.
+_KEPT: Final = 1024  # texts of messages and of connections: more than are under way in most workers
+_REMOTE: Final = "}"
+_LOCAL: Final = ',"local":true}'
 _STREAM_NAMES: Final = {stream: stream.name.lower() for stream in Stream}
 
 
@@ -77,37 +82,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     campaign: str = ""
 
 
-_INVISIBLE = re.compile(r"[^\x20-\x7e\xa1-\xac\xae-\u024f]")  # What needs a closer look; Latin text does not.
-_encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder(Event).decode
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match.group()
-    if char.isprintable():
-        return char
-    units = char.encode("utf-16-be")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
-
-
-def _replace_surrogates(value: object) -> object:
-    """The same tree with every lone surrogate (a byte that was not UTF-8) as U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, msgspec.Struct):
-        return type(value)(**{f: _replace_surrogates(getattr(value, f)) for f in value.__struct_fields__})
-    return value
-
-
-def encode(event: Event) -> bytes:
-    """One line without its line feed; see the module for what it can and cannot hold."""
-    try:
-        line = _encode_json(event)
-    except UnicodeEncodeError:
-        line = _encode_json(_replace_surrogates(event))
-    if line.isascii() and b"\x7f" not in line:
-        return line  # The encoder has escaped C0 itself.
-    return _INVISIBLE.sub(_escape, line.decode()).encode()
 
 
 def decode(line: bytes | bytearray | memoryview | str) -> Event:
@@ -133,52 +108,98 @@ def _reply(reply: Reply, stage: str, local: bool) -> EventReply:
     return EventReply(reply.code, reply.enhanced, _cut(lines[0] if len(lines) == 1 else reply.text), stage, local)
 
 
+class _Told:
+    """What all events of a message say, as text."""
+
+    __slots__ = ("envelope", "head", "queued_at", "size", "tail")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.head = f',"message":"{id_text(envelope.message)}","sender":{quoted(envelope.reverse_path)}'
+        self.queued_at = queued_at = seconds(int(envelope.received_at * 1000))
+        size = envelope.size_bytes
+        self.size = f',"size_bytes":{size},"queued_at":{queued_at}' if size else f',"queued_at":{queued_at}'
+        self.tail = _class_text(envelope.tenant, envelope.stream, envelope.campaign)
+
+
+class _Way:
+    """What all events of a connection say, as text."""
+
+    __slots__ = ("head", "peer", "site", "source", "tail", "tls")
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.peer, self.site, self.source, self.tls = attempt.peer, attempt.site, attempt.source, attempt.tls
+        self.head = _member("site", self.site) + _member("source", self.source)
+        peer = f',"peer":{encode(_peer(self.peer)).decode()}' if self.peer != Peer() else ""
+        self.tail = peer + _member("tls", self.tls)
+
+
+def _member(name: str, text: str) -> str:
+    return f',"{name}":{quoted(text)}' if text else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _client_text(ip: str, helo: str) -> str:
+    return f',"client":{encode(EventClient(ip, helo)).decode()}'
+
+
+@functools.lru_cache(maxsize=1024)
+def _class_text(tenant: str, stream: Stream, campaign: str) -> str:
+    return _member("tenant", tenant) + _member("stream", _STREAM_NAMES[stream]) + _member("campaign", campaign) + "}"
+
+
+def _peer(peer: Peer) -> EventPeer:
+    return EventPeer(peer.host, peer.ip, peer.port)
+
+
 class EventWriter:
     """Makes events with ids that never repeat. One for each worker; not for several threads.
 
     Args:
         ids: gives the event ids; its `after` must be at least the last id in the outbox.
-        clock: epoch seconds, for `at`.
+        clock: epoch seconds, for `at` and for the ids.
     """
 
     def __init__(self, ids: IdSource, clock: Callable[[], float] = time.time) -> None:
-        self._next_id = ids.next_id
+        self._next_at = ids.next_at
         self._clock = clock
+        self._ms = -1
+        self._at = ""
         self._id_head = -1
         self._id_head_text = ""
-        self._envelope: Envelope | None = None
-        self._message = self._stream = ""
-        self._queued_at = 0.0
-        self._client: EventClient | None = None
-        self._attempt: Attempt | None = None
-        self._peer: EventPeer | None = None
+        self._told: dict[int, _Told] = {}
+        self._told_before: dict[int, _Told] = {}
+        self._ways: dict[str, _Way] = {}
 
     def received(self, envelope: Envelope, recipient: Recipient, destination: str) -> bytes:
         """`recipient` of a message has been accepted; `at` is when the message was."""
-        if envelope is not self._envelope:
-            self._keep(envelope)
+        ms = int(self._clock() * 1000)
+        told = self._told.get(envelope.message)
+        if told is None or told.envelope is not envelope:
+            told = self._tell(envelope)
+        address = recipient.address
+        if address and destination and is_plain(address + destination):
+            client = _client_text(envelope.client_ip, envelope.client_helo) if envelope.client_ip else ""
+            return (
+                f'{{"id":"{self._id(ms)}","type":"received","at":{told.queued_at}{told.head},"recipient":"{address}",'
+                f'"destination":"{destination}"{told.size}{client}{told.tail}'
+            ).encode()
+        queued_at = _ms(envelope.received_at)
         return encode(
             Event(
-                self._id(),
-                "received",
-                self._queued_at,
-                self._message,
-                envelope.reverse_path,
-                recipient.address,
-                destination,
-                "",
-                "",
-                0,
-                envelope.size_bytes,
-                self._queued_at,
-                None,
-                None,
-                None,
-                "",
-                self._client,
-                envelope.tenant,
-                self._stream,
-                envelope.campaign,
+                id=self._id(ms),
+                type="received",
+                at=queued_at,
+                message=id_text(envelope.message),
+                sender=envelope.reverse_path,
+                recipient=address,
+                destination=destination,
+                size_bytes=envelope.size_bytes,
+                queued_at=queued_at,
+                client=EventClient(envelope.client_ip, envelope.client_helo) if envelope.client_ip else None,
+                tenant=envelope.tenant,
+                stream=_STREAM_NAMES[envelope.stream],
+                campaign=envelope.campaign,
             )
         )
 
@@ -201,11 +222,12 @@ class EventWriter:
             stage: of the dialogue with the client.
             size_bytes: of the message, where it is known.
         """
+        ms = int(self._clock() * 1000)
         return encode(
             Event(
-                id=self._id(),
+                id=self._id(ms),
                 type="rejected",
-                at=_ms(self._clock()),
+                at=ms / 1000,
                 sender=None if sender is None else _cut(sender),
                 recipient=_cut(recipient),
                 size_bytes=size_bytes,
@@ -230,35 +252,80 @@ class EventWriter:
             next_attempt_at: 0 if there will be none.
             number: of the attempt, from 1; None for the one after `batch.attempts`.
         """
-        if attempt is not self._attempt:
-            peer = attempt.peer
-            self._attempt = attempt
-            self._peer = EventPeer(peer.host, peer.ip, peer.port) if peer != Peer() else None
+        ms = int(self._clock() * 1000)
+        number = batch.attempts + 1 if number is None else number
+        reply = result.reply
+        lines = reply.lines
+        text = lines[0] if len(lines) == 1 else reply.text
+        address, destination, enhanced = recipient.address, batch.destination, reply.enhanced
+        if (
+            not next_attempt_at
+            and result.peer is None
+            and number
+            and address
+            and destination
+            and enhanced
+            and text
+            and len(text) <= MAX_TEXT_CHARS
+            and is_plain(f"{address}{destination}{enhanced}{text}")
+        ):
+            envelope = batch.envelope
+            told = self._told.get(envelope.message)
+            if told is None or told.envelope is not envelope:
+                told = self._tell(envelope)
+            way = self._ways.get(attempt.peer.ip)
+            if (
+                way is None
+                or way.peer is not attempt.peer
+                or way.site != attempt.site
+                or way.source != attempt.source
+                or way.tls != attempt.tls
+            ):
+                way = self._keep_way(attempt)
+            if ms != self._ms:
+                self._ms, self._at = ms, seconds(ms)
+            # `value` of an enum is a descriptor written in Python: half a microsecond.
+            return (
+                f'{{"id":"{self._id(ms)}","type":"{result.outcome._value_}","at":{self._at}{told.head},'
+                f'"recipient":"{address}","destination":"{destination}"{way.head},"attempt":{number}{told.size},'
+                f'"reply":{{"code":{reply.code},"enhanced":"{enhanced}","text":"{text}",'
+                f'"stage":"{result.stage._value_}"{_REMOTE if result.remote else _LOCAL}{way.tail}{told.tail}'
+            ).encode()
+        return self._attempt_in_full(batch, recipient, result, attempt, next_attempt_at, number, ms)
+
+    def _attempt_in_full(
+        self,
+        batch: Batch,
+        recipient: Recipient,
+        result: RecipientResult,
+        attempt: Attempt,
+        next_attempt_at: float,
+        number: int,
+        ms: int,
+    ) -> bytes:
         envelope = batch.envelope
-        if envelope is not self._envelope:
-            self._keep(envelope)
+        peer = result.peer or attempt.peer
         return encode(
             Event(
-                self._id(),
-                result.outcome._value_,  # `value` is a descriptor written in Python: half a microsecond.
-                _ms(self._clock()),
-                self._message,
-                envelope.reverse_path,
-                recipient.address,
-                batch.destination,
-                attempt.site,
-                attempt.source,
-                batch.attempts + 1 if number is None else number,
-                envelope.size_bytes,
-                self._queued_at,
-                _ms(next_attempt_at) if next_attempt_at else None,
-                _reply(result.reply, result.stage._value_, not result.remote),
-                self._peer if result.peer is None else EventPeer(result.peer.host, result.peer.ip, result.peer.port),
-                attempt.tls,
-                None,
-                envelope.tenant,
-                self._stream,
-                envelope.campaign,
+                id=self._id(ms),
+                type=result.outcome._value_,
+                at=ms / 1000,
+                message=id_text(envelope.message),
+                sender=envelope.reverse_path,
+                recipient=recipient.address,
+                destination=batch.destination,
+                site=attempt.site,
+                source=attempt.source,
+                attempt=number,
+                size_bytes=envelope.size_bytes,
+                queued_at=_ms(envelope.received_at),
+                next_attempt_at=_ms(next_attempt_at) if next_attempt_at else None,
+                reply=_reply(result.reply, result.stage._value_, not result.remote),
+                peer=_peer(peer) if result.peer is not None or peer != Peer() else None,
+                tls=attempt.tls,
+                tenant=envelope.tenant,
+                stream=_STREAM_NAMES[envelope.stream],
+                campaign=envelope.campaign,
             )
         )
 
@@ -279,42 +346,50 @@ class EventWriter:
             told = _reply(batch.last_reply, Stage.QUEUE.value, local=not batch.last_host)
             peer = EventPeer(batch.last_host) if batch.last_host else None
         envelope = batch.envelope
-        if envelope is not self._envelope:
-            self._keep(envelope)
+        ms = int(self._clock() * 1000)
         return encode(
             Event(
-                id=self._id(),
+                id=self._id(ms),
                 type=outcome.value,
-                at=_ms(self._clock()),
-                message=self._message,
+                at=ms / 1000,
+                message=id_text(envelope.message),
                 sender=envelope.reverse_path,
                 recipient=recipient.address,
                 destination=batch.destination,
                 attempt=batch.attempts,
                 size_bytes=envelope.size_bytes,
-                queued_at=self._queued_at,
+                queued_at=_ms(envelope.received_at),
                 reply=told,
                 peer=peer,
                 tenant=envelope.tenant,
-                stream=self._stream,
+                stream=_STREAM_NAMES[envelope.stream],
                 campaign=envelope.campaign,
             )
         )
 
-    def _id(self) -> str:
-        number = self._next_id()
+    def _id(self, ms: int) -> str:
+        number = self._next_at(ms)
         head = number >> 10
         if head != self._id_head:
             self._id_head, self._id_head_text = head, id_text(number)[:11]
         return self._id_head_text + _ID_TAILS[number & 1023]
 
-    def _keep(self, envelope: Envelope) -> None:
-        """Hold on to what all events of a message say."""
-        self._envelope = envelope
-        self._message = id_text(envelope.message)
-        self._stream = _STREAM_NAMES[envelope.stream]
-        self._queued_at = _ms(envelope.received_at)
-        self._client = EventClient(envelope.client_ip, envelope.client_helo) if envelope.client_ip else None
+    def _tell(self, envelope: Envelope) -> _Told:
+        """The text of a message: kept from when it came, or made."""
+        message = envelope.message
+        told = self._told_before.get(message)
+        if told is None or told.envelope is not envelope:
+            told = _Told(envelope)
+        if len(self._told) >= _KEPT:
+            self._told_before, self._told = self._told, {}
+        self._told[message] = told
+        return told
+
+    def _keep_way(self, attempt: Attempt) -> _Way:
+        if len(self._ways) >= _KEPT:
+            self._ways.clear()
+        way = self._ways[attempt.peer.ip] = _Way(attempt)
+        return way
 
 
 _ID_TAILS: Final = [id_text(number)[11:] for number in range(1024)]
