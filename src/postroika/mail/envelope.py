@@ -1,4 +1,7 @@
-"""Envelopes, recipients and batches, as they are kept in the spool. docs/spool-format.md tells their bytes."""
+"""Envelopes, recipients and batches, as they are kept in the spool. docs/spool-format.md tells their bytes.
+
+None of these records can be part of a cycle, so the garbage collector is told to leave them alone (gc=False).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Stream(enum.IntEnum):
     BROADCAST = 1
 
 
-class Recipient(msgspec.Struct, frozen=True, array_like=True):
+class Recipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One RCPT TO.
 
     Args:
@@ -50,7 +53,7 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True):
     number: int = 0
 
 
-class Envelope(msgspec.Struct, frozen=True, array_like=True):
+class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What all batches of a message share. Times in epoch seconds; 0 where there is none.
 
     Args:
@@ -90,7 +93,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     client_helo: str = ""
 
 
-class Batch(msgspec.Struct, array_like=True):
+class Batch(msgspec.Struct, array_like=True, gc=False):
     """The recipients of one message that share a routing domain and are not settled yet.
 
     Args:

@@ -34,7 +34,7 @@ class Stage(enum.StrEnum):
     QUEUE = "queue"
 
 
-class Peer(msgspec.Struct, frozen=True):
+class Peer(msgspec.Struct, frozen=True, gc=False):
     """The host we spoke with, or tried to."""
 
     host: str = ""
@@ -42,7 +42,7 @@ class Peer(msgspec.Struct, frozen=True):
     port: int = 0
 
 
-class RecipientResult(msgspec.Struct, frozen=True):
+class RecipientResult(msgspec.Struct, frozen=True, gc=False):
     """The outcome for one recipient of a batch.
 
     Args:
@@ -61,7 +61,7 @@ class RecipientResult(msgspec.Struct, frozen=True):
     peer: Peer | None = None
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One try at one batch: what every recipient got, and where.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True):
+class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One reply, possibly of several lines.
 
     `enhanced` is "" or like "5.1.1"; `lines` carry neither the code nor the enhanced code.

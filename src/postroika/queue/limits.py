@@ -16,37 +16,34 @@ class Ramp:
     Args:
         initial: to begin with.
         limit: never more.
+
+    `allowed`: connections allowed now.
     """
 
-    __slots__ = ("_allowed", "_initial", "_limit")
+    __slots__ = ("_initial", "_limit", "allowed")
 
     def __init__(self, initial: int, limit: int) -> None:
         self._limit = limit
         self._initial = min(initial, limit)
-        self._allowed = self._initial
-
-    @property
-    def allowed(self) -> int:
-        """Connections allowed now."""
-        return self._allowed
+        self.allowed = self._initial
 
     def succeeded(self) -> None:
         """A message went through."""
-        if self._allowed < self._limit:
-            self._allowed += 1
+        if self.allowed < self._limit:
+            self.allowed += 1
 
     def refused(self, connected: int) -> None:
         """The destination has `connected` sessions and wants no more: remembered as long as it is active."""
-        self._limit = self._allowed = max(1, connected)
+        self._limit = self.allowed = max(1, connected)
         self._initial = min(self._initial, self._limit)
 
     def probe(self) -> None:
         """The destination is, or was, down: one connection, until it answers."""
-        self._allowed = 1
+        self.allowed = 1
 
     def answered(self) -> None:
         """A session stands: at least the initial number may."""
-        self._allowed = max(self._allowed, self._initial)
+        self.allowed = max(self.allowed, self._initial)
 
 
 def window(loaded_batches: int, active: int, allowed: int) -> int:

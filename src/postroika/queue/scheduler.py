@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 import trio
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 Deliver = Callable[[Lane], Awaitable[None]]
 
+_DELIVERED = Outcome.DELIVERED
 _POLL_S = 1.0
 _NO_SESSION = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO})
 _WAKES_PER_POLL = 5_000
@@ -86,6 +88,7 @@ class Scheduler:
         self._cancelled: set[bytes] = set()  # batch keys: of a message, some destinations may go on
         self._strands: dict[Lane, Strand] = {}
         self._body_bytes = 0
+        self._body_memory_bytes = delivery.body_memory_bytes
         self.crowded = False
         self._kicked = trio.Event()
         self._all_ended = trio.Event()
@@ -221,16 +224,19 @@ class Scheduler:
                 self._tend(state)
                 continue
             if loaded.body is not None:
-                if self._body_bytes + len(loaded.body) > self._delivery.body_memory_bytes:
+                total = self._body_bytes + len(loaded.body)
+                if total > self._body_memory_bytes:
                     loaded = Loaded(loaded.key, loaded.batch)
                 else:
-                    self._body_bytes += len(loaded.body)  # type: ignore[arg-type]
+                    self._body_bytes = total
             state.append(loaded)
             self._tend(state)
 
     def _in_turn(self, state: Destination, loaded: Loaded) -> bool:
         """Whether a fresh batch may be next in memory: there is room, and nothing of its class waits in the spool that
         came before it. Without that, more mail than goes out would keep what is older waiting for ever."""
+        if not state.more and state.waiting < 2 * state.ramp.allowed:
+            return True  # no window is smaller
         window = self._window(state)
         if state.more and state.has_waiting(loaded.batch.class_id):
             state.held.add(loaded.key)  # the spool has it as well: read what is before it only
@@ -246,7 +252,7 @@ class Scheduler:
     def next_batch(self, state: Destination) -> Loaded | None:
         """For a lane: the next batch of its destination. None also while outcomes cannot be written: what would be
         delivered then would be delivered again after a crash."""
-        if self.stopping or self._committer.stuck or state.is_down(self._clock()):
+        if self.stopping or self._committer.stuck or (state.down is not None and state.is_down(self._clock())):
             return None
         if state.more and state.waiting < self._window(state) // 2:
             self._loader.refill(state, self._window(state))
@@ -262,9 +268,11 @@ class Scheduler:
         """Do whatever the state of a destination calls for: tell, load, open lanes, or let it rest."""
         if self.stopping or self._pump is None:
             return
+        if state.lanes and not state.waiting and not state.more and state.down is None:
+            return  # it is up, has lanes, and nothing for them
         if not self._delivery.enabled:
             state.more = False
-        elif state.is_down(self._clock()):
+        elif state.down is not None and state.is_down(self._clock()):
             self._tell_down(state)
         elif not self._committer.stuck:
             state.sweeping = False
@@ -373,15 +381,21 @@ class Scheduler:
         if not attempt.counted:
             self.give_back(state, loaded)
             return
+        results = attempt.results
+        if len(results) == 1 and results[0].outcome is _DELIVERED:  # what becomes of nearly all mail
+            ATTEMPTS.value += 1
+            state.ramp.succeeded()
+            self._settle(state, loaded, self._settler.settle(loaded, attempt, due_at=0.0))
+            return
         if state.connected and all(
-            result.stage in _NO_SESSION and result.outcome is Outcome.DEFERRED for result in attempt.results
+            result.stage in _NO_SESSION and result.outcome is Outcome.DEFERRED for result in results
         ):
             # The destination is up, and takes no more connections than it has: that is no attempt at this batch.
             state.ramp.refused(state.connected)
             self.give_back(state, loaded)
             return
         ATTEMPTS.value += 1
-        outcomes = {result.outcome for result in attempt.results}
+        outcomes = {result.outcome for result in results}
         if Outcome.DELIVERED in outcomes:
             state.ramp.succeeded()
         if Outcome.DEFERRED not in outcomes:
@@ -415,22 +429,23 @@ class Scheduler:
     def _settle(
         self, state: Destination, loaded: Loaded, settled: Settled, then: Callable[[], None] | None = None
     ) -> None:
-        def committed() -> None:
-            self._release(state, loaded)
-            if then is not None:
-                then()
-            if settled.notices:
-                self.fresh(settled.notices)
-            if loaded.key in self._cancelled:
-                self._cancelled.discard(loaded.key)
-                left = self._store.load(loaded.key)
-                if left is not None:  # it was being deferred when it was cancelled
-                    state.held.add(left.key)
-                    self._settle(state, left, self._settler.cancel(left))
-                    return
-            self._tend(state)
+        self._settler.commit(settled, partial(self._settled, state, loaded, settled, then))
 
-        self._settler.commit(settled, committed)
+    def _settled(self, state: Destination, loaded: Loaded, settled: Settled, then: Callable[[], None] | None) -> None:
+        """What `_settle` handed over is on disk."""
+        self._release(state, loaded)
+        if then is not None:
+            then()
+        if settled.notices:
+            self.fresh(settled.notices)
+        if loaded.key in self._cancelled:
+            self._cancelled.discard(loaded.key)
+            left = self._store.load(loaded.key)
+            if left is not None:  # it was being deferred when it was cancelled
+                state.held.add(left.key)
+                self._settle(state, left, self._settler.cancel(left))
+                return
+        self._tend(state)
 
     def _release(self, state: Destination, loaded: Loaded) -> None:
         state.held.discard(loaded.key)

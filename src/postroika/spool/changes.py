@@ -47,14 +47,19 @@ class Changes:
 
     def put_chunk(self, message: int, chunk: int, piece: bytes) -> None:
         """A piece of a body. It counts only once the envelope is committed; until then recovery removes it."""
-        self.put(_BODY, batch_key(message, chunk), piece)
+        key = batch_key(message, chunk)
+        self.writes.append((_BODY, key, piece))
+        self.bytes += len(key) + len(piece)
 
     def put_batch(self, batch: Batch) -> bytes:
         """Store a batch and queue it at `batch.due_ms`. Returns its key."""
+        destination, due_ms = batch.destination, batch.due_ms
         key = batch_key(batch.envelope.message, batch.number)
-        self.put(_BATCH, key, encode(batch))
-        self.put(_READY, ready_key(batch.destination, batch.class_id, batch.due_ms, key), b"")
-        self.scheduled.append((batch.destination, batch.due_ms))
+        record = encode(batch)
+        ready = ready_key(destination, batch.class_id, due_ms, key)
+        self.writes += (_BATCH, key, record), (_READY, ready, b"")
+        self.bytes += len(key) + len(record) + len(ready)
+        self.scheduled.append((destination, due_ms))
         return key
 
     def unqueue(self, key: bytes, batch: Batch) -> None:
@@ -63,12 +68,16 @@ class Changes:
 
     def finish_batch(self, key: bytes, batch: Batch) -> None:
         """Every recipient is settled: remove the batch, and the body if it was the last one."""
-        self.unqueue(key, batch)
-        self.writes.append((_BATCH, key, None))
-        if batch.envelope.batches == 1:
-            self.drop_body(batch.envelope)
+        envelope = batch.envelope
+        ready = ready_key(batch.destination, batch.class_id, batch.due_ms, key)
+        if envelope.batches == 1 and envelope.chunks == 1:  # the usual message
+            self.writes += (_READY, ready, None), (_BATCH, key, None), (_BODY, batch_key(envelope.message, 0), None)
+            return
+        self.writes += (_READY, ready, None), (_BATCH, key, None)
+        if envelope.batches == 1:
+            self.drop_body(envelope)
         else:
-            self.finished.append(batch.envelope.message)
+            self.finished.append(envelope.message)
 
     def drop_body(self, envelope: Envelope) -> None:
         """Remove the chunks of a body that nobody needs."""

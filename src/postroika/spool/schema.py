@@ -110,7 +110,7 @@ def ready_prefix(destination: str) -> bytes:
 
 def ready_key(destination: str, class_id: int, due_ms: int, batch: bytes) -> bytes:
     """READY: (destination, class, due, batch) → nothing."""
-    return destination.encode() + b"\0" + _READY_TAIL.pack(class_id, due_ms, batch)
+    return f"{destination}\0".encode() + _READY_TAIL.pack(class_id, due_ms, batch)
 
 
 def split_ready_key(key: bytes) -> tuple[str, int, int, bytes]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import lmdb
 
 from postroika.errors import SpoolError, SpoolFullError, SpoolIOError
+from postroika.mail.envelope import Stream
 from postroika.spool import files
 from postroika.spool.changes import Changes
 from postroika.spool.reader import Reader, first_of_each_class
@@ -45,6 +46,7 @@ class Store(Reader):
         self._next_outbox = max(self.meta_number("outbox_next"), self._last_number(Table.OUTBOX) + 1)
         self._class_records = self.class_records()
         self._classes = {record: number for number, record in self._class_records.items()}
+        self._class_ids: dict[tuple[Stream, str, str], int] = {}  # of those that are stored, and were asked for
         self._stored_classes = {number.to_bytes(4, "big") for number in self._class_records}
 
     # -- opening ----------------------------------------------------------------------------------------------------
@@ -116,13 +118,14 @@ class Store(Reader):
         # Last writer wins, in the order in which callers came.
         merged: list[dict[bytes, bytes | None]] = [{} for _ in dbs]
         lines: list[bytes] = []
-        known = self._known_wakes
+        known, down_until = self._known_wakes, self._down_until
         for changes in group:
             for table, key, value in changes.writes:
                 merged[table][key] = value
             lines += changes.events
             for destination, due_ms in changes.scheduled:
-                due_ms = max(due_ms, self._down_until.get(destination, 0))
+                if down_until and destination in down_until:
+                    due_ms = max(due_ms, down_until[destination])
                 wake = known.get(destination)
                 if wake is None or wake > due_ms:
                     merged[Table.WAKE][wake_key(due_ms, destination)] = b""
@@ -135,14 +138,15 @@ class Store(Reader):
             if not pending:
                 continue
             db = dbs[table]
-            puts = [(key, value) for key, value in pending.items() if value is not None]
+            puts = [item for item in pending.items() if item[1] is not None]
             if puts:
                 with txn.cursor(db) as cursor:
                     cursor.putmulti(puts)
             if len(puts) < len(pending):
+                delete = txn.delete
                 for key, value in pending.items():
                     if value is None:
-                        txn.delete(key, db=db)
+                        delete(key, b"", db)
         if lines:
             self._append_events(txn, lines)
         for changes in group:
@@ -158,8 +162,9 @@ class Store(Reader):
     def _append_events(self, txn: lmdb.Transaction, lines: list[bytes]) -> None:
         db = self._dbs[Table.OUTBOX]
         start = 0
+        whole = sum(map(len, lines)) + len(lines) - 1 < _EVENTS_PER_VALUE_BYTES  # nearly always
         while start < len(lines):
-            size, end = 0, start
+            size, end = 0, len(lines) if whole else start
             while end < len(lines) and (end == start or size + len(lines[end]) < _EVENTS_PER_VALUE_BYTES):
                 size += len(lines[end]) + 1
                 end += 1
@@ -214,6 +219,10 @@ class Store(Reader):
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
+    def stored_class(self, stream: Stream, tenant: str, campaign: str) -> int | None:
+        """The id of a class whose record is on disk; None: ask `intern_class`. From the loop."""
+        return self._class_ids.get((stream, tenant, campaign))
+
     def intern_class(self, record: ClassRecord, changes: Changes) -> int:
         """The id of a class; its record rides with `changes` until a commit has brought it. From the loop, not the
         commit thread."""
@@ -225,4 +234,6 @@ class Store(Reader):
         key = number.to_bytes(4, "big")
         if key not in self._stored_classes:
             changes.put(Table.CLASS, key, encode(record))
+        else:
+            self._class_ids[record.stream, record.tenant, record.campaign] = number
         return number

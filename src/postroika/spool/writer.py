@@ -83,9 +83,9 @@ class Intake:
         """Whether a message may come in: more than the low-water mark is free."""
         return self._committer.has_room()
 
-    async def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> Awaitable[None]:
         """As `Committer.commit`, with the configured time."""
-        await self._committer.commit(changes, self._timeout_s)
+        return self._committer.commit(changes, self._timeout_s)
 
     def forget(self, changes: Changes) -> None:
         """Write `changes` some time; recovery does the same after a crash."""
@@ -96,13 +96,16 @@ class Intake:
     ) -> tuple[Envelope, list[Batch]]:
         """Cut `recipients` into batches by routing domain, and tell the envelope how many there are (1 in it says that
         nobody has)."""
-        record = ClassRecord(envelope.stream, envelope.tenant, envelope.campaign)
-        class_id = self._store.intern_class(record, changes)
-        due_ms = int(max(envelope.received_at, envelope.not_before) * 1000)
+        class_id = self._store.stored_class(envelope.stream, envelope.tenant, envelope.campaign)
+        if class_id is None:
+            record = ClassRecord(envelope.stream, envelope.tenant, envelope.campaign)
+            class_id = self._store.intern_class(record, changes)
+        received_at, not_before = envelope.received_at, envelope.not_before
+        due_ms = int(max(received_at, not_before) * 1000)
         if len(recipients) == 1:
-            return envelope, [
-                Batch(envelope, 0, destination_of(recipients[0].address), tuple(recipients), class_id, due_ms)
-            ]
+            address = recipients[0].address
+            destination = _destination_of_domain(address[address.rfind("@") :])
+            return envelope, [Batch(envelope, 0, destination, tuple(recipients), class_id, due_ms)]
         by_domain: dict[str, list[Recipient]] = {}
         for recipient in recipients:
             by_domain.setdefault(destination_of(recipient.address), []).append(recipient)
@@ -118,9 +121,9 @@ class Intake:
             Batch(envelope, number, domain, piece, class_id, due_ms) for number, (domain, piece) in enumerate(pieces)
         ]
 
-    def hand_over(self, batches: list[Batch], body: bytes | None) -> None:
+    def hand_over(self, loaded: list[Loaded]) -> None:
         """Give committed batches to the queue."""
-        self._fresh([Loaded(batch_key(batch.envelope.message, batch.number), batch, body) for batch in batches])
+        self._fresh(loaded)
 
 
 class MessageWriter:
@@ -208,6 +211,7 @@ class MessageWriter:
 
         Cancellation: none once the commit is handed over.
         """
+        intake = self._intake
         changes = Changes()
         spilled = self._chunks > 0
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -215,35 +219,38 @@ class MessageWriter:
         if spilled:
             changes.delete(Table.PARTIAL, u64_key(self.message))
         self._put_chunks(changes, body)
-        envelope = Envelope(
-            message=self.message,
-            reverse_path=reverse_path,
-            received_at=self._intake.clock(),
-            size_bytes=self._size,
-            chunks=self._chunks,
-            body_type=body_type,
-            eight_bit=eight_bit,
-            smtputf8=smtputf8,
-            utf8_needed=utf8_needed,
-            ret=ret,
-            envid=envid,
-            tenant=tenant,
-            stream=stream,
-            campaign=campaign,
-            not_before=not_before,
-            expires_at=expires_at,
-            client_ip=client_ip,
-            client_helo=client_helo,
+        envelope = Envelope(  # by position: with this many, names would cost as much as the rest of it
+            self.message,
+            reverse_path,
+            intake.clock(),
+            self._size,
+            self._chunks,
+            1,
+            body_type,
+            eight_bit,
+            smtputf8,
+            utf8_needed,
+            ret,
+            envid,
+            tenant,
+            stream,
+            campaign,
+            not_before,
+            expires_at,
+            client_ip,
+            client_helo,
         )
-        envelope, batches = self._intake.split(envelope, recipients, changes)
-        for number, batch in enumerate(batches):
-            if number % _BATCHES_A_STEP == _BATCHES_A_STEP - 1:
+        envelope, batches = intake.split(envelope, recipients, changes)
+        kept = None if spilled else body
+        loaded: list[Loaded] = []
+        for batch in batches:
+            if len(loaded) % _BATCHES_A_STEP == _BATCHES_A_STEP - 1:
                 await breathe()
-            changes.put_batch(batch)
+            loaded.append(Loaded(changes.put_batch(batch), batch, kept))
             for recipient in batch.recipients:
                 changes.event(received(envelope, recipient, batch.destination))
         try:
-            await self._intake.commit(changes)
+            await intake.commit(changes)
         except SpoolDoubtError:
             self._chunks = 0  # it may yet be kept: its chunks must stay
             raise
@@ -254,7 +261,7 @@ class MessageWriter:
                 self._chunks = 0
             raise
         self._chunks = 0
-        self._intake.hand_over(batches, None if spilled else body)
+        intake.hand_over(loaded)
 
     def abandon(self) -> None:
         """Drop the message; what was spilled is removed in a later commit. Never blocks, may be called twice."""
