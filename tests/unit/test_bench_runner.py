@@ -194,8 +194,7 @@ def test_a_void_scenario_does_not_keep_the_next_from_running(tmp_path: Path) -> 
 
 def test_a_scenario_without_its_driver_is_left_out(tmp_path: Path) -> None:
     world = World()
-    bench, told = make_bench(world, tmp_path, _SPEEDS)
-    bench.drivers = {"postfix": bench.drivers["postfix"]}
+    bench, told = make_bench(world, tmp_path, _SPEEDS, driver_names=["postfix"])
     report = runner.run([turns(drivers=("own",)), turns()], bench, tmp_path, {}, {})
     assert {turn.driver for one in report.scenarios for turn in one.turns} == {"postfix"}
     assert "relay is left out: it needs --driver own" in told.getvalue()

@@ -24,6 +24,15 @@ def cpu(ours: str, theirs: str, driver: str) -> Measure:
     return lambda figures: figures.ratio(ours, theirs, driver, figures.cpu_ms)
 
 
+def first(*measures: Measure) -> Measure:
+    """Of the first of these that can tell: when a driver sat out, another one has to do."""
+
+    def measure(figures: Figures) -> float | None:
+        return next((value for one in measures if (value := one(figures)) is not None), None)
+
+    return measure
+
+
 def accept_spread(ours: str, driver: str) -> Measure:
     """p99 divided by p50 of the time until a message is accepted."""
 

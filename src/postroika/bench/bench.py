@@ -65,7 +65,8 @@ class Bench:
     Args:
         directory: on a disk; queues are made below it.
         peers: the servers that can run here, by name.
-        drivers: by name.
+        drivers: those that there are, by name.
+        driver_names: those that were asked for; None: all.
         asked_for: the names of servers that were asked for; empty: each scenario takes its own.
         rounds: in place of what each scenario wants.
     """
@@ -78,11 +79,13 @@ class Bench:
         teller: Teller,
         *,
         quick: bool,
+        driver_names: Sequence[str] | None = None,
         asked_for: Sequence[str] = (),
         rounds: int | None = None,
     ) -> None:
         self.peers = peers
         self.drivers = drivers
+        self.driver_names = tuple(drivers if driver_names is None else driver_names)
         self.teller = teller
         self.quick = quick
         self.rounds = rounds

@@ -51,7 +51,7 @@ def run(
     for scenario in scenarios:
         if "interrupted" in settings:
             break
-        if not set(scenario.drivers) & set(bench.drivers):
+        if not set(scenario.drivers) & set(bench.driver_names):
             bench.teller.say(f"{scenario.name} is left out: it needs --driver {scenario.drivers[0]}", style="yellow")
             continue
         bench.teller.say(f"{scenario.name}: {scenario.about}", style="bold")

@@ -93,7 +93,7 @@ class _Run:
         self._plan = Plan(self._size)
         self._turns: list[Turn] = []
         self._contenders: list[Contender] = []
-        self._drivers = [name for name in scenario.drivers if name in bench.drivers]
+        self._drivers = [name for name in scenario.drivers if name in bench.driver_names]
         cases = bench.cases(scenario.cases, others=scenario.others, headline=scenario.headline)
         self._cases = [case for case in cases if self._drivers_of(case)]
 

@@ -91,12 +91,21 @@ def command(
     # As Ctrl-C: servers are ended, and their queues go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Teller(Console(stderr=True, highlight=False)) as teller:
-        drivers = _drivers(driver, teller)
         peers, missing = _peers(asked_for, install, teller)
+        drivers, driver_names = _drivers(driver, teller)
         queues = Path(mkdtemp(prefix="postroika-bench-", dir=directory))
         queues.chmod(0o755)
         try:
-            bench = Bench(queues, peers, drivers, teller, quick=quick, asked_for=asked_for, rounds=rounds)
+            bench = Bench(
+                queues,
+                peers,
+                drivers,
+                teller,
+                quick=quick,
+                driver_names=driver_names,
+                asked_for=asked_for,
+                rounds=rounds,
+            )
             estimate_s = runner.estimate_s(chosen, bench)
             teller.say(f"{len(chosen)} scenarios with {', '.join(peers)}: about {_minutes(estimate_s)}")
             settings = {"command": f"postroika {' '.join(sys.argv[1:])}"}
@@ -159,21 +168,20 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _drivers(wanted: str, teller: Teller) -> dict[str, Driver]:
-    """The drivers that can be had."""
+def _drivers(wanted: str, teller: Teller) -> tuple[dict[str, Driver], list[str]]:
+    """The drivers that can be had, and the names of those that are wanted."""
     from postroika.bench.drivers import drivers
 
     found: dict[str, Driver] = {}
     for name, driver in drivers().items():
-        if wanted in {name, "both"}:
-            why = driver.missing()
-            if why is None:
-                found[name] = driver
-            elif wanted == name:
-                raise click.ClickException(f"the driver {name} cannot be used: {why}")
-            else:
-                teller.say(f"! without the driver {name}: {why}", style="yellow")
-    return found
+        why = driver.missing()
+        if why is None:
+            found[name] = driver
+        elif wanted == name:
+            raise click.ClickException(f"the driver {name} cannot be used: {why}")
+        elif wanted == "both":
+            teller.say(f"! without the driver {name}: {why}", style="yellow")
+    return found, [name for name in found if wanted in {name, "both"}]
 
 
 def _peers(asked_for: tuple[str, ...], install: bool, teller: Teller) -> tuple[dict[str, Peer], dict[str, str]]:

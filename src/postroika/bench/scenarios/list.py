@@ -4,12 +4,9 @@ smtp-source gives all recipients of a message one domain; with our load they are
 since smtp-sink does not count recipients.
 """
 
-from postroika.bench import bars
 from postroika.bench.load_settings import LoadSettings
-from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, POSTFIX_DRIVER, Bar, Case, Setup, Size
+from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, POSTFIX_DRIVER, Case, Setup, Size
 from postroika.bench.turns import Turns
-
-_OURS, _POSTFIX = "Postroika", "Postfix"
 
 SCENARIO = Turns(
     name="list",
@@ -17,8 +14,8 @@ SCENARIO = Turns(
     unit="recipients",
     load=LoadSettings(target="", sessions=20, size="4096", recipients=100, domains=10),
     cases=(
-        Case(label=_OURS, setup=Setup(peer=OURS)),
-        Case(label=_POSTFIX, setup=Setup(peer=POSTFIX)),
+        Case(label="Postroika", setup=Setup(peer=OURS)),
+        Case(label="Postfix", setup=Setup(peer=POSTFIX)),
     ),
     drivers=(OWN_DRIVER, POSTFIX_DRIVER),
     by_driver={POSTFIX_DRIVER: {"domains": 1}},
@@ -26,5 +23,4 @@ SCENARIO = Turns(
     sinks={POSTFIX_DRIVER: OWN_DRIVER},
     quick=Size(rounds=2, messages=400, turn_s=2, warm_up=20, estimate_s=40),
     full=Size(rounds=3, messages=20_000, turn_s=120, warm_up=200, estimate_s=1800),
-    bars=(Bar("recipients/s ÷ Postfix", "at least", 8, 20, "×", bars.speed(_OURS, _POSTFIX, OWN_DRIVER)),),
 )
