@@ -1,4 +1,4 @@
-"""Fakes of delivery's neighbours: a lane, a router, bodies, the in-flight table; and a strand for what they are used in."""
+"""Fakes of delivery's neighbours: a lane, a router, bodies, the in-flight table; and a strand to use them in."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ async def test_the_end_of_a_lane_that_waits_for_a_place_or_a_connection(
         if how == "stop":
             await w.scheduler.stop()
     if how == "stop" or then == "in line":
-        assert begun == ["hosted0.test", "fine.test"]
+        assert "hungry.test" not in begun
     assert (w.scheduler.lanes, w.scheduler._strands) == (0, {})
     assert pool._sites == {}
 
@@ -351,7 +351,9 @@ async def test_the_end_of_lanes_in_every_state(tmp_path: Path, mock_clock: objec
             for name in peers:
                 ids[name] = await w.accept(f"r@{name}", sender="")
             await until(lambda: all(asked(f"{name}.test") for name in ("greeting", "ehlo", "mail", "data", "dot")))
-            await until(lambda: sorted(w.happened("delivered")) == [("delivered", f"r@{n}.test") for n in ("idle", "quit")])
+            await until(
+                lambda: sorted(w.happened("delivered")) == [("delivered", f"r@{n}.test") for n in ("idle", "quit")]
+            )
             await until(lambda: w.scheduler.snapshot()["idle_lanes"] == 2)
             for lane in w.scheduler._strands:
                 if lane.destination == "quit.test":

@@ -64,7 +64,7 @@ async def test_each_wait_can_be_ended(mock_clock: trio.testing.MockClock, place:
             strand.interrupt()
         elif how == "cancel":
             nursery.cancel_scope.cancel()
-            pump._nursery.cancel_scope.cancel()
+            pump.nursery.cancel_scope.cancel()
         elif place == "within":
             mock_clock.jump(1000 + SWEEP_S)
         else:
@@ -172,7 +172,7 @@ async def test_what_was_brought_is_not_lost_to_an_end_at_the_same_time(
     elif first == "set":
         strand.deadline = -1
     else:
-        strand._leave(Late())  # as the sweeper does, before the strand is stepped
+        strand.leave(Late())  # as the sweeper does, before the strand is stepped
     wake.set("granted")
     await settled()
     await moved(mock_clock, SWEEP_S)

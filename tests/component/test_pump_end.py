@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import types
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
@@ -11,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from postroika.pump import Interrupted, Late, Pump, Wake, breathe, in_task, open_pump
-from tests.component.strands import SWEEP_S, moved, settled, wait_for
+from postroika.pump import Channel, Interrupted, Late, Pump, Wake, breathe, in_task, open_pump
+from tests.component.strands import SWEEP_S, moved, nonblocking, settled, wait_for
 
 # ---- failures
 
@@ -109,22 +110,50 @@ async def test_awaiting_what_only_a_task_may_is_a_loud_failure(name: str) -> Non
 
 @pytest.mark.parametrize("goes_on", ["ends", "waits", "astray again"])
 async def test_strand_that_hides_this_failure_is_ended(goes_on: str) -> None:
-    wake = Wake()
+    wake, seen = Wake(), list[object]()
 
     async def astray() -> None:
         with suppress(RuntimeError):
             await trio.sleep(1)
-        if goes_on == "waits":
-            await wake.wait()
-        elif goes_on == "astray again":
-            await trio.sleep(1)
+        try:
+            if goes_on == "waits":
+                seen.append(await wake.wait())
+            elif goes_on == "astray again":
+                seen.append(await trio.sleep(1))  # type: ignore[func-returns-value]
+        finally:
+            seen.append("finally")
 
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="see `in_task`")):
         async with open_pump() as pump:
-            pump.spawn(astray())
-            await settled()
-            wake.set()
+            strands = [pump.spawn(astray())]
+            try:
+                await trio.sleep_forever()
+            finally:
+                wake.set()
+    assert (seen, len(strands)) == (["finally"], 1)
+
+
+async def test_bug_of_the_pump_itself_leaves_no_strand_behind() -> None:
+    seen: list[object] = []
+
+    async def wait(sock: socket.socket) -> None:
+        channel = Channel(sock)
+        channel.receive()
+        try:
+            await channel.readable()
+        finally:
+            channel.close()
+            sock.close()
+            seen.append("finally")
+
+    ours, theirs = nonblocking(*socket.socketpair())
+    with pytest.RaisesGroup(TypeError, flatten_subgroups=True):
+        async with open_pump() as pump:
+            strand = pump.spawn(wait(ours))
+            strand.deadline = None  # type: ignore[assignment]
             await trio.sleep_forever()
+    assert (seen, ours.fileno(), len(pump)) == (["finally"], -1, 0)
+    theirs.close()
 
 
 def test_next_run_begins_afresh_after_one_that_failed() -> None:

@@ -218,6 +218,28 @@ async def test_no_grant_is_lost_or_doubled_whoever_is_interrupted(
     assert taken > 100
 
 
+async def test_strand_that_was_told_of_bytes_wakes_more_than_are_stepped_in_a_turn(pump: Pump) -> None:
+    ours, theirs = nonblocking(*socket.socketpair())
+    wakes, seen = [Wake() for _ in range(1000)], list[object]()
+
+    async def read() -> None:
+        channel = Channel(ours)
+        await received(channel)
+        for wake in wakes:
+            wake.set(1)
+        channel.close()
+
+    for wake in wakes:
+        pump.spawn(wait_for(wake, seen))
+    pump.spawn(read())
+    await settled()
+    theirs.send(b"x")
+    await settled()
+    assert seen == [1] * 1000
+    ours.close()
+    theirs.close()
+
+
 async def test_thousands_of_strands(pump: Pump, mock_clock: trio.testing.MockClock) -> None:
     wakes, seen = [Wake() for _ in range(20_000)], list[object]()
     strands = [pump.spawn(wait_for(wake, seen)) for wake in wakes]

@@ -111,6 +111,15 @@ async def test_two_waiting_for_one_wake_are_a_bug() -> None:
     assert seen == [Interrupted]
 
 
+async def test_two_tasks_waiting_for_one_wake_are_a_bug(nursery: trio.Nursery) -> None:
+    wake = Wake()
+    nursery.start_soon(wait_for, wake, [])
+    await settled()
+    with pytest.raises(AssertionError, match="somebody waits there"):
+        await wake.wait()
+    wake.set()
+
+
 # ---- deadlines
 
 

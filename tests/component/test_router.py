@@ -223,6 +223,33 @@ async def test_plan_is_made_anew_when_its_first_answer_expires(autojump_clock: t
         assert (await router.route("a.test")).hosts[0].addresses == ("192.0.2.2",)
 
 
+async def test_what_is_known_is_told_without_asking(mock_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE + "short.test. 20 IN MX 1 mx1.shop.test.").serve() as server:
+        router = _router(server)
+        assert router.known("short.test") is None
+        found = await router.route("short.test")
+        assert router.known("short.test") == router.known("SHORT.test.") == found
+        await _refusal(router, "null.test")
+        assert router.known("null.test") is None
+        mock_clock.jump(19)
+        assert router.known("short.test") == found
+        mock_clock.jump(2)
+        assert router.known("short.test") is None
+        assert await router.route("short.test") == router.known("short.test") == found
+        router.forget_failures()
+        assert router.known("short.test") is None
+        assert server.asked["short.test", "MX"] == 2
+
+
+async def test_equal_hosts_are_shuffled_in_what_is_known_too() -> None:
+    async with NameServer(ZONE).serve() as server:
+        router = _router(server)
+        await router.route("same.test")
+        firsts = Counter(route.hosts[0].name for _ in range(1000) if (route := router.known("same.test")) is not None)
+        assert set(firsts) == {"mx1.shop.test", "mx2.shop.test"}
+        assert 450 < firsts["mx1.shop.test"] < 550
+
+
 async def test_many_hosts_are_cut_to_the_best() -> None:
     zone = "\n".join(
         f"many.test. 300 IN MX {i} mx{i}.many.test.\nmx{i}.many.test. 300 IN A 192.0.2.{i}" for i in range(100)

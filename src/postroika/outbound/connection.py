@@ -304,7 +304,11 @@ async def _connect(peer: Peer, config: Delivery) -> tuple[socket.socket, Channel
     """A connected socket, and the configured source address if it was bound to it."""
     family = socket.AF_INET6 if ":" in peer.ip else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    channel = Channel(sock)
+    try:
+        channel = Channel(sock)
+    except OSError:
+        sock.close()
+        raise
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # What we write is whole; nothing is worth a wait.
         source = config.source_address
@@ -320,7 +324,8 @@ async def _connect(peer: Peer, config: Delivery) -> tuple[socket.socket, Channel
                 await channel.writable()
             except Late:
                 raise TimedOut(Step.NOTHING) from None
-            strand.deadline = inf
+            finally:
+                strand.deadline = inf
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             raise OSError(number, os.strerror(number))
