@@ -1,0 +1,128 @@
+"""A socket that a strand reads from and writes to.
+
+Promise: whatever the order in which bytes come and somebody waits for them, nothing that the kernel tells of is lost,
+though it tells of it once.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+
+from postroika.pump import loop
+from postroika.pump.loop import SUSPENSION, Strand
+
+READ_BYTES = 65_536
+_IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_READ = select.EPOLLIN | _END
+_WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+
+class Channel:
+    """A non-blocking stream socket in the epoll set of the pump whose strand made it.
+
+    One strand waits at a time. As long as the kernel has not told of anything new, `receive` does not ask it.
+    """
+
+    __slots__ = ("_ended", "_fd", "_pump", "_readable", "_recv", "_wants", "strand")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._pump = loop.current().pump
+        self._fd = sock.fileno()
+        self._recv = sock.recv
+        self.strand: Strand | None = None
+        self._wants = 0
+        self._readable = True
+        self._ended = False
+        self._pump.epoll.register(self._fd, _IN)
+        self._pump.channels[self._fd] = self
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing has come since `receive` returned None."""
+        return not self._readable
+
+    def receive(self) -> bytes | None:
+        """What has come, at most READ_BYTES; b"" at the end of it; None if there is nothing: wait with `readable`.
+
+        Raises:
+            OSError.
+        """
+        if not self._readable:
+            return None
+        try:
+            piece = self._recv(READ_BYTES)
+        except BlockingIOError:
+            self._readable = False
+            return None
+        # A short read has emptied the buffer; what comes later is told of, and the end was told of if it had come.
+        if len(piece) < READ_BYTES and not self._ended:
+            self._readable = False
+        return piece
+
+    async def readable(self) -> None:
+        """Wait until there may be something to receive.
+
+        Raises:
+            Late, Interrupted.
+            OSError: closed meanwhile, by another strand.
+        """
+        if self._readable:
+            return
+        strand = loop.running
+        assert strand is not None
+        strand.begin_wait(self)
+        self._wants = _READ
+        await SUSPENSION
+
+    async def writable(self) -> None:
+        """Wait for room in the send buffer.
+
+        Raises:
+            Late, Interrupted, OSError, as `readable`.
+        """
+        await self._wait_with_room(_WRITE)
+
+    async def readable_or_writable(self) -> None:
+        """Wait for either.
+
+        Raises:
+            Late, Interrupted, OSError, as `readable`.
+        """
+        if self._readable:
+            return
+        await self._wait_with_room(_READ | _WRITE)
+
+    async def _wait_with_room(self, wants: int) -> None:
+        # Asking for EPOLLOUT anew gives an edge if there is room already.
+        self._pump.epoll.modify(self._fd, _IN | select.EPOLLOUT)
+        try:
+            loop.current().begin_wait(self)
+            self._wants = wants
+            await SUSPENSION
+        finally:
+            if self._fd != -1:
+                self._pump.epoll.modify(self._fd, _IN)
+
+    def close(self) -> None:
+        """Out of the set; to be called before the socket is closed. May be called twice."""
+        if self._fd != -1:
+            del self._pump.channels[self._fd]
+            self._pump.epoll.unregister(self._fd)
+            self._fd = -1
+            self._readable = self._ended = True  # what the socket says to who comes now
+            if self.strand is not None:
+                self.strand.leave(OSError(errno.EBADF, "closed while a strand waited for it"))
+
+    def ready(self, mask: int) -> None:
+        """For the pump: this is what the kernel told of."""
+        if mask & _READ:
+            self._readable = True
+            if mask & _END:
+                self._ended = True
+        strand = self.strand
+        if strand is not None and mask & self._wants:
+            self.strand = strand.place = None
+            loop.step(strand, None)
