@@ -25,7 +25,6 @@ from postroika.spool.store import Store
 
 _PERIOD_S = 5.0
 _PAGE = 25  # a notice takes some tenths of a millisecond to make
-_MAPPED_BYTES = 64 * 1024 * 1024
 _LATE_CURSOR = "late_checked"
 
 
@@ -58,7 +57,7 @@ class Janitor:
         """Look every few seconds, until cancelled."""
         late_checked = self._store.meta_number(_LATE_CURSOR)
         while True:
-            self._store.trim(_MAPPED_BYTES)
+            self._store.trim()
             await self._expire()
             late_checked = await self._note_late(late_checked)
             # A short schedule (tests, impatient operators) wants a closer look.

@@ -35,6 +35,8 @@ from postroika.spool.schema import (
 if TYPE_CHECKING:
     import lmdb
 
+MAPPED_BYTES = 32 * 1024 * 1024  # of files in our resident memory: more than that is given back
+
 
 class Loaded:
     """A batch in memory.
@@ -72,6 +74,7 @@ class Reader:
         self.path = path
         self.shard = shard
         self._env = env
+        self._read_bytes = 0  # of bodies, since we last looked at how much is mapped
         try:
             self._dbs = [env.open_db(table.name.lower().encode(), create=False) for table in Table]
         except Exception as error:  # lmdb.NotFoundError and its kin; this module does not load lmdb
@@ -79,7 +82,7 @@ class Reader:
         with env.begin() as txn:
             self.format = check_format(txn.get(b"format", db=self._dbs[Table.META]), shard, str(path))
 
-    def trim(self, limit_bytes: int) -> None:
+    def trim(self, limit_bytes: int = MAPPED_BYTES) -> None:
         """Give back the pages of the map, if files hold more than `limit_bytes` of our resident memory."""
         if pages.mapped_bytes() > limit_bytes:
             pages.let_go(self.path / "data.mdb")
@@ -109,6 +112,10 @@ class Reader:
             piece = txn.get(batch_key(message, chunk), db=self._dbs[Table.BODY])
         if piece is None:
             raise SpoolFormatError(f"{self.path}: chunk {chunk} of message {message:#x} is missing")
+        self._read_bytes += len(piece)
+        if self._read_bytes >= MAPPED_BYTES:
+            self._read_bytes = 0
+            self.trim()
         return bytes(piece)
 
     def load(self, key: bytes) -> Loaded | None:
