@@ -1,5 +1,7 @@
 """Builds the Cython kernels: sources in cext/, modules in postroika.kernels, generated C in build/."""
 
+import os
+import shlex
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -13,7 +15,7 @@ extensions = [
         [str(source)],
         include_dirs=["cext"],
         depends=headers,
-        extra_compile_args=["-O3"],
+        extra_compile_args=["-O3", *shlex.split(os.environ.get("CFLAGS", ""))],
     )
     for source in sorted(Path("cext").glob("*.pyx"))
 ]
