@@ -47,6 +47,11 @@ def scan_command(buffer: bytes, start: int, lf_ends: bool) -> tuple[int, bytes, 
     return code, argument.strip(b" \t"), behind
 
 
+def find_line_end(buffer: bytes, start: int) -> tuple[int, int]:
+    line, end, _ = buffer[start:].partition(b"\r\n")
+    return (start + len(line) + 2 if end else -1), line.count(b"\n")
+
+
 def parse_path(argument: bytes, keyword: bytes) -> tuple[str, str, bool, bool, int] | None:
     """(local, domain, routed, utf8, end). Raises ValueError."""
     if argument[: len(keyword)].upper() != keyword or not argument[len(keyword) :].lstrip(b" ").startswith(b"<"):

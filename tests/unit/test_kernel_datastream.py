@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -169,6 +170,17 @@ def test_very_large_piece_is_walked_over_without_the_interpreters_lock(dotted: b
 def test_variant_that_does_not_run_here_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no variant 'abacus' here, but .*portable"):
         datastream.use_variant("abacus")
+
+
+def test_longest_line_is_found_wherever_it_lies() -> None:
+    rng = random.Random(1)
+    for _ in range(3000):
+        # So short that several lie in one register.
+        lengths = rng.choices(range(65), k=rng.randrange(1, 16))
+        wire = b"".join(b"x" * length + b"\r\n" for length in lengths)
+        scanner = DataScanner(dotted=True)
+        scanner.feed(wire, 0, len(wire))
+        assert scanner.longest_line == max(lengths)
 
 
 def test_offsets_outside_of_the_buffer_are_refused() -> None:
