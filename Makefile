@@ -6,6 +6,7 @@ CONFIG ?= postroika.toml
 # Processes at once, for checks and tests; system tests use their own ports and directories.
 JOBS ?= $(shell nproc)
 PYTEST_FLAGS ?=
+FUZZ_S ?= 60
 # As in `make bench BENCH_FLAGS="relay --rounds 5"`.
 BENCH_FLAGS ?=
 
@@ -16,7 +17,7 @@ KERNELS := $(wildcard cext/*.pyx cext/*.pxd cext/*.pxi cext/*.h cext/*.c)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build lint format docs bench clean
+.PHONY: help run test build lint sanitize fuzz format docs bench clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -27,6 +28,7 @@ run: build $(CONFIG) ## Start the server on 127.0.0.1:2525, with its files under
 
 test: $(VENV)/.tests $(VENV)/.kernels lint ## Run every check: lint, types, layers, and all tests
 	@tools/prepare-peers
+	tools/sanitize $(VENV) $(JOBS)
 	$(BIN)/pytest -n $(JOBS) $(PYTEST_FLAGS)
 
 lint: $(VENV)/.tests $(VENV)/.kernels ## Run the checks that need no running: style, types, layers
@@ -35,6 +37,12 @@ lint: $(VENV)/.tests $(VENV)/.kernels ## Run the checks that need no running: st
 	tools/check-async $(VENV) $(JOBS) src tests benchmarks tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+sanitize: $(VENV)/.tests $(VENV)/.kernels ## Test the kernels with AddressSanitizer and UBSan
+	tools/sanitize $(VENV) $(JOBS)
+
+fuzz: $(VENV)/.tests $(VENV)/.kernels ## Look for what kernels and their plain twins see differently, FUZZ_S seconds each
+	$(BIN)/python -m tests.fuzz.grow --seconds $(FUZZ_S)
 
 build: $(VENV)/.kernels ## Make .venv and compile the kernels
 
