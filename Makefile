@@ -75,14 +75,15 @@ $(VENV)/.python: tools/prepare-python tools/debian.sh
 $(VENV)/.package: $(VENV)/.python pyproject.toml setup.py
 	@echo "Installing what Postroika needs into $(VENV)"
 	@$(PIP) install $$($(BIN)/python tools/build_requirements.py)
-	@$(PIP) install --no-build-isolation --editable .
+	@POSTROIKA_WITHOUT_KERNELS=1 $(PIP) install --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.kernels: $(VENV)/.package $(KERNELS)
-	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@echo "Compiling the kernels"
+	@$(BIN)/python setup.py --quiet build_ext --inplace --parallel $(JOBS)
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.package
 	@echo "Installing what the checks need into $(VENV)"
-	@$(PIP) install --no-build-isolation --editable '.[test]'
+	@POSTROIKA_WITHOUT_KERNELS=1 $(PIP) install --no-build-isolation --editable '.[test]'
 	@touch $@

@@ -20,8 +20,11 @@ extensions = [
     for source in sorted(Path("cext").glob("*.pyx"))
 ]
 
+# The Makefile compiles the kernels in a step of its own, once; installing the package would do it again each time.
 setup(
-    ext_modules=cythonize(
+    ext_modules=[]
+    if os.environ.get("POSTROIKA_WITHOUT_KERNELS")
+    else cythonize(
         extensions,
         build_dir="build/cython",
         include_path=["cext"],
