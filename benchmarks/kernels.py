@@ -1,19 +1,24 @@
 """The kernels beside what plain Python has for the same work.
 
 The twins in tests/reference find out as much as the kernels do. `bytes.replace` only moves the bytes and checks
-nothing; a copy of the bytes is the floor below which no stuffing can get.
+nothing. `memcpy` moves the same bytes to a place that is there already, `copy` to new bytes, as a kernel must that
+leaves something out: below these no stuffing can get, unless it has nothing to change and hands on what it was given.
 """
 
 from __future__ import annotations
 
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 from benchmarks.report import Row
 from benchmarks.timing import time_in_turns
+from postroika.kernels import datastream, stuff
 from postroika.kernels.command import parse_parameters, parse_path, scan_command
 from postroika.kernels.datastream import DataScanner
 from postroika.kernels.headers import HeaderScanner
@@ -27,6 +32,7 @@ from tests.reference import stuff as stuff_twin
 
 _TURNS = 15
 _PIECE_BYTES = 65_536  # as much as a session reads at once
+_MESSAGE_BYTES = 4096
 _LINE = 76  # RFC 2045 §6.7, §6.8: what encoders make
 _DOTTED_EVERY = 20
 
@@ -44,6 +50,7 @@ class _Case:
     amount: float
     kernel: Callable[[], object]
     others: dict[str, Callable[[], object]]
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def measure() -> tuple[list[Row], dict[str, Any]]:
@@ -51,7 +58,8 @@ def measure() -> tuple[list[Row], dict[str, Any]]:
     rows: list[Row] = []
     raw: dict[str, Any] = {}
     for case in _cases():
-        timings = time_in_turns({"kernel": case.kernel, **case.others}, _TURNS)
+        with case.around():
+            timings = time_in_turns({"kernel": case.kernel, **case.others}, _TURNS)
         raw[case.what] = {name: timing.turns_s for name, timing in timings.items()}
         kernel = timings["kernel"]
         for name in case.others:
@@ -67,13 +75,23 @@ def measure() -> tuple[list[Row], dict[str, Any]]:
     return rows, raw
 
 
-def _cases() -> list[_Case]:
-    cases = []
-    for words, dotted_every in (("no dots", 0), (f"1 line in {_DOTTED_EVERY} dotted", _DOTTED_EVERY)):
-        body = _text(dotted_every)
-        stuffed = body.replace(b"\r\n.", b"\r\n..")
-        cases += [_unstuff(words, stuffed), _stuff(words, body)]
-    return [*cases, _commands(), _reply(), _header()]
+def _cases() -> Iterator[_Case]:
+    plain, dotted = _text(0), _text(_DOTTED_EVERY)
+    some = f"1 line in {_DOTTED_EVERY} dotted"
+    yield _unstuff("64 KB, no dots", plain)
+    yield _unstuff("64 KB amid other octets, no dots", plain, amid=True)
+    yield _unstuff(f"64 KB, {some}", _stuffed(dotted))
+    yield _unstuff_message(f"4 KB with its end, {some}", _stuffed(dotted[:_MESSAGE_BYTES]))
+    yield _stuff("64 KB, no dots", plain)
+    yield _stuff(f"64 KB, {some}", dotted)
+    yield _stuff(f"4 KB, {some}", dotted[:_MESSAGE_BYTES])
+    for name in datastream.variants()[1:]:
+        yield _unstuff(f"64 KB, {some}, as with {name}", _stuffed(dotted), variant=name)
+        yield _stuff(f"64 KB, {some}, as with {name}", dotted, variant=name)
+    yield _command("MAIL", _MAIL, b"FROM:")
+    yield _command("RCPT", _RCPT, b"TO:")
+    yield _reply()
+    yield _header()
 
 
 def _text(dotted_every: int) -> bytes:
@@ -86,58 +104,80 @@ def _text(dotted_every: int) -> bytes:
     return "".join(line + "\r\n" for line in lines).encode()
 
 
-def _copy(octets: bytes) -> Callable[[], object]:
+def _stuffed(body: bytes) -> bytes:
+    return body.replace(b"\r\n.", b"\r\n..")
+
+
+def _moved(octets: bytes) -> dict[str, Callable[[], object]]:
+    """The two ways to copy."""
     view = memoryview(octets)
-    return lambda: bytes(view)
+    place = memoryview(bytearray(octets))
+
+    def memcpy() -> None:
+        place[:] = view
+
+    return {"memcpy": memcpy, "copy": lambda: bytes(view)}
 
 
-def _unstuff(words: str, stuffed: bytes) -> _Case:
+@contextmanager
+def _using(module: ModuleType, variant: str) -> Iterator[None]:
+    best = module.variant()
+    module.use_variant(variant)
+    yield
+    module.use_variant(best)
+
+
+def _unstuff(words: str, stuffed: bytes, *, amid: bool = False, variant: str | None = None) -> _Case:
     scanner = DataScanner(dotted=True)
     size = len(stuffed)
-    return _Case(
-        f"unstuff, {words}",
-        "GB/s",
-        size,
-        lambda: scanner.feed(stuffed, 0, size),
-        {
-            "copy": _copy(stuffed),
-            "bytes.replace": lambda: stuffed.replace(b"\r\n..", b"\r\n."),
-            "plain twin": lambda: datastream_twin.scan(stuffed, dotted=True, normalise=False),
-        },
-    )
+    others = _moved(stuffed)
+    start, buffer = (1, b"\n" + stuffed) if amid else (0, stuffed)
+    if variant is None and not amid:
+        others["bytes.replace"] = lambda: stuffed.replace(b"\r\n..", b"\r\n.")
+        others["plain twin"] = lambda: datastream_twin.scan(stuffed, dotted=True, normalise=False)
+    around = nullcontext if variant is None else partial(_using, datastream, variant)
+    return _Case(f"unstuff {words}", "GB/s", size, lambda: scanner.feed(buffer, start, start + size), others, around)
 
 
-def _stuff(words: str, body: bytes) -> _Case:
-    stuffer = Stuffer()
-    return _Case(
-        f"stuff, {words}",
-        "GB/s",
-        len(body),
-        lambda: stuffer.feed(body),
-        {
-            "copy": _copy(body),
-            "bytes.replace": lambda: body.replace(b"\r\n.", b"\r\n.."),
-            "plain twin": lambda: (stuff_twin.stuffed(body), stuff_twin.has_bare_newline(body)),
-        },
-    )
+def _unstuff_message(words: str, stuffed: bytes) -> _Case:
+    wire = stuffed.removesuffix(b"\r\n") + b"\r\n.\r\n"
+    size = len(wire)
 
-
-def _commands() -> _Case:
     def kernel() -> None:
-        for line, keyword in ((_MAIL, b"FROM:"), (_RCPT, b"TO:")):
-            _, argument, _ = scan_command(line, 0, False)
-            path = parse_path(argument, keyword)
-            assert path is not None
-            parse_parameters(argument, path.end)
+        scanner = DataScanner(dotted=True)
+        scanner.feed(wire, 0, size)
+        assert scanner.ended
+
+    others = _moved(wire) | {"plain twin": lambda: datastream_twin.scan(wire, dotted=True, normalise=False)}
+    return _Case(f"unstuff {words}", "GB/s", size, kernel, others)
+
+
+def _stuff(words: str, body: bytes, *, variant: str | None = None) -> _Case:
+    stuffer = Stuffer()
+    others = _moved(body)
+    if variant is None:
+        others["bytes.replace"] = lambda: body.replace(b"\r\n.", b"\r\n..")
+        others["plain twin"] = lambda: (stuff_twin.stuffed(body), stuff_twin.has_bare_newline(body))
+    around = nullcontext if variant is None else partial(_using, stuff, variant)
+    return _Case(f"stuff {words}", "GB/s", len(body), lambda: stuffer.feed(body), others, around)
+
+
+def _command(verb: str, line: bytes, keyword: bytes) -> _Case:
+    """A command line taken from the buffer, its path and its parameters."""
+
+    def kernel() -> None:
+        _, argument, _ = scan_command(line, 0, False)
+        path = parse_path(argument, keyword)
+        assert path is not None
+        parse_parameters(argument, path.end)
 
     def twin() -> None:
-        for line, keyword in ((_MAIL, b"FROM:"), (_RCPT, b"TO:")):
-            _, argument, _ = command_twin.scan_command(line, 0, False)
-            path = command_twin.parse_path(argument, keyword)
-            assert path is not None
-            command_twin.parse_parameters(argument, path[4])
+        _, argument, _ = command_twin.scan_command(line, 0, False)
+        path = command_twin.parse_path(argument, keyword)
+        assert path is not None
+        command_twin.parse_parameters(argument, path[4])
 
-    return _Case("parse MAIL, RCPT", "ns/command", 2, kernel, {"plain twin": twin})
+    return _Case(f"parse {verb}", "ns/command", 1, kernel, {"plain twin": twin})
 
 
 def _reply() -> _Case:

@@ -44,7 +44,10 @@ int forward_to(void **fuzzer) {
 }
 
 /* Count from now on in the code from `begin` to `end`. */
-int count_in(void (*take_counters)(uint8_t *, uint8_t *), void (*take_places)(uintptr_t *, uintptr_t *), uintptr_t begin, uintptr_t end) {
+int count_in(
+    void (*take_counters)(uint8_t *, uint8_t *), void (*take_places)(uintptr_t *, uintptr_t *), uintptr_t begin,
+    uintptr_t end
+) {
     const size_t count = (end - begin) / 4 + 1;
     uintptr_t *places = malloc(count * 2 * sizeof *places);
     counters = calloc(count, 1);
