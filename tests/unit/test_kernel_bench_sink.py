@@ -145,7 +145,6 @@ def test_delays_go_into_the_histogram_of_their_run() -> None:
         assert latency.totals[0] <= latency.count * latency.max_ns
         expected = Histogram()
         expected.record(latency.max_ns)
-        assert latency.counts[-1] == 0
         assert expected.counts.index(1) == max(at for at, count in enumerate(latency.counts) if count)
 
 
