@@ -27,6 +27,7 @@ setup(
     else cythonize(
         extensions,
         build_dir="build/cython",
+        quiet=True,
         include_path=["cext"],
         compiler_directives={"language_level": 3, "boundscheck": True, "wraparound": False, "embedsignature": True},
     )

@@ -361,7 +361,7 @@ async def test_the_end_of_lanes_in_every_state(tmp_path: Path, mock_clock: objec
             await until(lambda: asked("quit.test"))
             assert {"lookup.test", "place.test"} <= routes.looked_up
             if how == "stop":
-                nursery.start_soon(w.scheduler.stop)
+                nursery.start_soon(w.scheduler.stop)  # noqa: ASYNC111 - it returns while w is there, or fails
                 # Those with a session go on with the batch that they have.
                 await until(lambda: len(w.scheduler._strands) == 3)
                 assert sorted(lane.destination for lane in w.scheduler._strands) == [
