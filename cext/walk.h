@@ -113,6 +113,22 @@ static TARGET NEVER_INLINE size_t NAMED(exactly)(
     return size;
 }
 
+/* To stuff: takes what lies in front of the first dot in p[1..64] that begins a line, and the dot, with one more. Says
+ * how many octets it took: none if there is no room for one more, or if it would have to note bare newlines. */
+static ALWAYS_INLINE TARGET size_t NAMED(take_dot)(struct walk *walk, const unsigned char *p, unsigned char *out) {
+    VECTOR here[LANES], next[LANES];
+    if (walk->spare == 0 || ANY(NAMED(look)(p, out, STUFF | DOTS | COPY).lonely))
+        return 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        here[lane] = LOAD(p + lane * (64 / LANES));
+        next[lane] = LOAD(p + 1 + lane * (64 / LANES));
+    }
+    const size_t dot = lowest(NAMED(where)(here, '\n') & NAMED(where)(next, '.')) + 1;
+    walk->spare--;
+    out[dot] = out[dot + 1] = '.';
+    return dot + 1;
+}
+
 static ALWAYS_INLINE TARGET size_t NAMED(walk)(
     struct walk *walk, const unsigned char *p, size_t at, size_t stop, enum task task
 ) {
@@ -130,16 +146,21 @@ static ALWAYS_INLINE TARGET size_t NAMED(walk)(
                 const struct NAMED(sight) second = NAMED(look)(p + at + 64, out + (task & COPY ? 64 : 0), task);
                 const VECTOR first_odd = NAMED(odd)(&first, task);
                 const int odd = ANY(OR(first_odd, NAMED(odd)(&second, task)));
-                if (RARELY(odd && ANY(first_odd)))
-                    break;
-                NAMED(take)(&first, &taken, &lines, task);
-                if (!odd)
-                    NAMED(take)(&second, &taken, &lines, task);
-                const size_t step = odd ? 64 : 128;
-                at += step;
-                out += task & COPY ? step : 0;
-                if (RARELY(odd))
-                    break;
+                if (!odd || !ANY(first_odd)) {
+                    NAMED(take)(&first, &taken, &lines, task);
+                    if (!odd)
+                        NAMED(take)(&second, &taken, &lines, task);
+                    const size_t step = odd ? 64 : 128;
+                    at += step;
+                    out += task & COPY ? step : 0;
+                }
+                if (RARELY(odd)) {
+                    const size_t done = task == (STUFF | DOTS | COPY) ? NAMED(take_dot)(walk, p + at, out) : 0;
+                    if (done == 0)
+                        break;
+                    at += done;
+                    out += done + 1;
+                }
             }
             walk->lines = lines;
             if (at > before) {
