@@ -8,6 +8,7 @@ import trio
 from postroika.config import Config, Delivery, Server
 from postroika.mail.outcome import Outcome, Stage
 from postroika.outbound.delivery import Deliverer
+from postroika.pump import open_pump
 from postroika.routing.router import Host
 from postroika.spool.reader import Loaded
 from tests.component.outbound_fakes import FakeBodies, FakeInFlight, FakeLane, FakeRouter, loaded
@@ -40,9 +41,9 @@ def deliver(address: str, lanes: list[FakeLane], **options: object) -> FakeInFli
 
     async def run() -> None:
         with trio.fail_after(WITHIN_S):
-            async with trio.open_nursery() as nursery:
+            async with open_pump() as pump:
                 for lane in lanes:
-                    nursery.start_soon(deliverer.deliver, lane)
+                    pump.spawn(deliverer.deliver(lane))
 
     trio.run(run)
     return in_flight
