@@ -15,7 +15,9 @@ struct NAMED(sight) {
 };
 
 /* What there is to be seen of p[0..63]; reads p[-1..64]. */
-static ALWAYS_INLINE TARGET struct NAMED(sight) NAMED(look)(const unsigned char *p, unsigned char *out, enum task task) {
+static ALWAYS_INLINE TARGET struct NAMED(sight) NAMED(look)(
+    const unsigned char *p, unsigned char *out, enum task task
+) {
     VECTOR line_feeds[LANES];
     struct NAMED(sight) seen = {.lonely = NOTHING, .dotted = NOTHING, .nul = NOTHING, .all_bits = NOTHING};
     for (int lane = 0; lane < LANES; lane++) {
@@ -32,7 +34,7 @@ static ALWAYS_INLINE TARGET struct NAMED(sight) NAMED(look)(const unsigned char 
         if (task & COPY)
             STORE(out + lane * (64 / LANES), here);
     }
-    seen.line_feeds = task & STUFF ? 0 : BITS(line_feeds);
+    seen.line_feeds = BITS(line_feeds);
     return seen;
 }
 
@@ -113,20 +115,40 @@ static TARGET NEVER_INLINE size_t NAMED(exactly)(
     return size;
 }
 
-/* To stuff: takes what lies in front of the first dot in p[1..64] that begins a line, and the dot, with one more. Says
- * how many octets it took: none if there is no room for one more, or if it would have to note bare newlines. */
-static ALWAYS_INLINE TARGET size_t NAMED(take_dot)(struct walk *walk, const unsigned char *p, unsigned char *out) {
-    VECTOR here[LANES], next[LANES];
-    if (walk->spare == 0 || ANY(NAMED(look)(p, out, STUFF | DOTS | COPY).lonely))
+/* Takes the 64 octets at p, with the dot in p[1..64] that begins a line: it gets another one, or is left out, and what
+ * comes behind it is copied anew, a place further on or back. Returns how many octets it took: the dot too if it is
+ * p[64]; or none if more is odd, there is no room, or too little is left to tell whether the dot is the final one. */
+static ALWAYS_INLINE TARGET size_t NAMED(take_dot)(
+    struct walk *walk, const unsigned char *p, size_t left, unsigned char *out, struct NAMED(sight) *taken,
+    struct lines *lines, enum task task
+) {
+    VECTOR next[LANES];
+    if (left < 130)
         return 0;
-    for (int lane = 0; lane < LANES; lane++) {
-        here[lane] = LOAD(p + lane * (64 / LANES));
+    const struct NAMED(sight) seen = NAMED(look)(p, out, task);
+    for (int lane = 0; lane < LANES; lane++)
         next[lane] = LOAD(p + 1 + lane * (64 / LANES));
+    const uint64_t dots = NAMED(where)(next, '.') & seen.line_feeds;
+    if (dots == 0 || (dots & (dots - 1)))
+        return 0;
+    const size_t dot = lowest(dots) + 1;
+    if (task & STUFF) {
+        if (walk->spare == 0)
+            return 0;
+        walk->spare--;
+        out[dot] = '.';
+    } else if (ANY(seen.lonely) || lines->longest < 61 || (p[dot + 1] == '\r' && p[dot + 2] == '\n')) {
+        return 0;
     }
-    const size_t dot = lowest(NAMED(where)(here, '\n') & NAMED(where)(next, '.')) + 1;
-    walk->spare--;
-    out[dot] = out[dot + 1] = '.';
-    return dot + 1;
+    NAMED(take)(&seen, taken, lines, task);
+    /* It is not the dot's line that `take` has measured: that one is still open, or has less than 61 octets. */
+    if (dot < 64 && seen.line_feeds >> dot == 0)
+        lines->open--;
+    p += task & STUFF ? dot : dot + 1;
+    out += task & STUFF ? dot + 1 : dot;
+    for (int lane = 0; lane < LANES; lane++)
+        STORE(out + lane * (64 / LANES), LOAD(p + lane * (64 / LANES)));
+    return dot == 64 ? 65 : 64;
 }
 
 static ALWAYS_INLINE TARGET size_t NAMED(walk)(
@@ -155,11 +177,12 @@ static ALWAYS_INLINE TARGET size_t NAMED(walk)(
                     out += task & COPY ? step : 0;
                 }
                 if (RARELY(odd)) {
-                    const size_t done = task == (STUFF | DOTS | COPY) ? NAMED(take_dot)(walk, p + at, out) : 0;
+                    const size_t done =
+                        task & COPY ? NAMED(take_dot)(walk, p + at, stop - at, out, &taken, &lines, task) : 0;
                     if (done == 0)
                         break;
                     at += done;
-                    out += done + 1;
+                    out += task & STUFF ? done + 1 : done - 1;
                 }
             }
             walk->lines = lines;
