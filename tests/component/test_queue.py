@@ -4,12 +4,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from postroika.mail.envelope import Envelope, Notify, Recipient, Stream
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply
 from postroika.outcome.events import EventReply
 from postroika.pump import in_task
+from postroika.queue.lane import Lane
 from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt
 from postroika.spool.schema import DestinationState, batch_key
@@ -89,8 +91,6 @@ async def test_what_was_accepted_is_delivered_after_a_restart(tmp_path: Path, mo
 
 
 async def test_memory_holds_a_window_of_the_backlog(tmp_path: Path, mock_clock: object) -> None:
-    import trio
-
     async with world(tmp_path, loaded_batches=40, max_connections_per_site=2, initial_connections_per_site=2) as w:
         w.hops.gate = trio.Event()
         for number in range(500):
@@ -238,8 +238,6 @@ async def test_a_destination_stays_down_over_a_restart(tmp_path: Path, mock_cloc
 
 
 async def test_one_stuck_destination_does_not_hold_up_others(tmp_path: Path, mock_clock: object) -> None:
-    import trio
-
     async with world(tmp_path, max_connections=6, max_connections_per_site=4, initial_connections_per_site=4) as w:
         stuck = trio.Event()
 
@@ -257,6 +255,27 @@ async def test_one_stuck_destination_does_not_hold_up_others(tmp_path: Path, moc
             await w.accept(f"r@fine{number}.test")
         await w.settle_down()
         assert sorted(w.hops.delivered) == sorted((f"fine{n}.test", f"r@fine{n}.test", BODY) for n in range(100))
+
+
+async def test_sessions_that_stand_make_way_for_more_before_any_message_is_through(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    async with world(tmp_path, max_connections_per_site=16, initial_connections_per_site=2) as w:
+        silent = trio.Event()
+        sessions = 0
+
+        async def deliver(lane: Lane) -> None:
+            nonlocal sessions
+            assert lane.take_nowait() is not None
+            sessions += 1
+            lane.connected()
+            await in_task(silent.wait)
+
+        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        for number in range(40):
+            await w.accept(f"r{number}@far.test")
+        await w.settle_down()
+        assert sessions == 16
 
 
 async def test_connections_are_shared_when_there_are_too_few(tmp_path: Path, mock_clock: object) -> None:
@@ -404,8 +423,6 @@ async def test_flush_tries_now_what_was_put_off(tmp_path: Path, mock_clock: obje
 
 
 async def test_cancelled_mail_is_not_delivered(tmp_path: Path, mock_clock: object) -> None:
-    import trio
-
     async with world(tmp_path, max_connections_per_site=1, initial_connections_per_site=1) as w:
         w.hops.gate = trio.Event()
         under_way = await w.accept("a@one.test")
@@ -433,8 +450,6 @@ async def test_cancelled_mail_is_not_delivered(tmp_path: Path, mock_clock: objec
 async def test_mail_that_was_cancelled_while_it_was_under_way_and_comes_back_untried_is_not_delivered(
     tmp_path: Path, mock_clock: object
 ) -> None:
-    import trio
-
     async with world(tmp_path, max_connections_per_site=1, initial_connections_per_site=1) as w:
         original, gate, first = w.hops._deliver, trio.Event(), True
 

@@ -345,10 +345,10 @@ class Scheduler:
 
     def connected(self, state: Destination) -> None:
         """For a lane: a session stands."""
-        state.ramp.answered()
+        state.ramp.granted()
         if state.down is not None:
             self._down.answered(state)
-            self._tend(state)
+        self._tend(state)
 
     def unreachable(self, state: Destination, reply: Reply, host: str) -> None:
         """For a lane: no host answered."""
