@@ -1,10 +1,10 @@
 """How many connections a destination may have. Pure arithmetic, no clock.
 
-Slow start: a destination begins with a few, and gains one with each session that it grants and each message that it
-takes, up to the limit; a destination that has just been down is probed with one. A host that wants no more connections
-says so when one is opened, so a session that stands is sign enough, and a next hop that is far away need not wait for
-its first messages to come through. The total is shared equally: when it is used up, those who wait for a connection
-get theirs from those who have had a turn.
+Slow start: a destination begins with a few, gains one with each message that it takes, and may always have twice as
+many as there are sessions with it, up to the limit; one that has just been down is probed with one. A host that wants
+no more connections says so when one is opened, so sessions that stand are sign enough, and a next hop that is far away
+need not wait for its first messages to come through. The total is shared equally: when it is used up, those who wait
+for a connection get theirs from those who have had a turn.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Ramp:
         """It answers, or is to be tried again: at least the initial number may."""
         self.allowed = max(self.allowed, self._initial)
 
-    def granted(self) -> None:
-        """A session stands."""
+    def granted(self, connected: int) -> None:
+        """The destination has `connected` sessions now, a new one among them."""
         self.answered()
-        self.succeeded()
+        self.allowed = max(self.allowed, min(2 * connected, self._limit))
 
 
 def window(loaded_batches: int, active: int, allowed: int) -> int:

@@ -345,7 +345,7 @@ class Scheduler:
 
     def connected(self, state: Destination) -> None:
         """For a lane: a session stands."""
-        state.ramp.granted()
+        state.ramp.granted(state.connected)
         if state.down is not None:
             self._down.answered(state)
         self._tend(state)

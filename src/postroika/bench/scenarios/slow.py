@@ -28,7 +28,7 @@ SCENARIO = Turns(
     drivers=(OWN_DRIVER,),
     floor=False,
     # The same number for all: a short turn would be all beginning and end, where connections are few.
-    quick=Size(rounds=1, messages=2_000, turn_s=0, warm_up=100, estimate_s=45),
+    quick=Size(rounds=1, messages=2_500, turn_s=0, warm_up=100, estimate_s=55),
     full=Size(rounds=3, messages=20_000, turn_s=0, warm_up=500, estimate_s=900),
     bars=(
         Bar("÷ Postfix with its own process limit", "at least", 4, 10, "×", bars.speed(_OURS, _POSTFIX, OWN_DRIVER)),
