@@ -9,6 +9,10 @@ from postroika.queue.connections import Connections
 from tests.component.strands import settled
 
 
+def nobody() -> None:
+    """Who is next in line is asked by the tests themselves."""
+
+
 def returning(pump: Pump, connections: Connections, name: str, got: list[str]) -> Strand:
     """A lane that goes on."""
 
@@ -21,7 +25,7 @@ def returning(pump: Pump, connections: Connections, name: str, got: list[str]) -
 
 async def test_who_returns_goes_before_who_stands_in_line() -> None:
     async with open_pump() as pump:
-        connections, got = Connections(1), list[str]()
+        connections, got = Connections(1, nobody), list[str]()
         connections.take()
         returning(pump, connections, "first", got)
         returning(pump, connections, "second", got)
@@ -39,7 +43,7 @@ async def test_who_returns_goes_before_who_stands_in_line() -> None:
 
 async def test_who_returns_while_there_is_room_does_not_wait() -> None:
     async with open_pump() as pump:
-        connections, got = Connections(2), list[str]()
+        connections, got = Connections(2, nobody), list[str]()
         connections.take()
         returning(pump, connections, "one", got)
         await settled()
@@ -48,7 +52,7 @@ async def test_who_returns_while_there_is_room_does_not_wait() -> None:
 
 async def test_interrupted_while_it_waits_it_has_none() -> None:
     async with open_pump() as pump:
-        connections, got = Connections(1), list[str]()
+        connections, got = Connections(1, nobody), list[str]()
         connections.take()
         strand = returning(pump, connections, "first", got)
         returning(pump, connections, "second", got)
@@ -65,7 +69,7 @@ async def test_interrupted_while_it_waits_it_has_none() -> None:
 @pytest.mark.parametrize("order", ["given first", "interrupted first"])
 async def test_what_is_given_in_the_moment_of_interruption_is_held(order: str) -> None:
     async with open_pump() as pump:
-        connections, got = Connections(1), list[str]()
+        connections, got = Connections(1, nobody), list[str]()
         connections.take()
         strand = returning(pump, connections, "first", got)
         await settled()

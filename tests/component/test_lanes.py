@@ -65,7 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_hurried_lane_waits_no_longer(tmp_path: Path, mock_clock: object) -> None:
     idler = Idler()
     async with world(tmp_path) as w:
-        w.scheduler._deliver = idler.deliver
+        w.deliver = idler.deliver
         await w.accept("a@one.test")
         await w._quiet()
         assert (idler.taken, w.scheduler.snapshot()["idle_lanes"]) == (["a@one.test"], 1)
@@ -81,7 +81,7 @@ async def test_hurried_lane_that_gets_work_in_that_moment_takes_it(
 ) -> None:
     idler = Idler()
     async with world(tmp_path) as w:
-        w.scheduler._deliver = idler.deliver
+        w.deliver = idler.deliver
         await w.accept("a@one.test")
         await w._quiet()
 
@@ -113,7 +113,7 @@ async def test_work_that_comes_while_a_hurried_lane_closes_gets_another(tmp_path
         await closing.wait()  # as for the reply to QUIT
 
     async with world(tmp_path) as w:
-        w.scheduler._deliver = deliver
+        w.deliver = deliver
         await w.accept("a@one.test")
         await w._quiet()
         idler.lanes[0].hurry()
@@ -131,7 +131,7 @@ async def test_work_in_the_moment_in_which_a_lane_has_waited_long_enough_is_not_
 ) -> None:
     idler = Idler()
     async with world(tmp_path) as w:
-        w.scheduler._deliver = idler.deliver
+        w.deliver = idler.deliver
         await w.accept("a@one.test")
         await w._quiet()
         for number in range(20):  # at whatever time the deadlines are looked at, relative to when the mail comes
@@ -173,7 +173,7 @@ async def test_lanes_that_end_with_the_scheduler_make_no_room_for_others(
 
     clock = Clock()
     async with world(tmp_path, clock, max_connections=2) as w:
-        w.scheduler._deliver = deliver
+        w.deliver = deliver
         for number in range(5):
             await w.accept(f"r@d{number}.test")
         await w._quiet()
@@ -181,7 +181,7 @@ async def test_lanes_that_end_with_the_scheduler_make_no_room_for_others(
         if how == "stop":
             await w.scheduler.stop()
     assert lanes == ["d0.test", "d1.test"]
-    assert (w.scheduler.lanes, w.scheduler._strands) == (0, {})
+    assert (w.scheduler.lanes, w.scheduler._lanes.strands) == (0, {})
     async with world(tmp_path, clock) as w:
         await w.settle_down()
         assert sorted(name for name, _, _ in w.hops.delivered) == [f"d{number}.test" for number in range(5)]
@@ -202,7 +202,7 @@ async def test_a_lane_that_fails_ends_all_loudly(tmp_path: Path, mock_clock: obj
 
     with pytest.RaisesGroup(pytest.RaisesGroup(ZeroDivisionError)):  # of the world, and of the pump
         async with world(tmp_path) as w:
-            w.scheduler._deliver = deliver
+            w.deliver = deliver
             await w.accept("a@one.test")
             await w._quiet()
             await w.accept("a@bug.test")
@@ -232,7 +232,7 @@ async def test_the_end_of_a_lane_that_waits_for_a_place_or_a_connection(
             pool.release(site)
 
     async with world(tmp_path, max_connections=2) as w:
-        w.scheduler._deliver = deliver
+        w.deliver = deliver
         await w.accept("r@hosted0.test")
         await w._quiet()
         await w.accept("r@hosted1.test")
@@ -249,7 +249,7 @@ async def test_the_end_of_a_lane_that_waits_for_a_place_or_a_connection(
             await w.scheduler.stop()
     if how == "stop" or then == "in line":
         assert "hungry.test" not in begun
-    assert (w.scheduler.lanes, w.scheduler._strands) == (0, {})
+    assert (w.scheduler.lanes, w.scheduler._lanes.strands) == (0, {})
     assert pool._sites == {}
 
 
@@ -275,7 +275,7 @@ async def test_a_lane_that_gets_its_place_while_all_connections_are_taken_is_nex
             pool.release(site)
 
     async with world(tmp_path, max_connections=2) as w:
-        w.scheduler._deliver = deliver
+        w.deliver = deliver
         await w.accept("r@hosted0.test")
         await w._quiet()
         await w.accept("r@hosted1.test")
@@ -347,7 +347,7 @@ async def test_the_end_of_lanes_in_every_state(tmp_path: Path, mock_clock: objec
         for peer in set(peers.values()):
             nursery.start_soon(peer.run)
         async with world(tmp_path, clock) as w:
-            w.scheduler._deliver = deliverer(w, routes)
+            w.deliver = deliverer(w, routes)
             for name in peers:
                 ids[name] = await w.accept(f"r@{name}", sender="")
             await until(lambda: all(asked(f"{name}.test") for name in ("greeting", "ehlo", "mail", "data", "dot")))
@@ -355,7 +355,7 @@ async def test_the_end_of_lanes_in_every_state(tmp_path: Path, mock_clock: objec
                 lambda: sorted(w.happened("delivered")) == [("delivered", f"r@{n}.test") for n in ("idle", "quit")]
             )
             await until(lambda: w.scheduler.snapshot()["idle_lanes"] == 2)
-            for lane in w.scheduler._strands:
+            for lane in w.scheduler._lanes.strands:
                 if lane.destination == "quit.test":
                     lane.hurry()
             await until(lambda: asked("quit.test"))
@@ -363,12 +363,12 @@ async def test_the_end_of_lanes_in_every_state(tmp_path: Path, mock_clock: objec
             if how == "stop":
                 nursery.start_soon(w.scheduler.stop)  # noqa: ASYNC111 - it returns while w is there, or fails
                 # Those with a session go on with the batch that they have.
-                await until(lambda: len(w.scheduler._strands) == 3)
-                assert sorted(lane.destination for lane in w.scheduler._strands) == [
+                await until(lambda: len(w.scheduler._lanes.strands) == 3)
+                assert sorted(lane.destination for lane in w.scheduler._lanes.strands) == [
                     "data.test", "dot.test", "mail.test"
                 ]  # fmt: skip
                 assert peers["idle.test"].sessions[0].commands[-1] == "QUIT"
-        assert (w.scheduler.lanes, w.scheduler._strands) == (0, {})
+        assert (w.scheduler.lanes, w.scheduler._lanes.strands) == (0, {})
         assert OUTBOUND_CONNECTIONS_OPEN.value == open_before
         assert InFlight(w.store.path / "inflight", 64).recovered == [batch_key(ids["dot.test"], 0)]
         async with world(tmp_path, clock) as w:
@@ -393,7 +393,7 @@ async def test_a_lane_that_looks_up_its_route_is_not_in_the_way_of_others(tmp_pa
             lane.report(loaded, delivered(loaded))
 
     async with world(tmp_path) as w:
-        w.scheduler._deliver = deliver
+        w.deliver = deliver
         await w.accept("a@slow.test")
         await w.accept("b@fine.test")
         await w._quiet()

@@ -248,7 +248,7 @@ async def test_one_stuck_destination_does_not_hold_up_others(tmp_path: Path, moc
                 return
             await type(w.hops).deliver(w.hops, lane)  # type: ignore[arg-type]
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         for number in range(50):
             await w.accept(f"r{number}@stuck.test")
         for number in range(100):
@@ -271,7 +271,7 @@ async def test_sessions_that_stand_make_way_for_more_before_any_message_is_throu
             lane.connected()
             await in_task(silent.wait)
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         for number in range(40):
             await w.accept(f"r{number}@far.test")
         await w.settle_down()
@@ -462,7 +462,7 @@ async def test_mail_that_was_cancelled_while_it_was_under_way_and_comes_back_unt
                 lane.give_back(loaded)  # type: ignore[attr-defined]
             await original(lane)  # type: ignore[arg-type]
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         message = await w.accept("a@one.test")
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert await w.operator.cancel_messages([message]) == 0
@@ -539,7 +539,7 @@ async def test_success_is_reported_if_the_next_hop_cannot(tmp_path: Path, mock_c
 
             await original(Without())  # type: ignore[arg-type]
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         await w.accept(Recipient("a@one.test", int(Notify.SUCCESS)), Recipient("b@one.test"))
         await w.settle_down()
         notices = [body for _, recipient, body in w.hops.delivered if recipient == "sender@news.test"]
@@ -559,7 +559,7 @@ async def test_a_lost_reply_to_the_final_dot_is_listed_as_doubt(tmp_path: Path, 
                 result = RecipientResult(0, Outcome.DEFERRED, lost, Stage.FINAL_DOT, remote=False)
                 lane.report(loaded, Attempt((result,)))  # type: ignore[attr-defined]
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         message = await w.accept("a@one.test")
         await w.settle_down()
         ((key, record),) = w.store.doubts(10)

@@ -210,7 +210,7 @@ async def test_a_peer_that_takes_one_connection_does_not_cost_the_backlog_an_att
                 lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
             busy -= 1
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         for number in range(200):
             await w.accept(f"r{number}@one.test")
         clock = trio.lowlevel.current_clock()
@@ -258,7 +258,7 @@ async def test_scheduled_mail_is_found_though_its_destination_never_rests(tmp_pa
                 await in_task(stuck.wait)
             await original(lane)  # type: ignore[arg-type]
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         await w.accept("slow@one.test")
         await trio.testing.wait_all_tasks_blocked(0.01)
         await w.pass_time(2)
@@ -317,7 +317,7 @@ async def test_a_batch_stays_in_the_in_flight_table_until_its_outcome_is_on_disk
         def in_doubt_if_killed_now() -> list[bytes]:
             return InFlight(w.store.path / "inflight", 1).recovered
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         w.store.apply = apply  # type: ignore[method-assign]
         message = await w.accept("a@one.test")
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -411,7 +411,7 @@ async def test_a_cancel_while_the_deferral_is_committed_is_not_lost(tmp_path: Pa
                 lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
                 counts.append(await in_task(w.operator.cancel_messages, [loaded.batch.envelope.message]))
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         await w.accept("a@one.test")
         await w.settle_down()
         assert w.queued() == [], (counts, w.happened())
@@ -602,7 +602,7 @@ async def test_one_site_of_many_domains_does_not_take_all_connections(tmp_path: 
                 await Wake().wait()  # a black hole
             await original(lane)  # type: ignore[arg-type]
 
-        w.scheduler._deliver = deliver  # type: ignore[assignment]
+        w.deliver = deliver  # type: ignore[assignment]
         for number in range(20):
             await w.accept(f"r@hosted{number}.test")
         await w.accept("r@fine.test")

@@ -21,6 +21,7 @@ from postroika.outcome.settle import Settler
 from postroika.pump import breathe, in_task
 from postroika.queue.janitor import Janitor
 from postroika.queue.lane import Lane
+from postroika.queue.lanes import Deliver
 from postroika.queue.operator import Operator
 from postroika.queue.scheduler import Scheduler
 from postroika.spool.committer import Committer
@@ -129,6 +130,7 @@ class World:
         self.committer = Committer(self.store, self.ids, low_water_bytes=1)
         self.events = EventWriter(self.ids, clock)
         self.hops = NextHops(self._body)
+        self.deliver: Deliver = self.hops.deliver  # may be replaced, also later
         self.settler = Settler(
             self.store,
             self.committer,
@@ -143,7 +145,7 @@ class World:
             self.store,
             self.committer,
             self.settler,
-            self.hops.deliver,
+            self._deliver,
             delivery=delivery,
             retry=retry,
             rng=Random(7),
@@ -160,6 +162,9 @@ class World:
             fresh=self.scheduler.fresh,
             clock=clock,
         )
+
+    async def _deliver(self, lane: Lane) -> None:
+        await self.deliver(lane)
 
     def _body(self, loaded: Loaded) -> bytes:
         if loaded.body is not None:

@@ -7,6 +7,7 @@ destinations that have none, one connection a turn, in the order in which they a
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 from postroika.pump import Interrupted, Wake
 
@@ -16,10 +17,12 @@ class Connections:
 
     Args:
         limit: connections at once.
+        given_back: called when one may be had by whoever is next in line.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, given_back: Callable[[], None]) -> None:
         self._limit = limit
+        self._given_back = given_back
         self._hungry: OrderedDict[str, None] = OrderedDict()
         self._returning: deque[Wake] = deque()
         self.open = 0
@@ -61,6 +64,7 @@ class Connections:
             self._returning.popleft().set()  # Theirs from now on: nobody gets it before they have looked.
         else:
             self.open -= 1
+        self._given_back()
 
     async def take_again(self) -> None:
         """A lane that gave its connection back while it waited for its site goes on, once there is room.

@@ -17,7 +17,7 @@ import trio
 from postroika.config import Retry
 from postroika.outcome.settle import Settled, Settler
 from postroika.queue import retry as schedule
-from postroika.queue.operator import settle_page
+from postroika.queue.claims import Claims
 from postroika.queue.scheduler import Scheduler
 from postroika.spool.reader import Loaded
 from postroika.spool.schema import Table, batch_key, u64_key
@@ -49,6 +49,7 @@ class Janitor:
     ) -> None:
         self._store = store
         self._scheduler = scheduler
+        self._claims = Claims(store, scheduler)
         self._settler = settler
         self._retry = retry
         self._clock = clock
@@ -72,7 +73,7 @@ class Janitor:
             old = [loaded for loaded in page if now >= schedule.expires_at(loaded.batch.envelope, self._retry)]
             if not old:
                 return
-            await settle_page(self._scheduler, old, self._settler.expire)
+            await self._claims.settle_page(old, self._settler.expire)
             start = page[-1].key + b"\0"
 
     async def _note_late(self, checked: int) -> int:
@@ -93,7 +94,7 @@ class Janitor:
             checked = message_of(late[-1])
             note = [loaded for loaded in late if not loaded.batch.delay_noted and loaded.batch.envelope.reverse_path]
             # One that is being tried is left to the scheduler, which tells if the attempt fails.
-            await settle_page(self._scheduler, note, functools.partial(self._note, checked))
+            await self._claims.settle_page(note, functools.partial(self._note, checked))
         return checked
 
     def _is_late(self, loaded: Loaded) -> bool:

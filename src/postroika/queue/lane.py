@@ -1,37 +1,65 @@
 """What one outbound connection sees of the queue: batches to deliver, and where to report.
 
-The scheduler starts one strand a lane; `outbound.delivery` runs it. A lane that is told None closes its connection.
+The lanes of a worker are opened in `queue.lanes`; `outbound.delivery` runs each. A lane that is told None closes its
+connection.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from postroika.mail.outcome import Attempt
 from postroika.mail.reply import Reply
 from postroika.pump import Wake, now
+from postroika.queue.connections import Connections
 from postroika.queue.destination import Destination
 from postroika.queue.limits import TURN_MESSAGES
 from postroika.spool.reader import Loaded
 
-if TYPE_CHECKING:
-    from postroika.queue.scheduler import Scheduler
+
+class Queue(Protocol):
+    """What lanes see of the scheduler; all of it about the destination `state`."""
+
+    stopping: bool
+
+    def next_batch(self, state: Destination) -> Loaded | None:
+        """The next one, if there is any now."""
+
+    def must_close(self, state: Destination) -> bool:
+        """Whether it would be for nothing to wait for the next one with an open connection."""
+
+    def report(self, state: Destination, loaded: Loaded, attempt: Attempt) -> None:
+        """The outcome of an attempt."""
+
+    def give_back(self, state: Destination, loaded: Loaded) -> None:
+        """It was not tried."""
+
+    def connected(self, state: Destination) -> None:
+        """A session stands."""
+
+    def unreachable(self, state: Destination, reply: Reply, host: str) -> None:
+        """No host answered."""
+
+    def tend(self, state: Destination) -> None:
+        """A lane has ended: do whatever is to be done now."""
 
 
 class Lane:
     """One connection's place at a destination.
 
     Args:
-        scheduler: whom to ask and tell.
+        queue: whom to ask for batches, and to tell what became of them.
+        connections: of the worker; one of them has been taken.
         state: the destination.
     """
 
     __slots__ = (
         "_called",
         "_connected",
+        "_connections",
         "_hurried",
         "_paused",
-        "_scheduler",
+        "_queue",
         "_starting",
         "_state",
         "destination",
@@ -39,11 +67,12 @@ class Lane:
         "under_way",
     )
 
-    def __init__(self, scheduler: Scheduler, state: Destination) -> None:
+    def __init__(self, queue: Queue, connections: Connections, state: Destination) -> None:
         self.destination = state.name
         self.served = 0
         self.under_way: dict[bytes, Loaded] = {}
-        self._scheduler = scheduler
+        self._queue = queue
+        self._connections = connections
         self._state = state
         self._called = Wake()
         self._hurried = False
@@ -59,9 +88,9 @@ class Lane:
         if self._starting:
             self._starting = False
             state.starting -= 1
-        elif self.served >= TURN_MESSAGES and self._scheduler.others_wait(state):
+        elif self.served >= TURN_MESSAGES and self._connections.others_wait(self.destination):
             return None
-        loaded = self._scheduler.next_batch(state)
+        loaded = self._queue.next_batch(state)
         if loaded is not None:
             self.served += 1
             self.under_way[loaded.key] = loaded
@@ -99,13 +128,7 @@ class Lane:
 
     def _must_close(self) -> bool:
         """Waiting would be for nothing, or at the expense of another destination."""
-        return (
-            self._scheduler.stopping
-            or self._scheduler.stuck
-            or self._scheduler.crowded
-            or self._state.is_down(self._scheduler.now())
-            or self._scheduler.others_wait(self._state)
-        )
+        return self._queue.must_close(self._state) or self._connections.others_wait(self.destination)
 
     def call(self) -> None:
         """For the destination: end the wait of `take`. Until it has looked, this lane counts as starting, so that
@@ -120,7 +143,7 @@ class Lane:
         if not self._paused:
             self._paused = True
             self._state.paused += 1
-            self._scheduler.lane_paused()
+            self._connections.give_back()
 
     async def resume(self) -> None:
         """There is a place now. Waits until the total of connections allows one more.
@@ -128,26 +151,26 @@ class Lane:
         Interruption: it stays paused.
         """
         if self._paused:
-            await self._scheduler.lane_resumed()
+            await self._connections.take_again()
             self._paused = False
             self._state.paused -= 1
 
     def report(self, loaded: Loaded, attempt: Attempt) -> None:
         """What became of a batch that was taken. Never blocks; the scheduler settles it."""
         self.under_way.pop(loaded.key, None)
-        self._scheduler.report(self._state, loaded, attempt)
+        self._queue.report(self._state, loaded, attempt)
 
     def give_back(self, loaded: Loaded) -> None:
         """Nothing was tried: the batch is due at once."""
         self.under_way.pop(loaded.key, None)
-        self._scheduler.give_back(self._state, loaded)
+        self._queue.give_back(self._state, loaded)
 
     def connected(self) -> None:
         """A healthy session with a host of this destination stands."""
         if not self._connected:
             self._connected = True
             self._state.connected += 1
-        self._scheduler.connected(self._state)
+        self._queue.connected(self._state)
 
     @property
     def has_session(self) -> bool:
@@ -164,7 +187,7 @@ class Lane:
         """No host of the destination could be reached. It is left alone for a while, unless another lane has a
         session with it right now."""
         self.disconnected()
-        self._scheduler.unreachable(self._state, reply, host)
+        self._queue.unreachable(self._state, reply, host)
 
     def close(self) -> list[Loaded]:
         """The strand has ended. Returns what it took and never reported: in doubt, or cancelled at shutdown."""
@@ -176,7 +199,7 @@ class Lane:
         if self._paused:
             self._state.paused -= 1
         else:
-            self._scheduler.lane_paused()
+            self._connections.give_back()
         left = list(self.under_way.values())
         self.under_way.clear()
         return left

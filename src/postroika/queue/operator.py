@@ -13,6 +13,7 @@ import trio
 from postroika.mail.envelope import Batch
 from postroika.mail.ids import id_shard
 from postroika.outcome.settle import Settled, Settler
+from postroika.queue.claims import Claims
 from postroika.queue.scheduler import Scheduler
 from postroika.spool.reader import Loaded
 from postroika.spool.store import Store
@@ -36,6 +37,7 @@ class Operator:
     ) -> None:
         self._store = store
         self._scheduler = scheduler
+        self._claims = Claims(store, scheduler)
         self._settler = settler
         self._clock = clock
 
@@ -85,7 +87,7 @@ class Operator:
     async def _flush_page(self, page: list[Loaded]) -> int:
         now = self._clock()
         late = [loaded for loaded in page if loaded.batch.due_ms > now * 1000]
-        return await settle_page(self._scheduler, late, lambda loaded: self._settler.make_due(loaded, now))
+        return await self._claims.settle_page(late, lambda loaded: self._settler.make_due(loaded, now))
 
     async def cancel_messages(self, messages: Iterable[int]) -> int:
         """Take messages back. Returns how many recipients will get nothing; those that are being delivered right now
@@ -109,53 +111,14 @@ class Operator:
     async def _cancel_page(self, page: list[Loaded]) -> int:
         keys = {loaded.key for loaded in page}
         count = 0
-        for state, loaded in self._scheduler.take_waiting(keys):
+        for state, loaded in self._claims.take_waiting(keys):
             count += len(loaded.batch.recipients)
-            self._scheduler.settle_held(state, loaded, self._settler.cancel(loaded))
+            self._claims.settle(state, loaded, self._settler.cancel(loaded))
 
         def cancel(loaded: Loaded) -> Settled:
             nonlocal count
             count += len(loaded.batch.recipients)
             return self._settler.cancel(loaded)
 
-        await settle_page(self._scheduler, page, cancel, otherwise=self._scheduler.cancel_in_memory)
+        await self._claims.settle_page(page, cancel, otherwise=self._scheduler.cancel_in_memory)
         return count
-
-
-async def settle_page(
-    scheduler: Scheduler,
-    page: list[Loaded],
-    settle: Callable[[Loaded], Settled],
-    *,
-    otherwise: Callable[[bytes], None] | None = None,
-) -> int:
-    """Claim what can be claimed of `page`, write what `settle` makes of it as it is now, wait for the sync.
-
-    Args:
-        otherwise: called with the keys of those that are in memory or under way.
-
-    Returns:
-        How many were claimed.
-    """
-    committed = trio.Event()
-    left = 0
-
-    def one_committed() -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            committed.set()
-
-    claimed = 0
-    for seen in page:
-        held = scheduler.hold(seen)
-        if held is None:
-            if otherwise is not None:
-                otherwise(seen.key)
-            continue
-        claimed += 1
-        left += 1
-        scheduler.settle_held(*held, settle(held[1]), one_committed)
-    if claimed:
-        await committed.wait()
-    return claimed
