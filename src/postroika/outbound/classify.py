@@ -17,8 +17,8 @@ import os
 from postroika.errors import RemoteProtocolError
 from postroika.mail.outcome import Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
-from postroika.outbound.failure import STAGES, Failure, PeerClosed, SessionRefused, TimedOut
-from postroika.smtp.client_transaction import Step, Verdict
+from postroika.outbound.failure import Failure, PeerClosed, SessionRefused, TimedOut
+from postroika.smtp.client_transaction import STAGES, Step, Verdict
 
 _ABOUT_THE_HOST = {Stage.CONNECT, Stage.GREETING, Stage.EHLO}
 _WORDS = {

@@ -71,20 +71,3 @@ class SessionRefused(PostroikaError):
 
 Failure: TypeAlias = OSError | RemoteProtocolError | TimedOut | PeerClosed | SessionRefused
 FAILURES = (OSError, RemoteProtocolError, TimedOut, PeerClosed, SessionRefused)
-
-STAGES = {
-    Step.NOTHING: Stage.CONNECT,
-    Step.GREETING: Stage.GREETING,
-    Step.EHLO: Stage.EHLO,
-    Step.RSET: Stage.MAIL,
-    Step.MAIL: Stage.MAIL,
-    Step.RCPT: Stage.RCPT,
-    Step.DATA: Stage.DATA,
-    Step.BODY: Stage.DATA,
-    Step.CHUNK: Stage.DATA,
-    Step.SKIP: Stage.DATA,
-    Step.FINAL_DOT: Stage.FINAL_DOT,
-    Step.LONE_DOT: Stage.DATA,
-    Step.QUIT: Stage.CONNECT,
-}
-"""The stage of the dialogue that a step belongs to."""

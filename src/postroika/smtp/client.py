@@ -30,6 +30,7 @@ from postroika.smtp.client_capabilities import (
     unusable_address_reply,
 )
 from postroika.smtp.client_transaction import (
+    STAGES,
     BodyWanted,
     Closed,
     Done,
@@ -308,7 +309,7 @@ class Client(SessionBase):
         self._hung_up = True
         self._hungry = None
         if t.step not in {Step.RSET, Step.MAIL}:
-            _settle(t, Verdict(_STAGES[t.step], reply))
+            _settle(t, Verdict(STAGES[t.step], reply))
             self._finish(t, unclean=True)
         self._phase = Phase.CLOSED
         self._events.append(Closed(reply))
@@ -446,15 +447,6 @@ _TABLE = {
     Step.SKIP: Client._on_skip,
     Step.FINAL_DOT: Client._on_final_dot,
     Step.LONE_DOT: Client._on_lone_dot,
-}
-_STAGES = {
-    Step.RCPT: Stage.RCPT,
-    Step.DATA: Stage.DATA,
-    Step.BODY: Stage.DATA,
-    Step.CHUNK: Stage.DATA,
-    Step.SKIP: Stage.DATA,
-    Step.FINAL_DOT: Stage.FINAL_DOT,
-    Step.LONE_DOT: Stage.FINAL_DOT,
 }
 _WAITING = {
     Phase.GREETING: Step.GREETING,

@@ -50,6 +50,24 @@ class Step(enum.IntEnum):
     QUIT = 12
 
 
+STAGES = {
+    Step.NOTHING: Stage.CONNECT,
+    Step.GREETING: Stage.GREETING,
+    Step.EHLO: Stage.EHLO,
+    Step.RSET: Stage.MAIL,
+    Step.MAIL: Stage.MAIL,
+    Step.RCPT: Stage.RCPT,
+    Step.DATA: Stage.DATA,
+    Step.BODY: Stage.DATA,
+    Step.CHUNK: Stage.DATA,
+    Step.SKIP: Stage.DATA,
+    Step.FINAL_DOT: Stage.FINAL_DOT,
+    Step.LONE_DOT: Stage.DATA,
+    Step.QUIT: Stage.CONNECT,
+}
+"""The stage of the dialogue that a step belongs to."""
+
+
 class Transaction:
     """One message for some recipients, and what became of it.
 
