@@ -30,9 +30,8 @@ from postroika.inbound.listener import Listener
 from postroika.inbound.session import Services, Session
 from postroika.lifeline import call_process, die_with
 from postroika.mail.ids import IdSource
-from postroika.mail.reply import Reply
 from postroika.outbound.delivery import Deliverer
-from postroika.outcome.events import EventWriter
+from postroika.outcome.events import EventWriter, Refusal
 from postroika.outcome.outbox import Consumer, Outbox
 from postroika.outcome.settle import Settler
 from postroika.outcome.sinks import Discard, EventLog
@@ -171,32 +170,12 @@ class Worker:
             max_connections_per_ip=limits.max_connections_per_ip,
         )
 
-    def _rejected(
-        self,
-        *,
-        client_ip: str,
-        helo: str,
-        sender: str | None,
-        recipient: str,
-        reply: Reply,
-        stage: str,
-        size_bytes: int = 0,
-    ) -> None:
+    def _rejected(self, refusal: Refusal) -> None:
         """Record a refusal. It may be lost in a crash or on a full disk: nobody was promised anything."""
-        if (counter := metrics.REJECTED.get(stage)) is not None:
+        if (counter := metrics.REJECTED.get(refusal.stage)) is not None:
             counter.value += 1
         changes = Changes()
-        changes.event(
-            self._events.rejected(
-                client_ip=client_ip,
-                helo=helo,
-                sender=sender,
-                recipient=recipient,
-                reply=reply,
-                stage=stage,
-                size_bytes=size_bytes,
-            )
-        )
+        changes.event(self._events.rejected(refusal))
         self._committer.commit_later(changes)
 
     # -- running ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from postroika.errors import SpoolError
 from postroika.inbound.accept import Door, Received
 from postroika.inbound.session import Services, Session
 from postroika.mail.envelope import Envelope, Recipient
+from postroika.outcome.events import Refusal
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
 from postroika.pump import Wake, open_pump
@@ -97,13 +98,6 @@ def received_event(envelope: Envelope, recipient: Recipient, destination: str) -
     return b""
 
 
-def rejections(events: list[dict[str, Any]]) -> Callable[..., None]:
-    def rejected(**event: object) -> None:
-        events.append(event)
-
-    return rejected
-
-
 class Inbound:
     """One session and its client.
 
@@ -127,12 +121,12 @@ class Inbound:
         self.ours = ours
         self.socket = trio.socket.from_stdlib_socket(theirs)
         self.spool = FakeSpool()
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Refusal] = []
         services = Services(
             door=Door(self.spool, received_event, hostname="mx.test", clock=lambda: AT),
             pipeline=pipeline or Pipeline(limits.policy_timeout_s),
             relay=RelayPolicy(["10.0.0.0/8"], ["ours.example"], "mx.test"),
-            rejected=rejections(self.events),
+            rejected=self.events.append,
             limits=limits,
         )
         settings = ServerSettings(hostname="mx.test", max_message_bytes=100_000, max_recipients=1000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import trio
@@ -15,11 +14,12 @@ from postroika.inbound.accept import Door
 from postroika.inbound.listener import Listener
 from postroika.inbound.session import Services, Session
 from postroika.mail.reply import Reply
+from postroika.outcome.events import Refusal
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
 from postroika.smtp.server import ServerSettings
 from postroika.smtp.server_events import Mail
-from tests.component.smtp_client import FakeSpool, received_event, rejections
+from tests.component.smtp_client import FakeSpool, received_event
 
 BANNER = b"220 mx.test ESMTP Postroika\r\n"
 SHUTTING_DOWN = b"421 4.3.2 the service is shutting down, please try again\r\n"
@@ -34,14 +34,14 @@ class House:
         self.supervisor, handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.server = socket.create_server(("127.0.0.1", 0))
         self.spool = FakeSpool()
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Refusal] = []
         self.clients: list[trio.SocketStream] = []
         relay = RelayPolicy(["127.0.0.0/8"], [], "mx.test")
         services = Services(
             door=Door(self.spool, received_event, hostname="mx.test"),
             pipeline=pipeline or Pipeline(30),
             relay=relay,
-            rejected=rejections(self.events),
+            rejected=self.events.append,
             limits=Limits(),
         )
         settings = [
@@ -55,7 +55,7 @@ class House:
         self.listener = Listener(
             handoff,
             start_session,
-            rejections(self.events),
+            self.events.append,
             hostname="mx.test",
             max_connections=max_connections,
             max_connections_per_ip=max_connections_per_ip,
@@ -120,7 +120,7 @@ async def test_too_many_of_one_address_are_sent_away_and_room_comes_back(house: 
     assert [await read(first), await read(second)] == [BANNER, BANNER]
     third = await house.connect()
     assert await read_all(third) == b"421 4.7.0 mx.test too many connections from your address\r\n"
-    assert [(event["stage"], event["client_ip"], event["reply"].code) for event in house.events] == [
+    assert [(event.stage, event.client_ip, event.reply.code) for event in house.events] == [
         ("connect", "127.0.0.1", 421)
     ]
     await first.send_all(b"QUIT\r\n")

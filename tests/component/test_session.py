@@ -156,7 +156,7 @@ async def test_spool_that_fills_up_is_told_after_the_final_dot_and_keeps_nothing
         (True, True),
         (False, False),
     ]
-    assert [(event["stage"], event["reply"].code, event["sender"]) for event in inbound.events] == [
+    assert [(event.stage, event.reply.code, event.sender) for event in inbound.events] == [
         ("final_dot", 452, "a@b.example")
     ]
 
@@ -198,7 +198,7 @@ async def test_message_refused_by_the_protocol_is_dropped_and_recorded(nursery: 
     assert said.startswith("550 5.6.0 message has a bare LF")
     (message,) = inbound.spool.messages
     assert (message.abandoned, message.facts) == (True, None)
-    assert [(event["stage"], event["reply"].code) for event in inbound.events] == [("final_dot", 550)]
+    assert [(event.stage, event.reply.code) for event in inbound.events] == [("final_dot", 550)]
 
 
 async def test_refusals_are_recorded_with_what_they_were_about(nursery: trio.Nursery) -> None:
@@ -209,13 +209,13 @@ async def test_refusals_are_recorded_with_what_they_were_about(nursery: trio.Nur
         b"RCPT TO:<y@ours.example> FOO=1\r\n"
     )
     assert await inbound.say(b"GET / HTTP/1.1\r\n") == ("421 4.7.0 mx.test closing the connection: that is not SMTP\n")
-    assert [(event["stage"], event["reply"].code, event["sender"], event["recipient"]) for event in inbound.events] == [
+    assert [(event.stage, event.reply.code, event.sender, event.recipient) for event in inbound.events] == [
         ("mail", 501, "FROM:<bad", ""),
         ("rcpt", 550, "a@b.example", "x@elsewhere.example"),
         ("rcpt", 555, "a@b.example", "y@ours.example"),
         ("mail", 421, "a@b.example", ""),
     ]
-    assert {(event["client_ip"], event["helo"]) for event in inbound.events} == {("203.0.113.9", "client.example")}
+    assert {(event.client_ip, event.helo) for event in inbound.events} == {("203.0.113.9", "client.example")}
 
 
 async def test_hooks_are_asked_and_refuse(nursery: trio.Nursery) -> None:
@@ -248,7 +248,7 @@ async def test_connection_that_a_hook_refuses_gets_no_banner(nursery: trio.Nurse
     inbound = Inbound(nursery, pipeline=Pipeline(30, connect=[connect]))
     assert await inbound.read() == "554 5.7.1 not you\n"
     await inbound.ended.wait()
-    assert [event["stage"] for event in inbound.events] == ["connect"]
+    assert [event.stage for event in inbound.events] == ["connect"]
 
 
 async def test_bug_in_a_hook_is_not_hidden() -> None:

@@ -12,7 +12,7 @@ from postroika.mail.envelope import Batch, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
-from postroika.outcome.events import Event, EventClient, EventPeer, EventReply, EventWriter, decode
+from postroika.outcome.events import Event, EventClient, EventPeer, EventReply, EventWriter, Refusal, decode
 
 PAGE = (Path(__file__).parents[2] / "docs/event-record.md").read_text(encoding="utf-8")
 NOW = 1_800_000_000.125
@@ -48,12 +48,14 @@ def written() -> dict[str, str]:
     lines = [
         events.received(envelope, alice, "example.net"),
         events.rejected(
-            client_ip="198.51.100.23",
-            helo="[198.51.100.23]",
-            sender="someone@elsewhere.example",
-            recipient="victim@example.org",
-            reply=reply(550, "5.7.1", "relaying denied"),
-            stage="rcpt",
+            Refusal(
+                client_ip="198.51.100.23",
+                helo="[198.51.100.23]",
+                sender="someone@elsewhere.example",
+                recipient="victim@example.org",
+                reply=reply(550, "5.7.1", "relaying denied"),
+                stage="rcpt",
+            )
         ),
         attempt(Outcome.DELIVERED, Reply(250, "2.0.0", ("Ok: queued as 4WQ8rt",)), Stage.FINAL_DOT),
         attempt(Outcome.DEFERRED, Reply(452, "4.2.2", ("Mailbox full",)), Stage.RCPT, next_at=NOW + 312.5),

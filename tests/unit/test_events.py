@@ -21,6 +21,7 @@ from postroika.outcome.events import (
     EventPeer,
     EventReply,
     EventWriter,
+    Refusal,
     decode,
     encode,
 )
@@ -62,12 +63,14 @@ def test_received_event_is_complete_and_in_order() -> None:
 
 def test_rejected_event_tells_the_reply_and_the_client() -> None:
     line = writer().rejected(
-        client_ip="203.0.113.9",
-        helo="[203.0.113.9]",
-        sender="",
-        recipient="bob@elsewhere.example",
-        reply=reply(550, "5.7.1", "Relaying denied"),
-        stage=Stage.RCPT,
+        Refusal(
+            client_ip="203.0.113.9",
+            helo="[203.0.113.9]",
+            sender="",
+            recipient="bob@elsewhere.example",
+            reply=reply(550, "5.7.1", "Relaying denied"),
+            stage="rcpt",
+        )
     )
     assert json.loads(line) == {
         "id": FIRST_ID,
@@ -82,7 +85,7 @@ def test_rejected_event_tells_the_reply_and_the_client() -> None:
 
 def test_rejected_before_mail_has_no_sender() -> None:
     line = writer().rejected(
-        client_ip="::1", helo="", sender=None, recipient="", reply=reply(421, "4.3.2", "Full"), stage="connect"
+        Refusal(client_ip="::1", helo="", sender=None, recipient="", reply=reply(421, "4.3.2", "Full"), stage="connect")
     )
     assert json.loads(line) == {
         "id": FIRST_ID,
@@ -276,7 +279,14 @@ def test_every_event_is_one_clean_line_that_reads_back(event: Event) -> None:
 @given(anything, anything, anything, st.none() | anything, anything)
 def test_no_client_can_forge_a_line(ip: str, helo: str, text: str, sender: str | None, recipient: str) -> None:
     line = writer().rejected(
-        client_ip=ip, helo=helo, sender=sender, recipient=recipient, reply=Reply(550, "5.0.0", (text,)), stage="mail"
+        Refusal(
+            client_ip=ip,
+            helo=helo,
+            sender=sender,
+            recipient=recipient,
+            reply=Reply(550, "5.0.0", (text,)),
+            stage="mail",
+        )
     )
     event = decode(line)
     assert b"\n" not in line

@@ -69,23 +69,6 @@ class Spool(Protocol):
         """Whether more may come in."""
 
 
-class Rejected(Protocol):
-    """Records a "rejected" event and counts it in `metrics.REJECTED`; must not block and must not fail."""
-
-    def __call__(
-        self,
-        *,
-        client_ip: str,
-        helo: str,
-        sender: str | None,
-        recipient: str,
-        reply: Reply,
-        stage: str,
-        size_bytes: int = 0,
-    ) -> None:
-        """As `outcome.events.EventWriter.rejected`."""
-
-
 class Door:
     """What all acceptances of a worker share.
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import trio
 
 from postroika import metrics
-from postroika.inbound.accept import Rejected
 from postroika.inbound.session import Session
 from postroika.mail.reply import Reply, reply
+from postroika.outcome.events import Refusal
 from postroika.policy.pipeline import Client
 from postroika.policy.relay import canonical_ip
 from postroika.pump import Pump, open_pump
@@ -47,7 +47,7 @@ class Listener:
         self,
         handoff: socket.socket,
         start_session: StartSession,
-        rejected: Rejected,
+        rejected: Callable[[Refusal], None],
         *,
         hostname: str,
         max_connections: int,
@@ -158,7 +158,7 @@ class Listener:
             self._noted_in, self._noted = second, 0
         self._noted += 1
         if self._noted <= _NOTED_PER_S:
-            self._rejected(client_ip=client.ip, helo="", sender=None, recipient="", reply=refusal, stage="connect")
+            self._rejected(Refusal(client.ip, "", None, "", refusal, "connect"))
         else:
             metrics.REJECTED["connect"].value += 1
 

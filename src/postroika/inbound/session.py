@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from postroika import metrics
 from postroika.config import Limits
-from postroika.inbound.accept import NO_ROOM, Acceptance, Door, Rejected
+from postroika.inbound.accept import NO_ROOM, Acceptance, Door
 from postroika.kernels.server_lane import REST_OF_COMMAND
 from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
+from postroika.outcome.events import Refusal
 from postroika.policy.pipeline import Client, Pipeline, Stage
 from postroika.policy.relay import RelayPolicy
 from postroika.pump import Channel, Interrupted, Late, Strand, breathe, current, now
@@ -64,13 +65,13 @@ class Services:
     """What all sessions of a worker share.
 
     Args:
-        rejected: records refusals; see `accept.Rejected`.
+        rejected: records a refusal and counts it in `metrics.REJECTED`; must not block and must not fail.
     """
 
     door: Door
     pipeline: Pipeline
     relay: RelayPolicy
-    rejected: Rejected
+    rejected: Callable[[Refusal], None]
     limits: Limits
 
 
@@ -353,15 +354,7 @@ class Session:
         client = self._client
         if sender is None and client.mail is not None:
             sender = client.mail.reverse_path
-        self._services.rejected(
-            client_ip=client.ip,
-            helo=client.helo,
-            sender=sender,
-            recipient=recipient,
-            reply=given,
-            stage=stage,
-            size_bytes=size_bytes,
-        )
+        self._services.rejected(Refusal(client.ip, client.helo, sender, recipient, given, stage, size_bytes))
 
     _HANDLERS: ClassVar[dict[type[Event], Callable[[Session, Any], Pending]]] = {
         BodyChunk: _chunk,

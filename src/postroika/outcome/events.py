@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,25 @@ _KEPT: Final = 1024  # texts of messages and of connections: more than are under
 _REMOTE: Final = "}"
 _LOCAL: Final = ',"local":true}'
 _STREAM_NAMES: Final = {stream: stream.name.lower() for stream in Stream}
+
+
+class Refusal(NamedTuple):
+    """Something that we refused, and said so with `reply`.
+
+    Args:
+        sender: None if there was no (valid) MAIL, "" for the null sender.
+        recipient: "" where none was the reason.
+        stage: of the dialogue with the client.
+        size_bytes: of the message, where it is known.
+    """
+
+    client_ip: str
+    helo: str
+    sender: str | None
+    recipient: str
+    reply: Reply
+    stage: str
+    size_bytes: int = 0
 
 
 class EventReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -203,25 +222,9 @@ class EventWriter:
             )
         )
 
-    def rejected(
-        self,
-        *,
-        client_ip: str,
-        helo: str,
-        sender: str | None,
-        recipient: str,
-        reply: Reply,
-        stage: Stage | str,
-        size_bytes: int = 0,
-    ) -> bytes:
-        """We refused something, and said so with `reply`.
-
-        Args:
-            sender: None if there was no (valid) MAIL, "" for the null sender.
-            recipient: "" where none was the reason.
-            stage: of the dialogue with the client.
-            size_bytes: of the message, where it is known.
-        """
+    def rejected(self, refusal: Refusal) -> bytes:
+        """We refused something."""
+        client_ip, helo, sender, recipient, reply, stage, size_bytes = refusal
         ms = int(self._clock() * 1000)
         return encode(
             Event(
@@ -231,7 +234,7 @@ class EventWriter:
                 sender=None if sender is None else _cut(sender),
                 recipient=_cut(recipient),
                 size_bytes=size_bytes,
-                reply=_reply(reply, str(stage), local=True),
+                reply=_reply(reply, stage, local=True),
                 client=EventClient(client_ip, _cut(helo)),
             )
         )
