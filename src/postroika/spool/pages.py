@@ -15,13 +15,18 @@ import os
 from pathlib import Path
 
 _MADV_DONTNEED = 4
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def mapped_bytes() -> int:
     """Resident memory of this process that files back."""
-    return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+    statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(statm, 256).split()[2]) * _PAGE_BYTES
+    finally:
+        os.close(statm)
 
 
 def let_go(path: Path) -> None:

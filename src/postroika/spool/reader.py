@@ -35,7 +35,10 @@ from postroika.spool.schema import (
 if TYPE_CHECKING:
     import lmdb
 
-MAPPED_BYTES = 32 * 1024 * 1024  # of files in our resident memory: more than that is given back
+MAPPED_BYTES = 8 * 1024 * 1024  # of the map in our resident memory: more than that is given back …
+# … and looked for after so many bodies or chunks: the kernel maps up to 64 KiB around each page that is met first
+# (fault_around_bytes; two such windows for a chunk), if they are in its cache.
+TOUCHES_A_LOOK = 64
 
 
 class Loaded:
@@ -74,7 +77,8 @@ class Reader:
         self.path = path
         self.shard = shard
         self._env = env
-        self._read_bytes = 0  # of bodies, since we last looked at how much is mapped
+        self._touches = 0  # of bodies, since we last looked at how much is mapped
+        self._unmapped_bytes = pages.mapped_bytes()  # of other files: the interpreter, libraries
         try:
             self._dbs = [env.open_db(table.name.lower().encode(), create=False) for table in Table]
         except Exception as error:  # lmdb.NotFoundError and its kin; this module does not load lmdb
@@ -83,9 +87,17 @@ class Reader:
             self.format = check_format(txn.get(b"format", db=self._dbs[Table.META]), shard, str(path))
 
     def trim(self, limit_bytes: int = MAPPED_BYTES) -> None:
-        """Give back the pages of the map, if files hold more than `limit_bytes` of our resident memory."""
-        if pages.mapped_bytes() > limit_bytes:
+        """Give back the pages of the map, if it holds more than `limit_bytes` of our resident memory."""
+        self._touches = 0
+        if pages.mapped_bytes() - self._unmapped_bytes > limit_bytes:
             pages.let_go(self.path / "data.mdb")
+            self._unmapped_bytes = pages.mapped_bytes()
+
+    def _touched(self, values: int) -> None:
+        """So many bodies, or chunks of them, were met: look at the map now and then."""
+        self._touches += values
+        if self._touches >= TOUCHES_A_LOOK:
+            self.trim()
 
     def close(self) -> None:
         """Close the files."""
@@ -112,10 +124,7 @@ class Reader:
             piece = txn.get(batch_key(message, chunk), db=self._dbs[Table.BODY])
         if piece is None:
             raise SpoolFormatError(f"{self.path}: chunk {chunk} of message {message:#x} is missing")
-        self._read_bytes += len(piece)
-        if self._read_bytes >= MAPPED_BYTES:
-            self._read_bytes = 0
-            self.trim()
+        self._touched(1)
         return bytes(piece)
 
     def load(self, key: bytes) -> Loaded | None:

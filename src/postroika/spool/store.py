@@ -17,7 +17,7 @@ from postroika.errors import SpoolError, SpoolFullError, SpoolIOError
 from postroika.mail.envelope import Stream
 from postroika.spool import files
 from postroika.spool.changes import Changes
-from postroika.spool.reader import Reader, first_of_each_class
+from postroika.spool.reader import TOUCHES_A_LOOK, Reader, first_of_each_class
 from postroika.spool.schema import (
     ClassRecord,
     Table,
@@ -30,6 +30,7 @@ from postroika.spool.schema import (
 
 _EVENTS_PER_VALUE_BYTES = 64 * 1024  # see CHUNK_BYTES in schema
 _KNOWN_WAKES = 200_000
+_TOUCHES_A_COMMIT = 2  # LMDB's list of free pages, which moves through the file
 
 
 class Store(Reader):
@@ -96,6 +97,7 @@ class Store(Reader):
             SpoolError: anything else; nothing was written.
         """
         next_outbox = self._next_outbox
+        self._touched(_TOUCHES_A_COMMIT)
         try:
             with self._env.begin(write=True) as txn:
                 classes = self._write(txn, group)
@@ -143,10 +145,14 @@ class Store(Reader):
                 with txn.cursor(db) as cursor:
                     cursor.putmulti(puts)
             if len(puts) < len(pending):
+                gone = [key for key, value in pending.items() if value is None]
                 delete = txn.delete
-                for key, value in pending.items():
-                    if value is None:
+                for start in range(0, len(gone), TOUCHES_A_LOOK):
+                    page = gone[start : start + TOUCHES_A_LOOK]
+                    for key in page:
                         delete(key, b"", db)
+                    if table is Table.BODY:  # LMDB looks at the head of each value that it drops
+                        self._touched(len(page))
         if lines:
             self._append_events(txn, lines)
         for changes in group:
@@ -188,6 +194,7 @@ class Store(Reader):
             found = chunks.set_range(prefix)
             while found and chunks.key().startswith(prefix):
                 found = chunks.delete()
+                self._touched(1)
 
     def _rest(self, txn: lmdb.Transaction, destination: str, not_before_ms: int, seen: list[bytes]) -> None:
         wakes = self._dbs[Table.WAKE]
