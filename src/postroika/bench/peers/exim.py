@@ -1,34 +1,22 @@
 """Exim: Debian's package unpacked beside the system, set up as a relay for throughput.
 
 Exim calls itself again by the path that it was compiled with, reads its config from another such path, and wants its
-user to exist: in its room the unpacked package lies over /usr, and a folder with its config and user over /etc. `extra`
-is the main section of the config beyond what is said here: {"remote_max_parallel": 4}.
+user to exist, so it needs the room of `unpacked`. `extra` is the main section of the config beyond what is said here:
+{"remote_max_parallel": 4}.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from postroika.bench.peers.adaptor import PeerOptions, Running
-from postroika.bench.peers.packages import Unpacked
-from postroika.bench.peers.ports import free_port
-from postroika.bench.peers.program import Program, Room
-from postroika.bench.peers.server import (
-    HOST,
-    Server,
-    check_hop,
-    count_files,
-    missing_rights,
-    prepare_directory,
-    start,
-    user_number,
-    write_private_etc,
-)
+from postroika.bench.peers.adaptor import PeerOptions
+from postroika.bench.peers.program import Program
+from postroika.bench.peers.server import HOST, check_hop, count_files, user_number, write_private_etc
 from postroika.bench.peers.tls import make_certificate
-from postroika.errors import PostroikaError
+from postroika.bench.peers.unpacked import UnpackedPeer, UnpackedServer
 
 _DURABLE = "# durable: it syncs both spool files of a message before it answers 250; this cannot be switched off\n"
 _PROGRAM = Path("/usr/sbin/exim4")
@@ -60,36 +48,18 @@ begin retry
 """
 
 
-class Exim:
+class Exim(UnpackedPeer):
     """The adaptor. Of `PeerOptions`, `connections` cannot hold here: Exim delivers each message in a process of its own
     as soon as it is there, over a connection of its own.
     """
 
     name = "exim"
     title = "Exim"
-    load_needs: Mapping[str, Any] = {}
+    package = "exim4-daemon-light"  # "light" lacks databases and content filters, which nobody asks for here
 
-    def __init__(self, root: Path | None = None) -> None:
-        # "light" lacks databases and content filters, which nobody asks for here.
-        self._package = Unpacked(root, "exim4-daemon-light")
-
-    def missing(self) -> str | None:
-        """See `adaptor.Peer`."""
-        if self._package.version is None:
-            return "Exim is not here: postroika bench run --install"
-        return rights and f"Exim {rights}" if (rights := missing_rights()) else None
-
-    def install(self) -> None:
-        """Unpack it."""
-        self._package.unpack()
-
-    def start(self, options: PeerOptions) -> Running:
-        """See `adaptor.Peer`."""
-        if (missing := self.missing()) is not None:
-            raise PostroikaError(missing)
+    def make(self, options: PeerOptions, version: str, port: int) -> UnpackedServer:
+        """See `UnpackedPeer`."""
         directory = options.directory
-        prepare_directory(directory)
-        port = free_port()
         etc, spool, mount_points = directory / "etc", directory / "spool", directory / "mount-points"
         groups = write_private_etc(etc, _USERS, str(_SPOOL))
         for part in (etc / "exim4", spool, mount_points / _SPOOL.name):
@@ -99,65 +69,45 @@ class Exim:
         if options.tls:
             for file in make_certificate(etc / "exim4", "exim.test"):
                 os.chown(file, user, group)
-        running = _Running(
+        return _Running(
             title=self.title,
-            version=self._package.version or "",
-            settings=_DURABLE + _config(options, port, suspended=options.suspended),
+            version=version,
+            options=options,
+            config_file=etc / "exim4" / "exim4.conf",
+            config=partial(_config, options, port),
+            durable=_DURABLE,
             port=port,
             program=Program(
                 _command(_QUEUE_RUN),
                 log=directory / "start.log",
                 directory=directory,
-                room=Room(
-                    overlays=(
-                        ((self._package.path / "usr",), Path("/usr")),
-                        ((etc,), Path("/etc")),
-                        ((mount_points,), _SPOOL.parent),
-                    ),
-                    binds=((spool, _SPOOL),),
-                ),
+                room=self.room(etc, {_SPOOL.parent: mount_points}, binds=((spool, _SPOOL),)),
             ),
-            options=options,
         )
-        running.configure(suspended=options.suspended)
-        start(running)
-        return running
 
 
-class _Running(Server):
+class _Running(UnpackedServer):
     """A running one."""
-
-    def __init__(self, *, options: PeerOptions, **how: Any) -> None:
-        super().__init__(**how)
-        self._options = options
-        self._spool = options.directory / "spool"
-
-    def configure(self, *, suspended: bool) -> None:
-        """Write its config file."""
-        file = self._options.directory / "etc" / "exim4" / "exim4.conf"
-        file.write_text(_config(self._options, self.port, suspended=suspended))
-        file.chmod(0o644)  # Exim refuses one that others may write
 
     def queued(self) -> int:
         """Messages: each has one file with its envelope."""
-        return count_files(self._spool / "input", "-H")
+        return count_files(self._directory / "spool" / "input", "-H")
 
     def output(self) -> str:
-        logs = [file.read_text(errors="replace")[-2000:] for file in sorted((self._spool / "log").glob("*log"))]
-        return super().output() + "".join(logs)
+        logs = sorted((self._directory / "spool" / "log").glob("*log"))
+        return super().output() + "".join(file.read_text(errors="replace")[-2000:] for file in logs)
 
     def release(self) -> None:
-        """With another config, and with queue runners, which alone look at what was kept."""
-        self.configure(suspended=False)
+        """With queue runners, which alone look at what was kept."""
         self._program.command = _command(_QUEUE_RUN_AFTER_RELEASE)
-        self.restart()
+        super().release()
 
 
 def _command(queue_run: str) -> list[str]:
     return [str(_PROGRAM), "-bdf", f"-q{queue_run}"]
 
 
-def _config(options: PeerOptions, port: int, *, suspended: bool) -> str:
+def _config(options: PeerOptions, port: int, suspended: bool) -> str:
     host, hop_port = check_hop(options)
     main: dict[str, Any] = {
         "primary_hostname": "exim.test",
