@@ -17,11 +17,11 @@ from postroika.bench import bars
 from postroika.bench.bench import Bench, Sent, Server, check_arrivals, latency, measure, wait_for_arrivals
 from postroika.bench.load_settings import LoadResult, LoadSettings
 from postroika.bench.meter import Memory
-from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, Turn
+from postroika.bench.record import Record
+from postroika.bench.results import Figure, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, Bar, Case, Setup, Void
 from postroika.bench.sink_settings import SinkSettings
 from postroika.bench.turns import take_turn
-from postroika.errors import PostroikaError
 
 _EMPTY, _DRAIN = "Postroika, empty queue", "Postroika, draining"
 _LOAD = LoadSettings(target="", sessions=50, size="4096", domains=20)
@@ -68,39 +68,21 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self, bench: Bench) -> ScenarioResult:
         """Once."""
-        began, void = time.monotonic(), ""
+        record = Record(self, bench)
         size = _QUICK if bench.quick else _FULL
-        turns: list[Turn] = []
-        contenders: list[Contender] = []
         remarks: list[str] = []
-        case = Case(label=_DRAIN, setup=_SETUP)
-        try:
-            with bench.server(case.setup) as server:
-                contenders.append(bench.contender(case, server, msgspec.structs.replace(_LOAD, messages=size.queued)))
-                turns.append(_empty_turn(bench, server, size))
-                loads, grown = _fill(bench, server, size)
-                remarks += _steps_told(grown)
-                turns.append(_drain(bench, server, loads, grown))
-        except PostroikaError as error:
-            void = str(error)
+        case, load = Case(label=_DRAIN, setup=_SETUP), msgspec.structs.replace(_LOAD, messages=size.queued)
+        with record, bench.server(case.setup) as server:
+            record.contenders.append(bench.contender(case, server, load))
+            record.turns.append(_empty_turn(bench, server, size))
+            loads, grown = _fill(bench, server, size)
+            remarks += _steps_told(grown)
+            record.turns.append(_drain(bench, server, loads, grown))
         if bench.quick:
             remarks.append(
                 f"{size.queued:,} messages are too few to tell a growth of some bytes for each: see the full size"
             )
-        figures = Figures(turns, "messages")
-        return ScenarioResult(
-            name=self.name,
-            about=self.about,
-            size=bench.size,
-            unit="messages",
-            took_s=time.monotonic() - began,
-            contenders=tuple(contenders),
-            turns=tuple(turns),
-            figures=tuple(_told(turns)),
-            bars=tuple(bar.against(figures) for bar in self.bars),
-            remarks=tuple(remarks),
-            void=void,
-        )
+        return record.result(self.bars, figures=_told(record.turns), remarks=remarks)
 
 
 def _empty_turn(bench: Bench, server: Server, size: _Size) -> Turn:

@@ -15,11 +15,11 @@ from postroika.bench import bars
 from postroika.bench.bench import Bench, Measured, Server, measure
 from postroika.bench.load_settings import LoadSettings
 from postroika.bench.meter import Memory
-from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, Turn
+from postroika.bench.record import Record
+from postroika.bench.results import Figure, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
 from postroika.bench.sink_settings import SinkSettings
 from postroika.bench.turns import take_turn
-from postroika.errors import PostroikaError
 
 _OURS, _POSTFIX = "Postroika", "Postfix"
 _QUICK_SESSIONS, _FULL_SESSIONS = 2_000, 10_000
@@ -57,7 +57,7 @@ class _Idle(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self, bench: Bench) -> ScenarioResult:
         """One server after the other."""
-        began, void = time.monotonic(), ""
+        record = Record(self, bench)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _QUICK_SESSIONS if bench.quick else _FULL_SESSIONS
         sessions = min(wanted, files - _SPARE_FILES)
@@ -69,31 +69,15 @@ class _Idle(msgspec.Struct, frozen=True, kw_only=True):
             others=False,
             headline=False,
         )
-        turns: list[Turn] = []
-        contenders: list[Contender] = []
-        try:
+        with record:
             for case in cases:
                 with bench.server(case.setup) as server:
                     load = LoadSettings(target="", sessions=0, messages=0, duration_s=_HOLD_S, **case.load)
-                    contenders.append(bench.contender(case, server, load))
-                    turns.append(_turn(bench, case, server, load))
-        except PostroikaError as error:
-            void = str(error)
-        remarks = [f"{turn.contender}: {turn.figures[_OPEN]:,.0f} sessions" for turn in turns]
+                    record.contenders.append(bench.contender(case, server, load))
+                    record.turns.append(_turn(bench, case, server, load))
+        remarks = [f"{turn.contender}: {turn.figures[_OPEN]:,.0f} sessions" for turn in record.turns]
         remarks += [f"the limit of open files allows {sessions} sessions, not {wanted}"] if sessions < wanted else []
-        return ScenarioResult(
-            name=self.name,
-            about=self.about,
-            size=bench.size,
-            unit="messages",
-            took_s=time.monotonic() - began,
-            contenders=tuple(contenders),
-            turns=tuple(turns),
-            figures=tuple(_figures(turns)),
-            bars=tuple(bar.against(Figures(turns, "messages")) for bar in self.bars),
-            remarks=tuple(remarks),
-            void=void,
-        )
+        return record.result(self.bars, figures=_figures(record.turns), remarks=remarks)
 
 
 def _our_setup(sessions: int) -> Setup:

@@ -14,10 +14,10 @@ import msgspec
 
 from postroika.bench.bench import Bench, Sent, Server, check_arrivals, latency, measure, wait_for_arrivals
 from postroika.bench.load_settings import LoadSettings
+from postroika.bench.record import Record
 from postroika.bench.results import Figures, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
 from postroika.bench.sink_settings import SinkSettings
-from postroika.errors import PostroikaError
 
 _OURS, _POSTFIX = "Postroika", "Postfix"
 _ALONE, _UNDER_BULK = "alone", "under bulk"
@@ -53,41 +53,25 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self, bench: Bench) -> ScenarioResult:
         """Alone and under bulk, for each server, round by round."""
-        began, void = time.monotonic(), ""
+        record = Record(self, bench)
         trickle_s = 4.0 if bench.quick else 20.0
         cases = bench.cases(
             [Case(label=_OURS, setup=Setup(peer=OURS)), Case(label=_POSTFIX, setup=Setup(peer=POSTFIX))],
             others=True,
             headline=False,
         )
-        turns: list[Turn] = []
-        contenders = []
-        try:
-            with bench.servers(case.setup for case in cases) as servers:
-                for number in range(1, (bench.rounds or _rounds(quick=bench.quick)) + 1):
-                    for case, server in zip(cases, servers, strict=True):
-                        for how in (_ALONE, _UNDER_BULK):
-                            label = f"{case.label}, {how}"
-                            bench.teller.step(f"{self.name}: round {number}: {label}")
-                            turns.append(_turn(bench, server, label, number, trickle_s, bulk=how == _UNDER_BULK))
-                            bench.teller.tell_turn(self.name, turns[-1], "messages")
-                pairs = zip(cases, servers, strict=True)
-                contenders = [bench.contender(case, server, _trickle(trickle_s)) for case, server in pairs]
-        except PostroikaError as error:
-            void = str(error)
-        figures = Figures(turns, "messages")
-        return ScenarioResult(
-            name=self.name,
-            about=self.about,
-            size=bench.size,
-            unit="messages",
-            took_s=time.monotonic() - began,
-            contenders=tuple(contenders),
-            turns=tuple(turns),
-            bars=tuple(bar.against(figures) for bar in self.bars),
-            remarks=tuple(_bulk_remark(figures)),
-            void=void,
-        )
+        with record, bench.servers(case.setup for case in cases) as servers:
+            pairs = list(zip(cases, servers, strict=True))
+            record.contenders += [bench.contender(case, server, _trickle(trickle_s)) for case, server in pairs]
+            for number in range(1, (bench.rounds or _rounds(quick=bench.quick)) + 1):
+                for case, server in pairs:
+                    for how in (_ALONE, _UNDER_BULK):
+                        label = f"{case.label}, {how}"
+                        bench.teller.step(f"{self.name}: round {number}: {label}")
+                        turn = _turn(bench, server, label, number, trickle_s, bulk=how == _UNDER_BULK)
+                        record.turns.append(turn)
+                        bench.teller.tell_turn(self.name, turn, "messages")
+        return record.result(self.bars, remarks=_bulk_remark(record.figures()))
 
 
 def _rounds(*, quick: bool) -> int:
