@@ -58,7 +58,7 @@ def test_a_scenario_is_run_and_reported(tmp_path: Path, disk: Path) -> None:
     assert [(turn.contender, turn.driver) for turn in result.turns] == [("Postroika", "own"), (FLOOR, "own")]
     ours, floor = result.turns
     assert (ours.messages, ours.bytes) == (ours.recipients, 4096 * ours.messages)
-    assert 0 < ours.accepted_s <= ours.elapsed_s
+    assert min(ours.accepted_s, ours.elapsed_s) > 0  # the last message may be in the sink before its 250 is read
     assert ours.cpu_s is not None
     assert ours.cpu_s > 0
     assert ours.private_bytes is not None
