@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from postroika.bench import machine, meter
+from postroika.bench.interpreters import Interpreter
 from postroika.bench.meter import Bystanders, Cgroup, Meter, ProcessTree
 from postroika.bench.peers.program import Program
 from postroika.errors import PostroikaError
@@ -217,12 +218,14 @@ def test_bystanders_are_all_but_the_programs_named(tmp_path: Path) -> None:
 
 
 def test_machine_is_described(tmp_path: Path) -> None:
-    facts = machine.describe(tmp_path, {"Postfix": "3.7.11"})
+    other = Interpreter(name="CPython 3.13.0", build="GCC 14", loop_ns=99.6, postroika="0.2", source=str(tmp_path))
+    facts = machine.describe(tmp_path, {"Postfix": "3.7.11"}, {"newest": other})
     assert set(facts) == {
         "cpu", "cores", "memory_bytes", "kernel", "file_system", "sync_ms", "load_average_before", "python",
-        "python_loop_ns", "postroika", "trio", "lmdb", "msgspec", "peers",
+        "python_build", "python_loop_ns", "interpreters", "postroika", "trio", "lmdb", "msgspec", "peers",
     }  # fmt: skip
     assert facts["peers"] == {"Postfix": "3.7.11"}
+    assert facts["interpreters"] == {"newest": "CPython 3.13.0, GCC 14, 100 ns a loop; Postroika 0.2 (no commit)"}
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert facts["sync_ms"] > 0
     assert facts["python_loop_ns"] > 0

@@ -71,6 +71,7 @@ def scenario(void: str = "") -> ScenarioResult:
             turn("Postfix", 3, 5.0, 0.9),
             turn(FLOOR, 3, 0.1, None),
         ),
+        bystanders=0.3,
         figures=(Figure(what="RSS of an idle session", value=12.5, unit="KB"),),
         bars=(
             BarResult(what="÷ Postfix", sense="at least", bar=3, stretch=5, unit="×", measured=4.0),
@@ -173,6 +174,48 @@ def test_busy_bystanders_are_told() -> None:
             "other programs used up to 30% of the machine meanwhile: "
             "trust the ratios more than the figures, and neither much"
         ),
+    ]
+
+
+def test_what_bystanders_used_is_told_of_each_scenario() -> None:
+    told = "other programs used up to 2% of the machine meanwhile"
+    assert tables.remarks(msgspec.structs.replace(scenario(), bystanders=0.02))[-1] == told
+    assert not any(told[:14] in line for line in tables.remarks(msgspec.structs.replace(scenario(), bystanders=None)))
+
+
+def test_an_interruption_is_told_with_the_figures_until_then() -> None:
+    broken_off = msgspec.structs.replace(scenario(), interrupted="in round 2 of 9, after 8 turns", bystanders=None)
+    assert tables.remarks(broken_off)[0] == (
+        "interrupted in round 2 of 9, after 8 turns: these are the figures until then"
+    )
+
+
+def test_other_interpreters_are_compared_with_the_first() -> None:
+    plain = scenario()
+    newest = Contender(
+        label="Postroika, newest", peer="postroika", version="0.1", settings="", load="", interpreter="newest"
+    )
+    more = (turn("Postroika, newest", 1, 0.25, 0.05), turn("Postroika, newest", 2, 0.5, 0.05))
+    table = tables.scenario_table(
+        msgspec.structs.replace(plain, contenders=(*plain.contenders, newest), turns=plain.turns + more)
+    )
+    columns = ("server", "messages/s", "÷ Postfix", "÷ Postroika", "CPU ÷ Postroika")
+    shown = [[row[table.columns.index(column)] for column in columns] for row in table.rows]
+    assert shown == [
+        ["Postroika", "200", "4.00 ×", "", ""],
+        ["Postfix", "50.0", "", "", ""],
+        ["Postroika, newest", "300", "6.00 ×", "2.00 ×", "0.38 ×"],
+        [FLOOR, "400", "", "", ""],
+    ]
+
+
+def test_each_interpreter_has_a_line_of_its_own() -> None:
+    both = msgspec.structs.replace(report(), machine={"cores": 2, "interpreters": {"newest": "GCC 14", "old": "GCC 9"}})
+    assert tables.machine_lines(both) == [
+        "cores: 2",
+        "interpreter newest: GCC 14",
+        "interpreter old: GCC 9",
+        "size: quick",
     ]
 
 

@@ -15,7 +15,7 @@ from postroika.bench.results import FLOOR, Figures
 from postroika.bench.scenario import Bar, Case, Setup, Size
 from postroika.bench.turns import Turns
 from postroika.errors import PostroikaError
-from tests.unit.bench_fakes import FakeDriver, World, make_bench
+from tests.unit.bench_fakes import FakeDriver, FakePeer, World, make_bench
 
 _SIZE = Size(rounds=2, messages=1000, turn_s=0, warm_up=10, estimate_s=20)
 # Half a millisecond a message, and two.
@@ -237,15 +237,16 @@ def test_without_a_time_for_a_turn_all_get_the_same() -> None:
     assert plan.messages("slow", "own", 10) == 10_000
 
 
-def test_every_scenario_is_there_and_says_what_it_is() -> None:
+def test_every_scenario_is_there_and_says_what_it_is(tmp_path: Path) -> None:
     every = scenario.loads(())
     assert [one.name for one in every] == scenario.names()
     assert set(scenario.names()) >= {
         *("relay", "relay-100k", "accept", "fanout", "list", "slow"),
         *("backlog", "idle", "big", "mixed", "sessions", "cores"),
     }
+    bench, _ = make_bench(World(), tmp_path, _SPEEDS)
     for one in every:
-        assert 0 < one.estimate_s(quick=True) <= 60
+        assert 0 < one.estimate_s(bench) <= 60
         assert one.about
         assert set(one.drivers) <= {"own", "postfix"}
 
@@ -270,12 +271,16 @@ def test_an_interruption_ends_it_with_what_there_is(tmp_path: Path) -> None:
         def run(self, bench: object) -> Any:
             raise KeyboardInterrupt
 
-    bench, _ = make_bench(World(), tmp_path, _SPEEDS)
+    bench, told = make_bench(World(), tmp_path, _SPEEDS)
     plain = turns()
     interrupted = Interrupted(**{name: getattr(plain, name) for name in plain.__struct_fields__})
     report = runner.run([plain, interrupted, plain], bench, tmp_path, {}, {"command": "run"})
     assert [one.name for one in report.scenarios] == ["relay"]
-    assert report.settings == {"command": "run", "interrupted": "during relay, which is not in the report"}
+    assert told.getvalue().splitlines()[-1] == f"Interrupted {report.settings['interrupted']}"
+    assert report.settings == {
+        "command": "run",
+        "interrupted": "during relay, before it had measured anything; not run: relay",
+    }
 
 
 def test_a_driver_that_fails_voids_the_scenario_and_keeps_its_turns(tmp_path: Path) -> None:
@@ -290,3 +295,78 @@ def test_a_driver_that_fails_voids_the_scenario_and_keeps_its_turns(tmp_path: Pa
     result = turns().run(bench)
     assert result.void == "Postfix, round 2, driver own: smtp-source failed"
     assert len(result.turns) == 4
+
+
+def test_an_interruption_keeps_the_turns_until_then(tmp_path: Path) -> None:
+    class Stopped(FakeDriver):
+        def load(self, settings: LoadSettings) -> LoadResult:
+            if len(self.world.loads) == 2 + 3 + 1:
+                raise KeyboardInterrupt
+            return super().load(settings)
+
+    world = World()
+    bench, _ = make_bench(world, tmp_path, _SPEEDS, drivers={"own": Stopped(world, "own", marks=True)})
+    report = runner.run([turns(), turns(name="next")], bench, tmp_path, {}, {})
+    (result,) = report.scenarios
+    assert (len(result.turns), result.void, result.interrupted) == (4, "", "in round 2 of 2, after 4 turns")
+    assert report.settings == {"interrupted": "during relay, in round 2 of 2, after 4 turns; not run: next"}
+    assert world.log[-2:] == ["stop postfix", "stop postroika"]
+
+
+def test_other_interpreters_take_part_in_headlines_in_each_round(tmp_path: Path) -> None:
+    world = World()
+    newest = FakePeer(world, "newest", 0.00025)
+    bench, _ = make_bench(world, tmp_path, _SPEEDS, interpreters={"3.13": newest})
+    many = Case(label="Ours, 500 sessions", setup=Setup(peer="postroika"), load={"sessions": 500})
+    plain = turns(headline=True, drivers=("own",))
+    result = msgspec.structs.replace(plain, cases=(*plain.cases, many)).run(bench)
+    assert [one.label for one in result.contenders] == ["Ours", "Postfix", "Ours, 500 sessions", "Ours, 3.13"]
+    assert [(one.peer, one.interpreter) for one in result.contenders][-1] == ("postroika", "3.13")
+    assert [line for line in world.log if line.startswith("start")] == [
+        "start postroika",
+        "start postfix",
+        "start newest",
+    ]
+    figures = Figures(result.turns, "messages")
+    assert figures.ratio("Ours, 3.13", "Ours", "own", figures.rate) == pytest.approx(2)
+    assert len(figures.turns("Ours, 3.13", "own")) == 2
+    report = runner.run([plain], bench, tmp_path, {}, {})
+    assert report.machine["peers"] == {"Ours": "1.2", "Postfix": "1.2"}
+    # Elsewhere they would cost time and tell nothing new.
+    assert len(turns().run(bench).contenders) == 2
+
+
+def test_an_estimate_follows_from_cases_rounds_and_drivers(tmp_path: Path) -> None:
+    plain = turns()
+
+    def estimate_s(speeds: dict[str, float], scenario: Turns = plain, **scope: Any) -> float:
+        bench, _ = make_bench(World(), tmp_path, speeds, **scope)
+        return scenario.estimate_s(bench)
+
+    assert estimate_s(_SPEEDS) == 20.0
+    assert estimate_s(_SPEEDS, rounds=4) == 40.0
+    assert estimate_s({"postroika": 0.001}) == 10.0
+    timed = turns(quick=Size(rounds=3, messages=1000, turn_s=1, warm_up=10), full=_SIZE, headline=True)
+    two = estimate_s(_SPEEDS, timed)
+    assert estimate_s(_SPEEDS, timed, driver_names=["own"]) < two
+    assert estimate_s(_SPEEDS, timed, rounds=6) > 1.5 * two
+    # A further server has one round, a further interpreter has all.
+    three = estimate_s({**_SPEEDS, "exim": 0.01}, timed)
+    other = estimate_s(_SPEEDS, timed, interpreters={"3.13": FakePeer(World(), "newest", 0.001)})
+    assert two < three < other < 1.5 * two
+
+
+def test_what_bystanders_used_stands_with_each_scenario(tmp_path: Path) -> None:
+    bench, _ = make_bench(World(), tmp_path, _SPEEDS)
+    result = runner.run_one(turns(), bench)
+    shares = [turn.bystanders for turn in result.turns]
+    assert None not in shares
+    assert result.bystanders == max(share for share in shares if share is not None)
+
+
+def test_a_report_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    runner.check_directory(tmp_path / "made")
+    assert list((tmp_path / "made").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(PostroikaError, match=r"^no report can be written to .*/file: "):
+        runner.check_directory(tmp_path / "file")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -22,7 +22,8 @@ from postroika.bench.meter import Bystanders, Memory, Meter, memory
 from postroika.bench.peers import Peer, PeerOptions, Running, free_port
 from postroika.bench.progress import Teller
 from postroika.bench.results import Contender, Latency
-from postroika.bench.scenario import OURS, POSTFIX, Case, Setup, Void
+from postroika.bench.scenario import Case, Setup, Void
+from postroika.bench.scope import Scope
 from postroika.bench.sink_settings import SinkSettings
 
 if TYPE_CHECKING:
@@ -59,16 +60,14 @@ class Server:
         return f"{self.running.host}:{self.running.port}"
 
 
-class Bench:
+class Bench(Scope):
     """What `postroika bench run` was asked for, and what there is to do it with.
 
     Args:
         directory: on a disk; queues are made below it.
-        peers: the servers that can run here, by name.
         drivers: those that there are, by name.
         driver_names: those that were asked for; None: all.
-        asked_for: the names of servers that were asked for; empty: each scenario takes its own.
-        rounds: in place of what each scenario wants.
+        scope: the rest; see `Scope`.
     """
 
     def __init__(
@@ -78,43 +77,13 @@ class Bench:
         drivers: Mapping[str, Driver],
         teller: Teller,
         *,
-        quick: bool,
         driver_names: Sequence[str] | None = None,
-        asked_for: Sequence[str] = (),
-        rounds: int | None = None,
+        **scope: Any,
     ) -> None:
-        self.peers = peers
+        super().__init__(peers, driver_names=tuple(drivers if driver_names is None else driver_names), **scope)
         self.drivers = drivers
-        self.driver_names = tuple(drivers if driver_names is None else driver_names)
         self.teller = teller
-        self.quick = quick
-        self.rounds = rounds
-        self._asked_for = frozenset(asked_for)
         self._directory = directory
-
-    @property
-    def size(self) -> Literal["quick", "full"]:
-        """For the report."""
-        return "quick" if self.quick else "full"
-
-    def cases(self, cases: Iterable[Case], *, others: bool, headline: bool) -> list[Case]:
-        """Those whose servers are there, and one for each further server that takes part.
-
-        Args:
-            others: whether there can be further ones.
-            headline: whether they take part without having been asked for.
-        """
-        there = [case for case in cases if case.setup.peer in self.peers]
-        if not others:
-            return there
-        known = {case.setup.peer for case in there} | {OURS, POSTFIX}
-        suspended = any(case.setup.suspended for case in there)
-        more = [
-            Case(label=peer.title, setup=Setup(peer=name, suspended=suspended), load=peer.load_needs)
-            for name, peer in self.peers.items()
-            if name not in known and (headline or name in self._asked_for)
-        ]
-        return there + more
 
     @contextmanager
     def servers(self, setups: Iterable[Setup]) -> Iterator[list[Server]]:
@@ -133,7 +102,7 @@ class Bench:
     @contextmanager
     def server(self, setup: Setup) -> Iterator[Server]:
         """One server, in a directory of its own that vanishes with it."""
-        peer = self.peers[setup.peer]
+        peer = self.interpreters[setup.interpreter] if setup.interpreter else self.peers[setup.peer]
         self.teller.step(f"starting {peer.title}")
         directory = Path(mkdtemp(prefix=f"{setup.peer}-", dir=self._directory))
         directory.chmod(0o755)  # servers with users of their own have to enter it
@@ -158,6 +127,7 @@ class Bench:
         return Contender(
             label=case.label,
             peer=case.setup.peer,
+            interpreter=case.setup.interpreter,
             version=server.running.version,
             settings=server.running.settings,
             load=describe_load(load),

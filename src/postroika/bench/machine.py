@@ -14,26 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from postroika import __version__
+from postroika.bench import interpreter_facts
+from postroika.bench.interpreters import Interpreter
 from postroika.errors import PostroikaError
 
 _SOURCE = Path(__file__).parents[3]
 _LIBRARIES = ("trio", "lmdb", "msgspec")
 _SYNCS = 50
 _SYNC_BYTES = 4096
-_LOOPS = 9
-_LOOP_TURNS = 20_000
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
 
 
-def describe(directory: Path, peers: Mapping[str, str] = {}) -> dict[str, Any]:
+def describe(
+    directory: Path, peers: Mapping[str, str] = {}, interpreters: Mapping[str, Interpreter] = {}
+) -> dict[str, Any]:
     """Hardware, system and versions.
 
     Args:
         directory: where the queues are.
         peers: versions of the servers that took part.
+        interpreters: those that Postroika is measured with, beside this one, by label.
     """
     # First: what follows is load itself.
     load_average = os.getloadavg()
+    python = interpreter_facts.facts()
     cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return {
@@ -44,10 +48,12 @@ def describe(directory: Path, peers: Mapping[str, str] = {}) -> dict[str, Any]:
         "file_system": file_system(directory),
         "sync_ms": round(sync_ms(directory), 3),
         "load_average_before": load_average[0],
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "python_loop_ns": round(python_loop_ns(), 1),
-        "postroika": f"{__version__} ({_commit()})",
+        "python": python["name"],
+        "python_build": python["build"],
+        "python_loop_ns": python["loop_ns"],
+        "postroika": f"{__version__} ({_commit(_SOURCE)})",
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "interpreters": {label: interpreter_text(one) for label, one in interpreters.items()},
         "peers": dict(peers),
     }
 
@@ -88,25 +94,17 @@ def sync_ms(directory: Path) -> float:
     return 1000 * statistics.median(took_s)
 
 
-def python_loop_ns() -> float:
-    """CPU time of one turn of a loop that squares and adds.
-
-    It tells builds of the same Python apart (with and without profile-guided optimisation, static and shared), which no
-    version does, and quiet machines from busy ones.
-    """
-    took_s = []
-    for _ in range(_LOOPS):
-        total = 0
-        begin = time.thread_time()
-        for number in range(_LOOP_TURNS):
-            total += number * number
-        took_s.append(time.thread_time() - begin)
-    return statistics.median(took_s) / _LOOP_TURNS * 1e9
+def interpreter_text(interpreter: Interpreter) -> str:
+    """In one line: how it was built, how fast it is, and which Postroika it runs."""
+    return (
+        f"{interpreter.name}, {interpreter.build}, {interpreter.loop_ns:.0f} ns a loop; "
+        f"Postroika {interpreter.postroika} ({_commit(Path(interpreter.source))})"
+    )
 
 
-def _commit() -> str:
-    """The commit of the source, "+" if it was changed since."""
-    command = ["git", "-C", str(_SOURCE), "describe", "--always", "--dirty=+", "--abbrev=10"]
+def _commit(source: Path) -> str:
+    """The commit that a directory is of, "+" if the source was changed since."""
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty=+", "--abbrev=10"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from postroika.bench.charts import number_text
+from postroika.bench.pace import Pace, duration_text
 from postroika.bench.results import Figures, Turn, Unit
 from postroika.bench.tables import driver_title
 
@@ -29,16 +30,20 @@ class Teller:
 
     Args:
         console: on stderr.
+
+    Attributes:
+        pace: of the run, when there is one: what is left of it stands in the live line.
     """
 
     def __init__(self, console: Console) -> None:
+        self.pace: Pace | None = None
         self._console = console
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[now]}", markup=False),
-            TimeElapsedColumn(),
+            _Left(self),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -97,3 +102,16 @@ class Teller:
                 self._bars.update(
                     self._task, total=total, completed=now, now=f"{now:,} messages, {number_text(rate)}/s"
                 )
+
+
+class _Left(ProgressColumn):
+    """How long the whole run still takes."""
+
+    def __init__(self, teller: Teller) -> None:
+        super().__init__()
+        self._teller = teller
+
+    def render(self, task: Task) -> Text:
+        """For a step; all show the same."""
+        pace = self._teller.pace
+        return Text("" if pace is None else f"about {duration_text(pace.left_s())} left")

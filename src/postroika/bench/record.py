@@ -1,6 +1,7 @@
 """What a scenario with a `run` of its own has seen so far, and the result that comes of it.
 
-Promise: an error that is raised in the block makes the result void, and loses nothing of what was seen before.
+Promise: an error that is raised in the block makes the result void, and loses nothing of what was seen before; nor does
+Ctrl-C, which leaves the block with the turns until then, if there are any.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Record:
         self._bench = bench
         self._unit = unit
         self._began = time.monotonic()
-        self._void = ""
+        self._void = self._interrupted = ""
 
     def __enter__(self) -> Self:
         return self
@@ -40,6 +41,9 @@ class Record:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
         if isinstance(error, PostroikaError):
             self._void = str(error)
+            return True
+        if isinstance(error, KeyboardInterrupt) and self.turns:
+            self._interrupted = f"after {len(self.turns)} turns"
             return True
         return False
 
@@ -64,4 +68,5 @@ class Record:
             bars=tuple(bar.against(told) for bar in bars),
             remarks=tuple(remarks),
             void=self._void,
+            interrupted=self._interrupted,
         )

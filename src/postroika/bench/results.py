@@ -77,6 +77,7 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
         settings: what it was configured with, as text.
         load: what it was sent, as a command.
         cpu_method: where its CPU time was read.
+        interpreter: the label of that which ran it; "" is the one that ran the harness, or none.
     """
 
     label: str
@@ -85,6 +86,7 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
     settings: str
     load: str
     cpu_method: str = ""
+    interpreter: str = ""
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +127,8 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         size: "quick" or "full".
         void: why nothing of it counts: mail was lost, doubled or damaged, or it could not be run to its end.
+        interrupted: where it was broken off by hand; the turns until then count.
+        bystanders: the largest share of all cores that other programs used during a turn; None: nobody looked.
     """
 
     name: str
@@ -138,6 +142,8 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True):
     bars: tuple[BarResult, ...] = ()
     remarks: tuple[str, ...] = ()
     void: str = ""
+    interrupted: str = ""
+    bystanders: float | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

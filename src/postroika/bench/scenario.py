@@ -19,6 +19,7 @@ from postroika.errors import PostroikaError
 
 if TYPE_CHECKING:
     from postroika.bench.bench import Bench
+    from postroika.bench.scope import Scope
 
 OURS = "postroika"
 POSTFIX = "postfix"
@@ -41,6 +42,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         processes: Postfix's default_process_limit; None leaves its default.
         suspended: it accepts and keeps, but delivers nothing.
         extra: settings of this server alone, in its own words.
+        interpreter: the label of that which runs it, of `Scope.interpreters`; "" is the one that runs the harness.
     """
 
     peer: str
@@ -49,6 +51,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     processes: int | None = None
     suspended: bool = False
     extra: Mapping[str, Any] = {}
+    interpreter: str = ""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,14 +78,14 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
             counts, and half a minute of a slow server tells it no better than three seconds. 0 = all get `messages`.
         warm_up: messages before the first round.
         load: fields of LoadSettings that differ with the size.
-        estimate_s: how long it takes with two servers, roughly.
+        estimate_s: how long it takes with two servers, roughly; 0 = what follows from `turn_s`.
     """
 
     rounds: int
     messages: int
     turn_s: float
     warm_up: int
-    estimate_s: float
+    estimate_s: float = 0.0
     load: Mapping[str, Any] = {}
 
 
@@ -115,7 +118,8 @@ class Scenario(Protocol):
         drivers: those it can be run with.
         headline: whether servers beyond ours and Postfix take part without having been asked for.
 
-    `run` may raise Void, but better returns a result with `void` set, and all that was seen until then.
+    `estimate_s` is how long it will take, roughly. `run` may raise Void, but better returns a result with `void` set,
+    and all that was seen until then.
     """
 
     @property
@@ -126,7 +130,7 @@ class Scenario(Protocol):
     def drivers(self) -> tuple[str, ...]: ...
     @property
     def headline(self) -> bool: ...
-    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float: ...
+    def estimate_s(self, scope: Scope) -> float: ...
     def run(self, bench: Bench) -> ScenarioResult: ...
 
 

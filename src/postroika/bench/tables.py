@@ -35,6 +35,7 @@ def scenario_table(result: ScenarioResult) -> Table:
     figures = Figures(result.turns, result.unit)
     unit = _UNIT_NAMES[result.unit]
     reference = next((one.label for one in result.contenders if one.peer == REFERENCE_PEER), None)
+    main, interpreted = _interpreters(result)
     drivers = figures.drivers()
     rows = []
     for contender, driver in figures.pairs():
@@ -46,9 +47,11 @@ def scenario_table(result: ScenarioResult) -> Table:
                 driver_title(driver) if len(drivers) > 1 else "",
                 _text(figures.median(contender, driver, figures.rate)),
                 _times(figures.ratio(contender, reference, driver, figures.rate) if reference and compare else None),
+                _times(figures.ratio(contender, main, driver, figures.rate) if contender in interpreted else None),
                 _share(figures.ratio(contender, FLOOR, driver, figures.rate) if contender != FLOOR else None),
                 _text(figures.median(contender, driver, figures.cpu_ms)),
                 _times(figures.ratio(contender, reference, driver, figures.cpu_ms) if reference and compare else None),
+                _times(figures.ratio(contender, main, driver, figures.cpu_ms) if contender in interpreted else None),
                 _latency(one.accept_latency_ms for one in turns),
                 _latency(one.delivery_latency_ms for one in turns),
                 _megabytes(turns),
@@ -60,15 +63,25 @@ def scenario_table(result: ScenarioResult) -> Table:
         "load",
         f"{result.unit}/s",
         f"÷ {reference}",
+        f"÷ {main}",
         "of the floor",
         f"CPU ms per {unit}",
         f"CPU ÷ {reference}",
+        f"CPU ÷ {main}",
         "accepted p50 / p99 ms",
         "delivered p50 / p99 ms",
         "private / resident MB",
         f"{result.unit} × rounds",
     )
     return _without_empty(Table(columns, tuple(rows), frozenset(range(2, len(columns)))))
+
+
+def _interpreters(result: ScenarioResult) -> tuple[str, frozenset[str]]:
+    """Our contender that others differ from by their interpreter alone, and those others."""
+    interpreted = {one.label: one.peer for one in result.contenders if one.interpreter}
+    peers = set(interpreted.values())
+    main = next((one.label for one in result.contenders if one.peer in peers and not one.interpreter), "")
+    return main, frozenset(interpreted)
 
 
 def driver_title(driver: str) -> str:
@@ -104,20 +117,22 @@ def bar_table(scenarios: Iterable[ScenarioResult]) -> Table:
 
 def machine_lines(report: Report) -> list[str]:
     """Where and with what it was measured, in a few lines."""
-    facts = {name: value for name, value in report.machine.items() if value is not None and value != ""}
+    facts = {name: value for name, value in report.machine.items() if value is not None and value not in ("", {})}
+    interpreters = facts.pop("interpreters", {})
     lines = [f"{name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
+    lines += [f"interpreter {label}: {told}" for label, told in interpreters.items()]
     return [*lines, *(f"{name.replace('_', ' ')}: {value}" for name, value in report.settings.items())]
 
 
 def remarks(result: ScenarioResult) -> list[str]:
     """What has to be known about these figures, beside what the scenario says itself."""
     said = list(result.remarks)
-    noise = max((one.bystanders or 0.0 for one in result.turns), default=0.0)
-    if noise > _NOISE:
-        said.append(
-            f"other programs used up to {noise:.0%} of the machine meanwhile: trust the ratios more than the figures, "
-            "and neither much"
-        )
+    if result.interrupted:
+        said.insert(0, f"interrupted {result.interrupted}: these are the figures until then")
+    if result.bystanders is not None:
+        noise = f"other programs used up to {result.bystanders:.0%} of the machine meanwhile"
+        trust = ": trust the ratios more than the figures, and neither much" if result.bystanders > _NOISE else ""
+        said.append(noise + trust)
     return said
 
 

@@ -26,6 +26,7 @@ from postroika.bench.bench import (
     wait_for_arrivals,
 )
 from postroika.bench.load_settings import LoadResult, LoadSettings
+from postroika.bench.meter import Bystanders
 from postroika.bench.plan import Plan
 from postroika.bench.results import FLOOR, Contender, Figures, ScenarioResult, Turn, Unit
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Size, Void
@@ -34,9 +35,18 @@ from postroika.errors import PostroikaError
 
 if TYPE_CHECKING:
     from postroika.bench.drivers import RunningSink
+    from postroika.bench.scope import Scope
 
 _REGULARS = {OURS, POSTFIX}
 RESIDENT_ABOVE_IDLE = "resident bytes above idle"
+
+# For estimates. What a server takes to start, to warm up and to stop; a turn to start its sink and its load, and the
+# server to come to rest. Then how many times `turn_s` a server's turn takes, and one without a server: more in a quick
+# run, since the warm-up shows the speed of one driver alone; less in a full one, where the fast are through before.
+_SERVER_S = 2.0
+_AROUND_TURN_S = 1.3
+_QUICK_TURN = (1.2, 0.5)
+_FULL_TURN = (0.75, 0.15)
 
 Until = Literal["delivered", "accepted"]
 
@@ -72,10 +82,27 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     floor: bool = True
     bars: tuple[Bar, ...] = ()
 
-    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
-        """How long it takes with two servers, roughly; `rounds` in place of those that it wants."""
-        size = self.quick if quick else self.full
-        return size.estimate_s * (rounds or size.rounds) / size.rounds
+    def estimate_s(self, scope: Scope) -> float:
+        """How long it takes, roughly: its servers, their warm-up, and all turns."""
+        size = self.quick if scope.quick else self.full
+        rounds = scope.rounds or size.rounds
+        cases = scope.cases(self.cases, others=self.others, headline=self.headline)
+        if size.estimate_s:
+            return size.estimate_s * rounds / size.rounds * len(cases) / len(self.cases)
+        drivers = [name for name in self.drivers if name in scope.driver_names]
+        turns = sum(
+            _rounds_of(case, rounds, quick=scope.quick)
+            for case in cases
+            for driver in drivers
+            if case.drivers is None or driver in case.drivers
+        )
+        of_turn, of_floor = _QUICK_TURN if scope.quick else _FULL_TURN
+        floors = rounds * len(drivers) * self.floor
+        return (
+            _SERVER_S * len(cases)
+            + _AROUND_TURN_S * (len(cases) + turns + floors)
+            + size.turn_s * (turns * of_turn + floors * of_floor)
+        )
 
     def run(self, bench: Bench) -> ScenarioResult:
         """All rounds."""
@@ -99,7 +126,7 @@ class _Run:
 
     def run(self) -> ScenarioResult:
         """Start the servers, warm up, take turns."""
-        began, void = time.monotonic(), ""
+        began, void, interrupted = time.monotonic(), "", ""
         scenario, bench = self._scenario, self._bench
         try:
             with bench.servers(case.setup for case in self._cases) as servers:
@@ -112,6 +139,10 @@ class _Run:
                         self._round(number, driver, pairs)
         except PostroikaError as error:
             void = str(error)
+        except KeyboardInterrupt:
+            if not self._turns:
+                raise
+            interrupted = f"in round {self._turns[-1].round} of {self._rounds}, after {len(self._turns)} turns"
         figures = Figures(self._turns, scenario.unit)
         return ScenarioResult(
             name=scenario.name,
@@ -124,6 +155,7 @@ class _Run:
             bars=tuple(bar.against(figures) for bar in scenario.bars),
             remarks=tuple(self._remarks()),
             void=void,
+            interrupted=interrupted,
         )
 
     def _load(self, case: Case | None, driver: str = "", messages: int | None = None) -> LoadSettings:
@@ -134,6 +166,9 @@ class _Run:
 
     def _drivers_of(self, case: Case) -> list[str]:
         return [name for name in self._drivers if case.drivers is None or name in case.drivers]
+
+    def _rounds_of(self, case: Case) -> int:
+        return _rounds_of(case, self._rounds, quick=self._bench.quick)
 
     def _warm_up(self, case: Case, server: Server) -> None:
         if not self._size.warm_up:
@@ -148,7 +183,7 @@ class _Run:
     def _round(self, number: int, driver: str, pairs: list[tuple[Case, Server]]) -> None:
         """Every contender, and the floor."""
         turns: list[tuple[Case | None, Server | None]] = [
-            pair for pair in pairs if driver in self._drivers_of(pair[0]) and self._takes_part(pair[0], number)
+            pair for pair in pairs if driver in self._drivers_of(pair[0]) and number <= self._rounds_of(pair[0])
         ]
         if self._scenario.floor:
             turns.append((None, None))
@@ -160,10 +195,6 @@ class _Run:
             self._plan.moved(label, driver, turn.messages, turn.elapsed_s)
             self._turns.append(turn)
             self._bench.teller.tell_turn(self._scenario.name, turn, self._scenario.unit)
-
-    def _takes_part(self, case: Case, number: int) -> bool:
-        """Of a quick run, further servers see the first round only: each of them costs as much time as Postfix."""
-        return not self._bench.quick or number == 1 or case.setup.peer in _REGULARS
 
     def _turn(self, case: Case | None, server: Server | None, driver: str, number: int, messages: int) -> Turn:
         return take_turn(
@@ -187,6 +218,11 @@ class _Run:
                 f"{self._size.turn_s:g} s gets as many as it can"
             )
         return said
+
+
+def _rounds_of(case: Case, rounds: int, *, quick: bool) -> int:
+    """Of a quick run, further servers see the first round only: each of them costs as much time as Postfix."""
+    return min(1, rounds) if quick and case.setup.peer not in _REGULARS else rounds
 
 
 def take_turn(
@@ -218,8 +254,9 @@ def take_turn(
             running_sink = stack.enter_context(sinks.sink(sink, server.hop_port if server is not None else 0))
             began_at = time.monotonic()
             if server is None:
+                bystanders = Bystanders(running_sink)
                 sent = _send(bench, driver, running_sink, f"127.0.0.1:{running_sink.port}", load)
-                used: dict[str, Any] = {}
+                used: dict[str, Any] = {"bystanders": bystanders.share()}
             else:
                 with measure(server, running_sink) as measured:
                     sent = _send(bench, driver, running_sink, server.target, load)

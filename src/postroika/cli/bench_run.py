@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from postroika.bench.drivers import Driver
+    from postroika.bench.interpreters import Interpreter
     from postroika.bench.peers import Peer
     from postroika.bench.progress import Teller
     from postroika.bench.results import Report
@@ -56,6 +57,14 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
     metavar="DIR",
     help="Where the report goes: DATE.json, DATE.md and DATE.html.",
 )
+@click.option(
+    "--interpreter",
+    "interpreter_words",
+    multiple=True,
+    metavar="[LABEL=]PYTHON",
+    help="Measure Postroika with this interpreter too, of a virtual environment that has it, in relay and accept. "
+    "Repeatable.",
+)
 @click.option("--install", is_flag=True, help="Install servers that are missing (Debian packages).")
 def command(
     *,
@@ -66,12 +75,14 @@ def command(
     driver: str,
     directory: Path,
     out: Path,
+    interpreter_words: tuple[str, ...],
     install: bool,
 ) -> int:
     """Measure servers side by side, in turns, and report.
 
     Without a SCENARIO it runs them all; `postroika bench list` has their names. Ends with 1 if a scenario is void,
-    which is what lost, doubled or damaged mail makes of it. A bar that is missed is told, and is no failure.
+    which is what lost, doubled or damaged mail makes of it. A bar that is missed is told, and is no failure. Ctrl-C
+    ends it with a report of what was measured until then, and 130.
     """
     import shutil
     import signal
@@ -80,20 +91,29 @@ def command(
 
     from rich.console import Console
 
-    from postroika.bench import machine, runner, scenario
+    from postroika.bench import interpreters, machine, runner, scenario
     from postroika.bench.bench import Bench
+    from postroika.bench.pace import duration_text
     from postroika.bench.progress import Teller
     from postroika.cli import ExitCode
 
     if not machine.is_disk(directory):
         raise click.UsageError(f"{directory} is in memory, where a sync costs nothing: name a --directory on a disk")
     chosen = scenario.loads(scenarios)
+    if interpreter_words and asked_for and scenario.OURS not in asked_for:
+        raise click.UsageError(f"--interpreter is about Postroika: name {scenario.OURS} among the --peers")
+    # What cannot be is told before anything is measured, or installed.
+    runner.check_directory(out)
+    others = interpreters.look_at_all(interpreter_words)
     # As Ctrl-C: servers are ended, and their queues go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Teller(Console(stderr=True, highlight=False)) as teller:
         peers, missing = _peers(asked_for, install, teller)
         drivers, driver_names = _drivers(driver, teller)
-        queues = Path(mkdtemp(prefix="postroika-bench-", dir=directory))
+        try:
+            queues = Path(mkdtemp(prefix="postroika-bench-", dir=directory))
+        except OSError as error:
+            raise click.ClickException(f"no queue can be kept in {directory}: {error.strerror}") from None
         queues.chmod(0o755)
         try:
             bench = Bench(
@@ -105,34 +125,48 @@ def command(
                 driver_names=driver_names,
                 asked_for=asked_for,
                 rounds=rounds,
+                interpreters=_interpreted(others),
             )
-            estimate_s = runner.estimate_s(chosen, bench)
-            teller.say(f"{len(chosen)} scenarios with {', '.join(peers)}: about {_minutes(estimate_s)}")
+            estimate_s = sum(one.estimate_s(bench) for one in chosen)
+            count = f"{len(chosen)} scenario{'s' if len(chosen) > 1 else ''}"
+            teller.say(f"{count} with {', '.join(peers)}: about {duration_text(estimate_s)} in all", style="bold")
             settings = {"command": f"postroika {' '.join(sys.argv[1:])}"}
-            report = runner.run(chosen, bench, queues, missing, settings)
+            told = {label: interpreter for label, (_, interpreter) in others.items()}
+            report = runner.run(chosen, bench, queues, missing, settings, told)
         finally:
             shutil.rmtree(queues, ignore_errors=True)
+    interrupted = "interrupted" in report.settings
+    if interrupted and not report.scenarios:
+        click.echo("Nothing was measured: there is no report.", err=True)
+        return ExitCode.INTERRUPTED
     _show(report)
     for file in runner.write(report, out).values():
         click.echo(file)
-    if "interrupted" in report.settings:
+    if interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.FAILED if report.void else ExitCode.OK
 
 
 @click.command("list")
 def list_command() -> None:
-    """Name the scenarios, and what they measure."""
-    from postroika.bench import scenario
+    """Name the scenarios, what they measure, and how long that takes with Postfix beside us."""
+    from postroika.bench import peers, scenario
+    from postroika.bench.pace import duration_text
+    from postroika.bench.scope import Scope
     from postroika.cli._shared import console
     from postroika.cli._tables import Column, print_table
 
+    two = {name: peers.peer(name) for name in (scenario.OURS, scenario.POSTFIX)}
+    drivers = (scenario.OWN_DRIVER, scenario.POSTFIX_DRIVER)
+    quick, full = (Scope(two, quick=is_quick, driver_names=drivers) for is_quick in (True, False))
+    every = scenario.loads(())
     rows = [
-        (one.name, _minutes(one.estimate_s(quick=True)), _minutes(one.estimate_s(quick=False)), one.about)
-        for one in scenario.loads(())
+        (one.name, duration_text(one.estimate_s(quick)), duration_text(one.estimate_s(full)), one.about)
+        for one in every
     ]
+    sums = [duration_text(sum(one.estimate_s(scope) for one in every)) for scope in (quick, full)]
     columns = [Column("scenario"), Column("quick", right=True), Column("full", right=True), Column("", wraps=True)]
-    print_table(console(), columns, rows)
+    print_table(console(), columns, [*rows, ("all", *sums, "")])
 
 
 @click.command("report")
@@ -164,8 +198,11 @@ def _show(report: Report) -> None:
     print_report(report, Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH))
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def _interpreted(others: dict[str, tuple[str, Interpreter]]) -> dict[str, Peer]:
+    """Postroika as run by each of them."""
+    from postroika.bench.peers.postroika import Postroika
+
+    return {label: Postroika(python, f"Postroika, {label}") for label, (python, _) in others.items()}
 
 
 def _drivers(wanted: str, teller: Teller) -> tuple[dict[str, Driver], list[str]]:
@@ -191,8 +228,8 @@ def _peers(asked_for: tuple[str, ...], install: bool, teller: Teller) -> tuple[d
 
     there: dict[str, Peer] = {}
     missing: dict[str, str] = {}
-    for name in asked_for or _DEFAULT_PEERS:
-        peer = peers.peer(name)
+    # All of them first: an unknown name is told before anything is installed.
+    for name, peer in {name: peers.peer(name) for name in asked_for or _DEFAULT_PEERS}.items():
         why = peer.missing()
         if why is not None and install:
             teller.step(f"installing {peer.title}")

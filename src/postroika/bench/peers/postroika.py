@@ -9,13 +9,13 @@ import http.client
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from postroika import __version__
+from postroika.bench.interpreters import look_at
 from postroika.bench.peers.adaptor import PeerOptions, Running
 from postroika.bench.peers.ports import free_port
 from postroika.bench.peers.program import Program
@@ -49,9 +49,9 @@ class Postroika:
         if self._python == sys.executable:
             return None
         try:
-            subprocess.run([self._python, "-c", "import postroika.worker"], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            return f"Postroika is not installed for {self._python}: {self._python} -m pip install ."
+            look_at(self._python)
+        except PostroikaError as error:
+            return str(error)
         return None
 
     def install(self) -> None:
@@ -75,8 +75,8 @@ class Postroika:
         )
         version = __version__
         if self._python != sys.executable:
-            shown = subprocess.run([self._python, "-V"], check=True, capture_output=True, text=True).stdout.strip()
-            version = f"{version} on {shown}"
+            interpreter = look_at(self._python)
+            version = f"{interpreter.postroika} on {interpreter.name}"
         return start(
             _Running(
                 title=self.title,

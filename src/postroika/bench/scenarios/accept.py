@@ -19,8 +19,8 @@ SCENARIO = Turns(
     ),
     drivers=(OWN_DRIVER, POSTFIX_DRIVER),
     headline=True,
-    quick=Size(rounds=3, messages=20_000, turn_s=1.2, warm_up=400, estimate_s=45),
-    full=Size(rounds=5, messages=50_000, turn_s=30, warm_up=2_000, estimate_s=700),
+    quick=Size(rounds=3, messages=12_000, turn_s=1.2, warm_up=400),
+    full=Size(rounds=5, messages=50_000, turn_s=30, warm_up=2_000),
     bars=(
         Bar("÷ Postfix, by smtp-source", "at least", 6, 10, "×", bars.speed(_OURS, _POSTFIX, POSTFIX_DRIVER)),
         Bar("÷ Postfix, by our load", "at least", 6, 10, "×", bars.speed(_OURS, _POSTFIX, OWN_DRIVER)),

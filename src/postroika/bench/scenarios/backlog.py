@@ -20,6 +20,7 @@ from postroika.bench.meter import Memory
 from postroika.bench.record import Record
 from postroika.bench.results import Figure, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, Bar, Case, Setup, Void
+from postroika.bench.scope import Scope
 from postroika.bench.sink_settings import SinkSettings
 from postroika.bench.turns import take_turn
 
@@ -62,9 +63,9 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
         Bar("drain ÷ empty queue", "at least", 0.7, 0.95, "×", bars.speed(_DRAIN, _EMPTY, OWN_DRIVER)),
     )
 
-    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
+    def estimate_s(self, scope: Scope) -> float:
         """How long it takes, roughly; it has no rounds."""
-        return 50 if quick else 1500
+        return 50 if scope.quick else 1500
 
     def run(self, bench: Bench) -> ScenarioResult:
         """Once."""

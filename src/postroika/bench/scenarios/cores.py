@@ -30,7 +30,7 @@ SCENARIO = Turns(
     cases=tuple(Case(label=_label(workers), setup=Setup(peer=OURS, workers=workers)) for workers in _WORKERS),
     drivers=(OWN_DRIVER,),
     others=False,
-    quick=Size(rounds=3, messages=20_000, turn_s=2, warm_up=400, estimate_s=30),
-    full=Size(rounds=5, messages=40_000, turn_s=30, warm_up=2_000, estimate_s=200),
+    quick=Size(rounds=3, messages=20_000, turn_s=2, warm_up=400),
+    full=Size(rounds=5, messages=40_000, turn_s=30, warm_up=2_000),
     bars=(Bar("2 workers ÷ 1", "at least", 1.6, 1.9, "×", bars.speed(_label(2), _label(1), OWN_DRIVER)),),
 )

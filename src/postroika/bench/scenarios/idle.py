@@ -18,6 +18,7 @@ from postroika.bench.meter import Memory
 from postroika.bench.record import Record
 from postroika.bench.results import Figure, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
+from postroika.bench.scope import Scope
 from postroika.bench.sink_settings import SinkSettings
 from postroika.bench.turns import take_turn
 
@@ -51,9 +52,9 @@ class _Idle(msgspec.Struct, frozen=True, kw_only=True):
         ),
     )
 
-    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
+    def estimate_s(self, scope: Scope) -> float:
         """How long it takes with two servers, roughly; it has no rounds."""
-        return 25 if quick else 60
+        return 26 if scope.quick else 60
 
     def run(self, bench: Bench) -> ScenarioResult:
         """One server after the other."""

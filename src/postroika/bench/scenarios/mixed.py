@@ -17,6 +17,7 @@ from postroika.bench.load_settings import LoadSettings
 from postroika.bench.record import Record
 from postroika.bench.results import Figures, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
+from postroika.bench.scope import Scope
 from postroika.bench.sink_settings import SinkSettings
 
 _OURS, _POSTFIX = "Postroika", "Postfix"
@@ -24,6 +25,7 @@ _ALONE, _UNDER_BULK = "alone", "under bulk"
 _RATE_PER_S = 50.0
 _BULK_SESSIONS = 50
 _SIZE = "4096"
+_CASES = (Case(label=_OURS, setup=Setup(peer=OURS)), Case(label=_POSTFIX, setup=Setup(peer=POSTFIX)))
 # The bulk load runs for so long before the trickle begins, and ends after it.
 _AHEAD_S = 1.0
 _BULK_RATE = "bulk messages/s"
@@ -47,19 +49,16 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
         ),
     )
 
-    def estimate_s(self, *, quick: bool, rounds: int | None = None) -> float:
-        """How long it takes with two servers, roughly; `rounds` in place of those that it wants."""
-        return (40 if quick else 60) * (rounds or _rounds(quick=quick))
+    def estimate_s(self, scope: Scope) -> float:
+        """How long it takes, roughly: 17 s for a server in each quick round."""
+        servers = max(1, len(scope.cases(_CASES, others=True, headline=False)))
+        return servers * (17 if scope.quick else 50) * (scope.rounds or _rounds(quick=scope.quick))
 
     def run(self, bench: Bench) -> ScenarioResult:
         """Alone and under bulk, for each server, round by round."""
         record = Record(self, bench)
         trickle_s = 4.0 if bench.quick else 20.0
-        cases = bench.cases(
-            [Case(label=_OURS, setup=Setup(peer=OURS)), Case(label=_POSTFIX, setup=Setup(peer=POSTFIX))],
-            others=True,
-            headline=False,
-        )
+        cases = bench.cases(_CASES, others=True, headline=False)
         with record, bench.servers(case.setup for case in cases) as servers:
             pairs = list(zip(cases, servers, strict=True))
             record.contenders += [bench.contender(case, server, _trickle(trickle_s)) for case, server in pairs]

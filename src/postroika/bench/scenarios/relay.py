@@ -19,8 +19,8 @@ SCENARIO = Turns(
     ),
     drivers=(OWN_DRIVER, POSTFIX_DRIVER),
     headline=True,
-    quick=Size(rounds=3, messages=20_000, turn_s=1.2, warm_up=400, estimate_s=60),
-    full=Size(rounds=5, messages=40_000, turn_s=30, warm_up=2_000, estimate_s=900),
+    quick=Size(rounds=3, messages=12_000, turn_s=1, warm_up=400),
+    full=Size(rounds=5, messages=40_000, turn_s=30, warm_up=2_000),
     bars=(
         Bar(
             "÷ Postfix, smtp-source and -sink",
