@@ -53,8 +53,7 @@ format: $(VENV)/.tests ## Format the source
 docs: $(VENV)/.tests ## Write the generated pages in docs/
 	$(BIN)/python -m tools.config_page > docs/config.md
 
-bench: $(VENV)/.tests $(VENV)/.kernels ## Measure beside Postfix and others: the quick set, some minutes
-	$(BIN)/python -m benchmarks kernels
+bench: $(VENV)/.tests $(VENV)/.kernels ## Measure beside Postfix and others: the quick set, about 10 minutes
 	$(BIN)/postroika bench run --quick $(if $(NO_APT),,--install) --out benchmarks/results $(BENCH_FLAGS)
 
 clean: ## Remove what was built; the spool, the logs and the config stay

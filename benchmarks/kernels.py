@@ -7,8 +7,6 @@ leaves something out: below these no stuffing can get, unless it has nothing to 
 
 from __future__ import annotations
 
-import random
-import string
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.report import Row
-from benchmarks.timing import time_in_turns
+from postroika.bench.stuffing import DOTTED_EVERY, MESSAGE_BYTES, PIECE_BYTES, memcpy, stuffed, text
+from postroika.bench.timing import time_in_turns
 from postroika.kernels import datastream, stuff
 from postroika.kernels.command import parse_parameters, parse_path, scan_command
 from postroika.kernels.datastream import DataScanner
@@ -31,10 +30,6 @@ from tests.reference import replies as replies_twin
 from tests.reference import stuff as stuff_twin
 
 _TURNS = 15
-_PIECE_BYTES = 65_536  # as much as a session reads at once
-_MESSAGE_BYTES = 4096
-_LINE = 76  # RFC 2045 §6.7, §6.8: what encoders make
-_DOTTED_EVERY = 20
 
 _MAIL = b"MAIL FROM:<bounce-81723@news.shop.example> SIZE=4096 BODY=8BITMIME\r\n"
 _RCPT = b"RCPT TO:<jane.doe@mail.example>\r\n"
@@ -76,17 +71,17 @@ def measure() -> tuple[list[Row], dict[str, Any]]:
 
 
 def _cases() -> Iterator[_Case]:
-    plain, dotted = _text(0), _text(_DOTTED_EVERY)
-    some = f"1 line in {_DOTTED_EVERY} dotted"
+    plain, dotted = text(PIECE_BYTES), text(PIECE_BYTES, DOTTED_EVERY)
+    some = f"1 line in {DOTTED_EVERY} dotted"
     yield _unstuff("64 KB, no dots", plain)
     yield _unstuff("64 KB amid other octets, no dots", plain, amid=True)
-    yield _unstuff(f"64 KB, {some}", _stuffed(dotted))
-    yield _unstuff_message(f"4 KB with its end, {some}", _stuffed(dotted[:_MESSAGE_BYTES]))
+    yield _unstuff(f"64 KB, {some}", stuffed(dotted))
+    yield _unstuff_message(f"4 KB with its end, {some}", stuffed(dotted[:MESSAGE_BYTES]))
     yield _stuff("64 KB, no dots", plain)
     yield _stuff(f"64 KB, {some}", dotted)
-    yield _stuff(f"4 KB, {some}", dotted[:_MESSAGE_BYTES])
+    yield _stuff(f"4 KB, {some}", dotted[:MESSAGE_BYTES])
     for name in datastream.variants()[1:]:
-        yield _unstuff(f"64 KB, {some}, as with {name}", _stuffed(dotted), variant=name)
+        yield _unstuff(f"64 KB, {some}, as with {name}", stuffed(dotted), variant=name)
         yield _stuff(f"64 KB, {some}, as with {name}", dotted, variant=name)
     yield _command("MAIL", _MAIL, b"FROM:")
     yield _command("RCPT", _RCPT, b"TO:")
@@ -94,29 +89,10 @@ def _cases() -> Iterator[_Case]:
     yield _header()
 
 
-def _text(dotted_every: int) -> bytes:
-    rng = random.Random(1)
-    lines = ["".join(rng.choices(string.ascii_letters + " ", k=_LINE)) for _ in range(_PIECE_BYTES // (_LINE + 2))]
-    if dotted_every:
-        lines[::dotted_every] = ["." + line[1:] for line in lines[::dotted_every]]
-    # The first line is never dotted: `replace` has no way to see that it begins one.
-    lines[0] = "x" + lines[0][1:]
-    return "".join(line + "\r\n" for line in lines).encode()
-
-
-def _stuffed(body: bytes) -> bytes:
-    return body.replace(b"\r\n.", b"\r\n..")
-
-
 def _moved(octets: bytes) -> dict[str, Callable[[], object]]:
     """The two ways to copy."""
     view = memoryview(octets)
-    place = memoryview(bytearray(octets))
-
-    def memcpy() -> None:
-        place[:] = view
-
-    return {"memcpy": memcpy, "copy": lambda: bytes(view)}
+    return {"memcpy": memcpy(octets), "copy": lambda: bytes(view)}
 
 
 @contextmanager

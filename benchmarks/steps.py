@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from benchmarks.report import Row
-from benchmarks.timing import time_in_turns
+from postroika.bench.timing import time_in_turns
 from postroika.kernels.command import parse_parameters, parse_path, scan_command
 from postroika.kernels.datastream import DataScanner
 from postroika.kernels.headers import HeaderScanner

@@ -184,6 +184,7 @@ def test_scenarios_are_listed() -> None:
         "slow",
         "mixed",
         "cores",
+        "kernels",
         "big",
         "idle",
         "backlog",

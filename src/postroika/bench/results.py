@@ -90,11 +90,12 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure that a scenario measured once, beside its turns."""
+    """A figure that a scenario measured beside its turns. `rounds`: if it is the median of several, these."""
 
     what: str
     value: float
     unit: str
+    rounds: tuple[float, ...] = ()
 
 
 class BarResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -174,6 +174,7 @@ _ORDER = (
     "slow",
     "mixed",
     "cores",
+    "kernels",
     "big",
     "idle",
     "backlog",
