@@ -279,7 +279,7 @@ class EventWriter:
             way = self._ways.get(attempt.peer.ip)
             if (
                 way is None
-                or way.peer is not attempt.peer
+                or (way.peer is not attempt.peer and way.peer != attempt.peer)  # each lane has one of its own
                 or way.site != attempt.site
                 or way.source != attempt.source
                 or way.tls != attempt.tls
