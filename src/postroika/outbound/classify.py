@@ -20,6 +20,7 @@ from postroika.mail.reply import Reply, reply
 from postroika.outbound.failure import Failure, PeerClosed, SessionRefused, TimedOut
 from postroika.smtp.client_transaction import STAGES, Step, Verdict
 
+_DELIVERED = Outcome.DELIVERED  # looked up for each message
 _ABOUT_THE_HOST = {Stage.CONNECT, Stage.GREETING, Stage.EHLO}
 _WORDS = {
     Step.GREETING: "its greeting", Step.EHLO: "the answer to EHLO", Step.RSET: "the answer to RSET",
@@ -46,7 +47,7 @@ def result(index: int, verdict: Verdict, *, wants_success_notice: bool = False) 
     stage, said, remote = verdict
     kind = said.code // 100
     if kind == 2:
-        return RecipientResult(index, Outcome.DELIVERED, said, stage, remote, wants_success_notice)
+        return RecipientResult(index, _DELIVERED, said, stage, remote, wants_success_notice)
     if kind == 5 and stage not in _ABOUT_THE_HOST:
         return RecipientResult(index, Outcome.FAILED, said, stage, remote)
     return RecipientResult(index, Outcome.DEFERRED, said, stage, remote)

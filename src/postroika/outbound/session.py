@@ -128,15 +128,14 @@ class Session:
                 while client.ready_for_next and self._start_next():
                     if client.has_event:
                         break
-                if client.has_event:
-                    continue
-                if client.busy:
-                    if client.finals:
-                        self._mark(client.finals)
-                    await connection.exchange()
-                    done = 0
-                elif (end := await self._without_work()) is not None:
-                    return end
+                else:
+                    if client.busy:
+                        if client.finals:
+                            self._mark(client.finals)
+                        await connection.exchange()
+                        done = 0
+                    elif (end := await self._without_work()) is not None:
+                        return end
             elif isinstance(event, Done):
                 self._done(event.transaction)
                 done += 1
@@ -270,7 +269,7 @@ class Session:
         wants_notice = self._success_notices and bool(job.loaded.batch.recipients[position].notify & _SUCCESS)
         result: RecipientResult = classify.result(position, verdict, wants_success_notice=wants_notice)
         job.results[position] = result
-        if result.outcome is Outcome.DEFERRED and self._alternatives and classify.worth_another_host(verdict):
+        if self._alternatives and result.outcome is Outcome.DEFERRED and classify.worth_another_host(verdict):
             job.elsewhere.append(position)
 
     def _again(self, job: Job, position: int) -> None:

@@ -21,7 +21,7 @@ from postroika.kernels.stuff import Stuffer
 from postroika.mail.envelope import BodyType
 from postroika.mail.outcome import Stage
 from postroika.mail.reply import Reply
-from postroika.smtp.client_base import ClientSettings, Phase, SessionBase, odd
+from postroika.smtp.client_base import CLOSED, READY, ClientSettings, Phase, SessionBase, odd
 from postroika.smtp.client_capabilities import (
     bare_newline_reply,
     envelope_commands,
@@ -40,6 +40,9 @@ from postroika.smtp.client_transaction import (
     Transaction,
     Verdict,
 )
+
+# What is looked up for each message (see READY).
+_RSET, _FINAL_DOT, _AT_FINAL_DOT, _BINARY = Step.RSET, Step.FINAL_DOT, Stage.FINAL_DOT, BodyType.BINARY
 
 
 class Client(SessionBase):
@@ -67,7 +70,7 @@ class Client(SessionBase):
     @property
     def ready_for_next(self) -> bool:
         """`send` may be called."""
-        if self._phase is not Phase.READY:
+        if self._phase is not READY:
             return False
         flights = self._flights
         if flights and not (flights[-1].dot_end and self._pipelining and len(flights) < self._depth):
@@ -77,7 +80,7 @@ class Client(SessionBase):
     @property
     def exhausted(self) -> bool:
         """The server takes no further transaction on this connection (LIMITS MAILMAX), or the session is over."""
-        return self._phase is not Phase.READY or 0 < self._max_mails <= self._mails
+        return self._phase is not READY or 0 < self._max_mails <= self._mails
 
     @property
     def busy(self) -> bool:
@@ -117,7 +120,7 @@ class Client(SessionBase):
             try:
                 self._read_replies()
             except RemoteProtocolError:
-                self._phase = Phase.CLOSED
+                self._phase = CLOSED
                 self._hungry = None
                 raise
         if events:
@@ -125,8 +128,8 @@ class Client(SessionBase):
         if self._hungry is not None and not sending and not self._out:
             wanting, self._hungry = self._hungry, None
             return BodyWanted(wanting)
-        if self._eof and self._phase is not Phase.CLOSED:
-            self._phase = Phase.CLOSED
+        if self._eof and self._phase is not CLOSED:
+            self._phase = CLOSED
             return Closed(None)
         return None
 
@@ -136,7 +139,7 @@ class Client(SessionBase):
         Args:
             unsent_bytes: how much of what `take_output` gave was never handed to the kernel.
         """
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self._hungry = None
         sent = self._taken - unsent_bytes
         rest = []
@@ -215,7 +218,7 @@ class Client(SessionBase):
         if stuffer.bare_newline:
             _settle(t, Verdict(Stage.DATA, bare_newline_reply(), remote=False))
             self._flights.popleft()
-            self._phase = Phase.CLOSED
+            self._phase = CLOSED
             self._events += (Done(t), Closed(None))
             return
         for part in pieces:
@@ -233,7 +236,7 @@ class Client(SessionBase):
 
     def _prepare_body(self, t: Transaction) -> Reply | None:
         """Decide between DATA and BDAT, stuff a body that is here already, and see that it smuggles nothing."""
-        binary = t.envelope.body_type is BodyType.BINARY
+        binary = t.envelope.body_type is _BINARY
         t.chunked = self.capabilities.chunking and (binary or self.settings.chunking)
         body = t.body
         if body is None or binary:
@@ -264,7 +267,7 @@ class Client(SessionBase):
             t.step = Step.BODY
             self._hungry = t
         else:
-            t.step = Step.FINAL_DOT
+            t.step = _FINAL_DOT
             self._out += (body, end)
             self._produced += len(body) + len(end)
             self._ended(t)
@@ -286,12 +289,12 @@ class Client(SessionBase):
             return False
         self.replies += len(t.hoped)
         t.hoped = b""
-        if t.step is Step.RSET:
+        if t.step is _RSET:
             self._unclean = False
         t.mail_answered = t.mail_accepted = True
         t.index = t.accepted = len(t.recipients)
         if t.chunked:
-            t.step = Step.FINAL_DOT
+            t.step = _FINAL_DOT
         else:
             self._write_message(t)
         return True
@@ -311,7 +314,7 @@ class Client(SessionBase):
         if t.step not in {Step.RSET, Step.MAIL}:
             _settle(t, Verdict(STAGES[t.step], reply))
             self._finish(t, unclean=True)
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self._events.append(Closed(reply))
 
     def _on_rset(self, t: Transaction, reply: Reply) -> None:
@@ -384,7 +387,7 @@ class Client(SessionBase):
         _settle(t, Verdict(Stage.DATA, reply))
         self._hungry = None
         self._finish(t, unclean=True)
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self._events.append(Closed(None))
 
     def _on_chunk(self, t: Transaction, reply: Reply) -> None:
@@ -415,7 +418,7 @@ class Client(SessionBase):
             raise odd(reply, "the message")
         if t.dot_end > self._taken:
             raise RemoteProtocolError(f"an answer to the message before it was sent: {reply}")
-        _settle(t, Verdict(Stage.FINAL_DOT, reply))
+        _settle(t, Verdict(_AT_FINAL_DOT, reply))
         self._finish(t, unclean=t.chunked and (kind != 2 or not t.accepted))
 
     def _on_lone_dot(self, t: Transaction, reply: Reply) -> None:
@@ -434,7 +437,7 @@ def _settle(t: Transaction, verdict: Verdict) -> None:
 
 def _hoped_of(t: Transaction) -> bytes:
     """The first digits of good answers to MAIL and RCPT …, behind that to RSET if there is one."""
-    return b"2" * (len(t.recipients) + (2 if t.step is Step.RSET else 1))
+    return b"2" * (len(t.recipients) + (2 if t.step is _RSET else 1))
 
 
 _TABLE = {

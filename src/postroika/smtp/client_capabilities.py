@@ -51,6 +51,7 @@ _FLAGS = {
     "ENHANCEDSTATUSCODES": "enhanced_status_codes",
     "STARTTLS": "starttls",
 }
+_SEVEN_BIT = BodyType.SEVEN_BIT  # looked up for each message
 _MAX_DIGITS = 18  # More is no size; and int() of a very long string is slow.
 
 
@@ -150,7 +151,7 @@ def plain_commands(envelope: Envelope, recipients: Sequence[Recipient], offered:
     if offered.dsn and (envelope.ret or envelope.envid or recipient.notify or recipient.orcpt):
         return None
     words = f" SIZE={envelope.size_bytes}" if offered.size else ""
-    if envelope.eight_bit or envelope.body_type is not BodyType.SEVEN_BIT:
+    if envelope.eight_bit or envelope.body_type is not _SEVEN_BIT:
         if not offered.eight_bit_mime or envelope.body_type is BodyType.BINARY:
             return None
         words += " BODY=8BITMIME"

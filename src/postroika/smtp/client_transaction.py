@@ -68,6 +68,9 @@ STAGES = {
 """The stage of the dialogue that a step belongs to."""
 
 
+_MAIL: Step = Step.MAIL  # looked up for each message
+
+
 class Transaction:
     """One message for some recipients, and what became of it.
 
@@ -108,7 +111,7 @@ class Transaction:
         self.end = b""  # dot-stuffed body: its terminator
         self.commands: list[bytes] | None = None  # Without PIPELINING: what is still to be said, last first.
         self.hoped = b""  # With it: first digits of the replies to the group if all goes well; b"" once one was read
-        self.step = Step.MAIL
+        self.step = _MAIL
         self.index = 0  # of the recipient whose reply comes next
         self.accepted = 0  # recipients
         self.mail_answered = self.mail_accepted = False
