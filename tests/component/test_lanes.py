@@ -142,6 +142,88 @@ async def test_work_in_the_moment_in_which_a_lane_has_waited_long_enough_is_not_
         assert (w.scheduler.lanes, w.queued()) == (0, [])
 
 
+class Worker:
+    """Delivers one batch after another on each connection, each when `gate` is opened; `taken`: by lane."""
+
+    def __init__(self) -> None:
+        self.taken: dict[Lane, list[str]] = {}
+        self.gate: trio.Event | None = None
+
+    def all_taken(self) -> list[str]:
+        return sorted(address for taken in self.taken.values() for address in taken)
+
+    async def deliver(self, lane: Lane) -> None:
+        taken = self.taken[lane] = []
+        loaded = lane.take_nowait()
+        lane.connected()
+        while loaded is not None:
+            taken.append(loaded.batch.recipients[0].address)
+            if self.gate is not None:
+                await in_task(self.gate.wait)
+            lane.report(loaded, delivered(loaded))
+            loaded = await lane.take(IDLE_S)
+        lane.disconnected()
+
+
+async def idle_lanes(w: World, worker: Worker, count: int) -> None:
+    """Have so many lanes, which have found their destination quick and have nothing to do."""
+    worker.gate = trio.Event()
+    for number in range(count):
+        await w.accept(f"first{number}@one.test")
+    await w._quiet()
+    worker.gate.set()
+    await w._quiet()
+    for number in range(40):
+        await w.accept(f"quick{number}@one.test")
+    await w._quiet()
+    assert w.scheduler.snapshot()["idle_lanes"] == count
+    for taken in worker.taken.values():
+        taken.clear()
+
+
+async def at_once(w: World, count: int) -> None:
+    """Commit so many messages, and then hand them to the queue, as after a group commit."""
+    fresh: list[Loaded] = []
+    w.intake._fresh = fresh.extend
+    for number in range(count):
+        await w.accept(f"r{number}@one.test")
+    w.intake._fresh = w.scheduler.fresh
+    w.scheduler.fresh(fresh)
+
+
+async def test_a_quick_destination_gets_several_messages_in_a_row_on_one_connection(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    worker = Worker()
+    async with world(tmp_path) as w:
+        w.deliver = worker.deliver
+        await idle_lanes(w, worker, 3)
+        await at_once(w, 5)
+        await w._quiet()
+        assert sorted(len(taken) for taken in worker.taken.values()) == [0, 2, 3]
+        assert worker.all_taken() == [f"r{number}@one.test" for number in range(5)]
+        await w.settle_down()
+        assert (w.scheduler.lanes, w.queued()) == (0, [])
+
+
+async def test_messages_do_not_wait_behind_one_that_takes_long_after_all(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    worker = Worker()
+    async with world(tmp_path) as w:
+        w.deliver = worker.deliver
+        await idle_lanes(w, worker, 3)
+        worker.gate = trio.Event()
+        await at_once(w, 3)
+        await w._quiet()
+        assert worker.all_taken() == ["r0@one.test"]
+        await w.sleep(2)
+        assert worker.all_taken() == [f"r{number}@one.test" for number in range(3)]
+        worker.gate.set()
+        await w.settle_down()
+        assert (w.scheduler.lanes, w.queued()) == (0, [])
+
+
 # --- the end
 
 

@@ -1,6 +1,8 @@
 """How many connections a destination may have."""
 
-from postroika.queue.limits import Ramp, window
+import pytest
+
+from postroika.queue.limits import Ramp, in_a_row, window
 
 
 def test_it_begins_with_a_few_and_gains_one_with_each_message() -> None:
@@ -60,3 +62,10 @@ def test_a_probe_is_one_connection_until_it_answers() -> None:
 
 def test_the_window_is_an_equal_share_with_bounds() -> None:
     assert [window(10_000, active, 20) for active in (0, 1, 20, 100, 10_000)] == [500, 500, 500, 100, 40]
+
+
+@pytest.mark.parametrize(
+    ("pace_s", "messages"), [(0.0, 4), (0.001, 4), (0.02, 4), (0.03, 3), (0.045, 2), (0.06, 1), (0.2, 1), (600.0, 1)]
+)
+def test_a_connection_is_called_for_what_it_delivers_in_a_tenth_of_a_second(pace_s: float, messages: int) -> None:
+    assert in_a_row(pace_s) == messages

@@ -82,8 +82,8 @@ class Active:
                 state.later_ms = None
                 state.more = True
                 yield state
-            elif state.waiting and not state.lanes:
-                yield state  # left alone while the disk was full
+            elif state.waiting and (state.idle or not state.lanes):
+                yield state  # the lane that was called for it has not come to it; or the disk was full
 
     async def sleep(self) -> None:
         """Until something may be due, or `kick`."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from postroika.queue.limits import Ramp
+from postroika.queue.limits import Ramp, in_a_row
 from postroika.spool.reader import Loaded
 from postroika.spool.schema import DestinationState
+
+_PACE_MESSAGES = 8  # how fast the pace follows
+_UNKNOWN_PACE_S = 1.0  # slow, until some thirty quick messages have shown that it is not
 
 
 class Idle(Protocol):
@@ -34,12 +37,14 @@ class Destination:
     """
 
     __slots__ = (
+        "_pace_s",
         "_turn",
         "_waiting",
         "connected",
         "down",
         "held",
         "idle",
+        "in_a_row",
         "lanes",
         "later_ms",
         "more",
@@ -71,6 +76,8 @@ class Destination:
         self.waiting = 0
         self.later_ms: int | None = None
         self.idle: list[Idle] = []
+        self.in_a_row = 1
+        self._pace_s = _UNKNOWN_PACE_S
         self._waiting: dict[int, deque[Loaded]] = {}
         self._turn: deque[int] = deque()
 
@@ -126,6 +133,11 @@ class Destination:
         self._turn.clear()
         self.waiting = 0
         return dropped
+
+    def took(self, seconds: float) -> None:
+        """A message has taken so long, delivered or not."""
+        self._pace_s += (seconds - self._pace_s) / _PACE_MESSAGES
+        self.in_a_row = in_a_row(self._pace_s)
 
     def wake_lane(self) -> bool:
         """Give an idle connection work. False if there is none; the latest to go idle goes first, so that the

@@ -62,6 +62,7 @@ class Lane:
         "_queue",
         "_starting",
         "_state",
+        "_taken_at",
         "destination",
         "served",
         "under_way",
@@ -76,9 +77,10 @@ class Lane:
         self._state = state
         self._called = Wake()
         self._hurried = False
-        self._starting = True
+        self._starting = 1  # batches that we were opened or called for, and have not looked for
         self._connected = False
         self._paused = False
+        self._taken_at = 0.0
         state.lanes += 1
         state.starting += 1
 
@@ -86,14 +88,15 @@ class Lane:
         """The next batch if there is one now, else None."""
         state = self._state
         if self._starting:
-            self._starting = False
-            state.starting -= 1
+            state.starting -= self._starting
+            self._starting = 0
         elif self.served >= TURN_MESSAGES and self._connections.others_wait(self.destination):
             return None
         loaded = self._queue.next_batch(state)
         if loaded is not None:
             self.served += 1
             self.under_way[loaded.key] = loaded
+            self._taken_at = now()
         return loaded
 
     async def take(self, idle_s: float) -> Loaded | None:
@@ -131,10 +134,10 @@ class Lane:
         return self._queue.must_close(self._state) or self._connections.others_wait(self.destination)
 
     def call(self) -> None:
-        """For the destination: end the wait of `take`. Until it has looked, this lane counts as starting, so that
-        one batch does not call several."""
-        self._starting = True
-        self._state.starting += 1
+        """For the destination: end the wait of `take`. Until it has looked, what it is called for counts as starting,
+        so that one batch does not call several."""
+        self._starting = self._state.in_a_row
+        self._state.starting += self._starting
         self._called.set()
 
     def pause(self) -> None:
@@ -158,6 +161,7 @@ class Lane:
     def report(self, loaded: Loaded, attempt: Attempt) -> None:
         """What became of a batch that was taken. Never blocks; the scheduler settles it."""
         self.under_way.pop(loaded.key, None)
+        self._state.took(now() - self._taken_at)
         self._queue.report(self._state, loaded, attempt)
 
     def give_back(self, loaded: Loaded) -> None:
@@ -192,9 +196,8 @@ class Lane:
     def close(self) -> list[Loaded]:
         """The strand has ended. Returns what it took and never reported: in doubt, or cancelled at shutdown."""
         self.disconnected()
-        if self._starting:
-            self._starting = False
-            self._state.starting -= 1
+        self._state.starting -= self._starting
+        self._starting = 0
         self._state.lanes -= 1
         if self._paused:
             self._state.paused -= 1
