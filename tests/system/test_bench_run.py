@@ -131,6 +131,7 @@ def test_an_interruption_leaves_a_report_and_nothing_else(tmp_path: Path, disk: 
             assert line
         started = children(process.pid)
         process.send_signal(number)
+        process.send_signal(number)  # people do that; it ends no sooner, and leaves nothing either
         shown, said = process.communicate(timeout=60)
     finally:
         process.kill()

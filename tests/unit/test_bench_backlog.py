@@ -55,7 +55,7 @@ def test_what_was_seen_before_an_error_or_an_interruption_is_kept(tmp_path: Path
     one = turn("Postroika, empty queue", 1, 1.0, 0.1)
     for error, void, interrupted in (
         (PostroikaError("it does not start"), "it does not start", ""),
-        (KeyboardInterrupt(), "", "after 1 turns"),
+        (KeyboardInterrupt(), "", "after 1 turn"),
     ):
         record = Record(backlog, bench)
         with record:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from postroika.bench.bench import Bench
-from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, Turn, Unit
+from postroika.bench.results import Contender, Figure, Figures, ScenarioResult, Turn, Unit, turns_text
 from postroika.bench.scenario import Bar, Scenario
 from postroika.errors import PostroikaError
 
@@ -43,7 +43,7 @@ class Record:
             self._void = str(error)
             return True
         if isinstance(error, KeyboardInterrupt) and self.turns:
-            self._interrupted = f"after {len(self.turns)} turns"
+            self._interrupted = f"after {turns_text(self.turns)}"
             return True
         return False
 

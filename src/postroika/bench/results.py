@@ -10,7 +10,7 @@ are made round by round, and what is told is their median: a slow quarter of a m
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any, Literal
 
 import msgspec
@@ -228,6 +228,11 @@ def median(values: Iterable[float | None]) -> float | None:
     """Of those that are there."""
     there = [value for value in values if value is not None]
     return statistics.median(there) if there else None
+
+
+def turns_text(turns: Sized) -> str:
+    """How many there are."""
+    return f"{len(turns)} turn{'s' if len(turns) != 1 else ''}"
 
 
 def encode(report: Report) -> bytes:

@@ -28,7 +28,7 @@ from postroika.bench.bench import (
 from postroika.bench.load_settings import LoadResult, LoadSettings
 from postroika.bench.meter import Bystanders
 from postroika.bench.plan import Plan
-from postroika.bench.results import FLOOR, Contender, Figures, ScenarioResult, Turn, Unit
+from postroika.bench.results import FLOOR, Contender, Figures, ScenarioResult, Turn, Unit, turns_text
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Size, Void
 from postroika.bench.sink_settings import SinkSettings
 from postroika.errors import PostroikaError
@@ -142,7 +142,7 @@ class _Run:
         except KeyboardInterrupt:
             if not self._turns:
                 raise
-            interrupted = f"in round {self._turns[-1].round} of {self._rounds}, after {len(self._turns)} turns"
+            interrupted = f"in round {self._turns[-1].round} of {self._rounds}, after {turns_text(self._turns)}"
         figures = Figures(self._turns, scenario.unit)
         return ScenarioResult(
             name=scenario.name,

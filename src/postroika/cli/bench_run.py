@@ -105,8 +105,8 @@ def command(
     # What cannot be is told before anything is measured, or installed.
     runner.check_directory(out)
     others = interpreters.look_at_all(interpreter_words)
-    # As Ctrl-C: servers are ended, and their queues go.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt_once)
     with Teller(Console(stderr=True, highlight=False)) as teller:
         peers, missing = _peers(asked_for, install, teller)
         drivers, driver_names = _drivers(driver, teller)
@@ -185,6 +185,16 @@ def report_command(*, file: Path, writes: bool) -> None:
     contents = {"md": markdown(report).encode(), "html": page(report).encode()}
     for written in runner.write_files(contents, file.with_suffix("")).values():
         click.echo(written)
+
+
+def _interrupt_once(*_: object) -> None:
+    """Ctrl-C, or SIGTERM: the servers are ended, and their queues go. A second one would only leave some of that
+    behind; it takes seconds, and SIGKILL is always there."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    raise KeyboardInterrupt
 
 
 def _show(report: Report) -> None:
