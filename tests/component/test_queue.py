@@ -47,7 +47,7 @@ async def test_a_message_is_delivered_and_leaves_nothing_behind(tmp_path: Path, 
 
 
 async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_clock: object) -> None:
-    body = bytes(range(256)) * 5000
+    body = bytes(range(256)) * 10_000
     async with world(tmp_path) as w:
         writer = w.intake.begin()
         for start in range(0, len(body), 7001):
@@ -62,7 +62,8 @@ async def test_a_large_body_is_spilled_and_delivered_whole(tmp_path: Path, mock_
 async def test_an_abandoned_message_leaves_nothing_behind(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         writer = w.intake.begin()
-        await write(writer, bytes(1_000_000))
+        for _ in range(4):  # the last one waits for the first spill
+            await write(writer, bytes(1_000_000))
         assert w.store.counts()["body"] > 0
         writer.abandon()
         writer.abandon()

@@ -117,7 +117,7 @@ class Clients:
             self._next += 1
             number = f"{self._next:08d}"
         # Some are large enough to be spilled while they arrive.
-        size = rng.choice((200, 2000, 2000, 20_000, 400_000))
+        size = rng.choice((200, 2000, 2000, 2000, 2000, 20_000, 20_000, 400_000, 400_000, 2_500_000))
         filler = rng.randbytes(size // 2).hex().encode()
         lines = [filler[start : start + 76] for start in range(0, len(filler), 76)]
         content = b"Subject: ledger %s\r\n\r\n.%s\r\n" % (number.encode(), b"\r\n".join(lines))

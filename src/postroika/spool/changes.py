@@ -25,7 +25,7 @@ class Changes:
     def __init__(self, *, must: bool = False) -> None:
         self.must = must
         self.bytes = 0
-        self.writes: list[tuple[Table, bytes, bytes | None]] = []
+        self.writes: list[tuple[Table, bytes, bytes | memoryview | None]] = []
         self.scheduled: list[tuple[str, int]] = []
         self.finished: list[int] = []
         self.events: list[bytes] = []
@@ -45,7 +45,7 @@ class Changes:
         self.events.append(line)
         self.bytes += len(line)
 
-    def put_chunk(self, message: int, chunk: int, piece: bytes) -> None:
+    def put_chunk(self, message: int, chunk: int, piece: bytes | memoryview) -> None:
         """A piece of a body. It counts only once the envelope is committed; until then recovery removes it."""
         key = batch_key(message, chunk)
         self.writes.append((_BODY, key, piece))

@@ -1,8 +1,9 @@
 """Group commit: all that waits goes into one transaction and one sync; then everyone who waited is told.
 
-Promise: `commit` returns only after the sync. There is no artificial delay: the next group is what came while the last
-one synced. A full disk fails those who can be refused (SpoolFullError) and keeps those who cannot (`Changes.must`),
-trying again until there is room. A failed sync is never retried: `run` raises SpoolIOError, and the process ends.
+Promise: what was handed over is told of only after the sync. There is no artificial delay: the next group is what came
+while the last one synced. A full disk fails those who can be refused (SpoolFullError) and keeps those who cannot
+(`Changes.must`), trying again until there is room. A failed sync is never retried: `run` raises SpoolIOError, and the
+process ends.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -96,15 +97,11 @@ class Committer:
         if len(self._later) == 1:
             self._wanted.set()
 
-    async def commit(self, changes: Changes, timeout_s: float) -> None:
-        """Write `changes` and wait for the sync.
+    def hand_over(self, changes: Changes) -> HandOver:
+        """Queue `changes`, and go on with something else until they are written.
 
         Raises:
-            SpoolFullError: no room; nothing was kept.
-            SpoolDoubtError: still under way after `timeout_s`.
-            SpoolError: anything else; nothing was kept.
-
-        Cancellation: none after the hand-over (shielded), but for at most `timeout_s`.
+            SpoolError: the spool is closed.
         """
         if self._ended:
             raise SpoolError("the spool is closed")
@@ -112,14 +109,11 @@ class Committer:
         entry = (changes, done.set)
         self._queue.append(entry)
         self._wanted.set()
-        if not await done.wait_within(timeout_s, shield=True):
-            try:
-                self._queue.remove(entry)
-            except ValueError:
-                raise SpoolDoubtError(f"a commit has taken more than {timeout_s:g} s") from None
-            raise SpoolError(f"no commit within {timeout_s:g} s")
-        if done.value is not None:
-            raise done.value
+        return HandOver(self._queue, entry, done)
+
+    def commit(self, changes: Changes, timeout_s: float) -> Awaitable[None]:
+        """Write `changes` and wait for the sync: `hand_over`, and what `HandOver.wait` says."""
+        return self.hand_over(changes).wait(timeout_s)
 
     def close(self) -> None:
         """Let `run` return, and set `closed`, once everything queued is written. What is queued later is written
@@ -237,6 +231,43 @@ class Committer:
         if error is None:
             for hook in self.after_commit:
                 hook()
+
+
+class HandOver:
+    """Changes that the committer has, and that one strand or task waits for. Made by `Committer.hand_over`."""
+
+    __slots__ = ("_done", "_entry", "_queue")
+
+    def __init__(self, queue: deque[tuple[Changes, Done]], entry: tuple[Changes, Done], done: Wake) -> None:
+        self._queue = queue
+        self._entry = entry
+        self._done = done
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until the sync.
+
+        Raises:
+            SpoolFullError: no room; nothing was kept.
+            SpoolDoubtError: still under way after `timeout_s`.
+            SpoolError: anything else; nothing was kept.
+
+        Cancellation: none (shielded), but for at most `timeout_s`.
+        """
+        done = self._done
+        if not await done.wait_within(timeout_s, shield=True):
+            if not self.take_back():
+                raise SpoolDoubtError(f"a commit has taken more than {timeout_s:g} s")
+            raise SpoolError(f"no commit within {timeout_s:g} s")
+        if done.value is not None:
+            raise done.value
+
+    def take_back(self) -> bool:
+        """The changes are not written if that has not begun; whether this is so."""
+        try:
+            self._queue.remove(self._entry)
+        except ValueError:
+            return False
+        return True
 
 
 def _nobody(error: SpoolError | None) -> None:

@@ -19,8 +19,8 @@ MAGIC = "postroika spool"
 SCHEMA = 1
 
 # 64 KiB keeps the run of contiguous free pages that LMDB must find for one value short, so that a fragmented
-# file is still reused instead of growing.
-CHUNK_BYTES = 64 * 1024
+# file is still reused instead of growing. Its header of 16 octets is in the first of these pages.
+CHUNK_BYTES = 64 * 1024 - 16
 
 
 class Table(enum.IntEnum):

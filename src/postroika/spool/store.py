@@ -118,7 +118,7 @@ class Store(Reader):
         """Write `group`. Returns the keys of class records in it."""
         dbs = self._dbs
         # Last writer wins, in the order in which callers came.
-        merged: list[dict[bytes, bytes | None]] = [{} for _ in dbs]
+        merged: list[dict[bytes, bytes | memoryview | None]] = [{} for _ in dbs]
         lines: list[bytes] = []
         known, down_until = self._known_wakes, self._down_until
         for changes in group:

@@ -1,8 +1,11 @@
 """Storing one message while it arrives.
 
 Promise: `finish` returns only when the message and all its recipients are on disk. A message in the making costs at
-most `_SPILL_BYTES` of memory however large it is: what is more goes to the spool chunk by chunk, marked as partial,
-and counts only once the envelope is committed; until then recovery removes it.
+most `_NARROW_BYTES` of memory however large it is, or twice `_WIDE_BYTES` for the first few: what is more goes to the
+spool chunk by chunk, marked as partial, and counts only once the envelope is committed; until then recovery removes it.
+
+How: a spill is a commit like any other, since LMDB knows no smaller step, and costs two syncs. So where there is room
+for it spills are large, and the next one is received while the last one is written.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from postroika.mail.envelope import Batch, BodyType, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource
 from postroika.pump import breathe
 from postroika.spool.changes import Changes
-from postroika.spool.committer import Committer
+from postroika.spool.committer import Committer, HandOver
 from postroika.spool.reader import Loaded
 from postroika.spool.schema import CHUNK_BYTES, ClassRecord, Table, batch_key, u64_key
 from postroika.spool.store import Store
 
-_SPILL_BYTES = 4 * CHUNK_BYTES
+_NARROW_BYTES = 4 * CHUNK_BYTES
+_WIDE_BYTES = 12 * CHUNK_BYTES
+_WIDE_MOST = 8  # messages of a shard
 _BATCHES_A_STEP = 200  # about a millisecond each 50: a list of thousands of domains must not take the loop for itself
 MAX_DESTINATION_OCTETS = 255  # RFC 1035 §2.3.4, and what fits into a key
 _NO_DESTINATION = "domain.missing.invalid"  # RFC 6761 §6.4: resolves nowhere, so that the recipient is returned
@@ -73,6 +78,7 @@ class Intake:
         self._max_recipients = max_recipients_per_batch
         self._timeout_s = commit_timeout_s
         self._fresh = fresh
+        self._wide = 0
         self.clock = clock
 
     def begin(self) -> MessageWriter:
@@ -86,6 +92,25 @@ class Intake:
     def commit(self, changes: Changes) -> Awaitable[None]:
         """As `Committer.commit`, with the configured time."""
         return self._committer.commit(changes, self._timeout_s)
+
+    def spill(self, changes: Changes) -> HandOver:
+        """As `Committer.hand_over`."""
+        return self._committer.hand_over(changes)
+
+    async def wait_for(self, spill: HandOver) -> None:
+        """As `HandOver.wait`, with the configured time."""
+        await spill.wait(self._timeout_s)
+
+    def widen(self) -> bool:
+        """Whether one message more may take room for wide spills; if so, `narrow` gives it back."""
+        if self._wide == _WIDE_MOST:
+            return False
+        self._wide += 1
+        return True
+
+    def narrow(self) -> None:
+        """A message with wide spills is done."""
+        self._wide -= 1
 
     def forget(self, changes: Changes) -> None:
         """Write `changes` some time; recovery does the same after a crash."""
@@ -134,15 +159,17 @@ class MessageWriter:
         message: its id, to be told in the reply.
     """
 
-    __slots__ = ("_buffered", "_chunks", "_intake", "_pieces", "_size", "message")
+    __slots__ = ("_buffered", "_chunks", "_intake", "_pieces", "_size", "_spill", "_wide", "message")
 
     def __init__(self, intake: Intake, message: int) -> None:
         self.message = message
         self._intake = intake
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._buffered = 0
         self._size = 0
         self._chunks = 0
+        self._spill: tuple[HandOver, Changes] | None = None  # not known to be written
+        self._wide = False
 
     def write(self, piece: bytes) -> Awaitable[None] | None:
         """Take the next piece of the body. When too much is in memory, what is returned has to be awaited before the
@@ -155,28 +182,60 @@ class MessageWriter:
         self._pieces.append(piece)
         self._buffered += len(piece)
         self._size += len(piece)
-        return self._spill() if self._buffered > _SPILL_BYTES else None
+        if self._buffered <= _NARROW_BYTES:
+            return None
+        if not self._wide and not self._chunks:
+            self._wide = self._intake.widen()
+        return None if self._wide and self._buffered <= _WIDE_BYTES else self._spill_over()
 
-    async def _spill(self) -> None:
+    async def _spill_over(self) -> None:
+        if self._spill is not None:
+            await self._spilled()
         changes = Changes()
-        body = b"".join(self._pieces)
-        whole = len(body) - len(body) % CHUNK_BYTES
         if self._chunks == 0:
             changes.put(Table.PARTIAL, u64_key(self.message), b"")
-        self._put_chunks(changes, memoryview(body)[:whole])
-        self._pieces = [body[whole:]] if whole < len(body) else []
-        self._buffered = len(body) - whole
-        await self._intake.commit(changes)
+        pieces, self._pieces = self._pieces, []
+        rest = self._put_chunks(changes, pieces)
+        if rest:
+            self._pieces.append(rest)
+        self._buffered = len(rest)
+        self._spill = self._intake.spill(changes), changes
+        if not self._wide:
+            await self._spilled()
 
-    def _put_chunks(self, changes: Changes, body: bytes | memoryview) -> None:
-        if isinstance(body, bytes) and len(body) <= CHUNK_BYTES:
-            if body:
-                changes.put_chunk(self.message, self._chunks, body)
-                self._chunks += 1
-            return
-        for start in range(0, len(body), CHUNK_BYTES):
-            changes.put_chunk(self.message, self._chunks, bytes(body[start : start + CHUNK_BYTES]))
-            self._chunks += 1
+    async def _spilled(self) -> None:
+        """Wait for what is being spilled."""
+        assert self._spill is not None
+        await self._intake.wait_for(self._spill[0])
+        self._spill = None
+
+    def _put_chunks(self, changes: Changes, pieces: list[bytes | memoryview], least: int = CHUNK_BYTES // 2) -> bytes:
+        """Cut `pieces` into chunks, as far as possible without a copy. Returns what is left: fewer than `least`."""
+        short: list[bytes | memoryview] = []  # one after the other, less than a chunk
+        short_bytes = 0
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                if short_bytes or len(rest) < CHUNK_BYTES // 2:
+                    part = rest[: CHUNK_BYTES - short_bytes]
+                    short.append(part)
+                    short_bytes += len(part)
+                    if short_bytes >= CHUNK_BYTES // 2:
+                        self._put_chunk(changes, b"".join(short))
+                        short, short_bytes = [], 0
+                else:
+                    part = rest[:CHUNK_BYTES]
+                    self._put_chunk(changes, part)
+                rest = rest[len(part) :]
+        left = b"".join(short)
+        if len(left) < least:
+            return left
+        self._put_chunk(changes, left)
+        return b""
+
+    def _put_chunk(self, changes: Changes, piece: bytes | memoryview) -> None:
+        changes.put_chunk(self.message, self._chunks, piece)
+        self._chunks += 1
 
     async def finish(
         self,
@@ -214,11 +273,19 @@ class MessageWriter:
         intake = self._intake
         changes = Changes()
         spilled = self._chunks > 0
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces = []
+        body = b""
         if spilled:
+            changes = await self._last_spill()
             changes.delete(Table.PARTIAL, u64_key(self.message))
-        self._put_chunks(changes, body)
+            self._put_chunks(changes, self._pieces, 1)
+        else:
+            pieces = self._pieces
+            body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+            if 0 < len(body) <= CHUNK_BYTES:
+                self._put_chunk(changes, body)
+            else:
+                self._put_chunks(changes, [body], 1)
+        self._pieces = []
         envelope = Envelope(  # by position: with this many, names would cost as much as the rest of it
             self.message,
             reverse_path,
@@ -261,12 +328,37 @@ class MessageWriter:
                 self._chunks = 0
             raise
         self._chunks = 0
+        self._narrow()
         intake.hand_over(loaded)
+
+    async def _last_spill(self) -> Changes:
+        """What is still to be written: the changes of the last spill if they have not begun to be, else new ones."""
+        if self._spill is not None:
+            hand_over, changes = self._spill
+            if hand_over.take_back():
+                self._spill = None
+                return changes
+            try:
+                await self._spilled()
+            except SpoolError:
+                self.abandon()
+                raise
+        return Changes()
+
+    def _narrow(self) -> None:
+        if self._wide:
+            self._wide = False
+            self._intake.narrow()
 
     def abandon(self) -> None:
         """Drop the message; what was spilled is removed in a later commit. Never blocks, may be called twice."""
         self._pieces = []
         self._buffered = 0
+        self._narrow()
+        if self._spill is not None:
+            # What waits would be written behind its removal; what is being written is removed by the next commit.
+            self._spill[0].take_back()
+            self._spill = None
         if self._chunks:
             changes = Changes(must=True)
             for chunk in range(self._chunks):
