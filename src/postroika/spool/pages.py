@@ -29,19 +29,25 @@ def mapped_bytes() -> int:
         os.close(statm)
 
 
-def let_go(path: Path) -> None:
-    """Give back the resident pages of all mappings of the file at `path`, which must be read-only and shared.
-
-    Raises:
-        OSError: the kernel refused.
-    """
+def mappings(path: Path) -> list[tuple[int, int]]:
+    """Where the file at `path` is mapped, read-only and shared: address and octets of each mapping."""
     wanted = str(path.resolve())
+    found = []
     with Path("/proc/self/maps").open() as maps:
         for line in maps:
             fields = line.rstrip("\n").split(maxsplit=5)
             # "r--s": a private or writable mapping would lose what it holds.
             if len(fields) == 6 and fields[5] == wanted and fields[1] == "r--s":
                 start, _, end = fields[0].partition("-")
-                begin = int(start, 16)
-                if _libc.madvise(begin, int(end, 16) - begin, _MADV_DONTNEED) != 0:
-                    raise OSError(ctypes.get_errno(), "madvise")
+                found.append((int(start, 16), int(end, 16) - int(start, 16)))
+    return found
+
+
+def let_go(mapping: tuple[int, int]) -> None:
+    """Give back the resident pages of one of `mappings`, which must still be there.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if _libc.madvise(*mapping, _MADV_DONTNEED) != 0:
+        raise OSError(ctypes.get_errno(), "madvise")

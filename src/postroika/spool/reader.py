@@ -35,10 +35,10 @@ from postroika.spool.schema import (
 if TYPE_CHECKING:
     import lmdb
 
-MAPPED_BYTES = 8 * 1024 * 1024  # of the map in our resident memory: more than that is given back …
+MAPPED_BYTES = 4 * 1024 * 1024  # of the map in our resident memory: more than that is given back …
 # … and looked for after so many bodies or chunks: the kernel maps up to 64 KiB around each page that is met first
 # (fault_around_bytes; two such windows for a chunk), if they are in its cache.
-TOUCHES_A_LOOK = 64
+TOUCHES_A_LOOK = 32
 
 
 class Loaded:
@@ -77,6 +77,7 @@ class Reader:
         self.path = path
         self.shard = shard
         self._env = env
+        self._mappings: list[tuple[int, int]] | None = None  # LMDB moves its map only when it is told to
         self._touches = 0  # of bodies, since we last looked at how much is mapped
         self._unmapped_bytes = pages.mapped_bytes()  # of other files: the interpreter, libraries
         try:
@@ -90,7 +91,10 @@ class Reader:
         """Give back the pages of the map, if it holds more than `limit_bytes` of our resident memory."""
         self._touches = 0
         if pages.mapped_bytes() - self._unmapped_bytes > limit_bytes:
-            pages.let_go(self.path / "data.mdb")
+            if self._mappings is None:
+                self._mappings = pages.mappings(self.path / "data.mdb")
+            for mapping in self._mappings:
+                pages.let_go(mapping)
             self._unmapped_bytes = pages.mapped_bytes()
 
     def _touched(self, values: int) -> None:
@@ -101,6 +105,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the files."""
+        self._mappings = []  # others may soon have these addresses
         self._env.close()
 
     def class_record(self, class_id: int) -> ClassRecord | None:
