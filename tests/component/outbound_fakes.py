@@ -170,9 +170,10 @@ class FakeBodies:
         self.chunks: dict[int, list[bytes]] = {}
         self.reads: list[tuple[int, int]] = []
 
-    def read_body(self, message: int, chunk: int) -> bytes:
-        self.reads.append((message, chunk))
-        return self.chunks[message][chunk]
+    def read_body(self, message: int, chunk: int, count: int) -> bytes:
+        numbers = range(chunk, chunk + count)
+        self.reads += [(message, number) for number in numbers]
+        return b"".join(self.chunks[message][number] for number in numbers)
 
 
 class FakeInFlight:

@@ -327,7 +327,8 @@ async def test_transaction_as_a_whole_has_a_deadline(
 async def test_client_that_never_lets_us_wait_has_that_deadline_too(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroika.pump.channel.READ_BYTES", 1)  # so that there is always more in the socket
+    for name in ("READ_BYTES", "LARGE_READ_BYTES"):
+        monkeypatch.setattr(f"postroika.pump.channel.{name}", 1)  # so that there is always more in the socket
     inbound = Inbound(nursery)
     await inbound.greet()
     await inbound.say(BEGIN)

@@ -26,7 +26,7 @@ from postroika.mail.reply import Reply, reply
 from postroika.outcome.events import Refusal
 from postroika.policy.pipeline import Client, Pipeline, Stage
 from postroika.policy.relay import RelayPolicy
-from postroika.pump import Channel, Interrupted, Late, Strand, breathe, current, now
+from postroika.pump import LARGE_READ_BYTES, READ_BYTES, Channel, Interrupted, Late, Strand, breathe, current, now
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import (
     BodyChunk,
@@ -43,6 +43,7 @@ from postroika.smtp.server_events import (
 )
 
 READS_IN_A_ROW = 32  # then others get their turn, however much the client has sent
+_READS_IN_A_LARGE_ONE = LARGE_READ_BYTES // READ_BYTES
 MAX_REJECTED_EVENTS = 1000  # of one session: a client that is refused for ever must not fill our disk
 LINGER_S = 2.0  # how long a client that is sent away gets to read why
 LINGER_BYTES = 1024 * 1024
@@ -191,6 +192,8 @@ class Session:
                     strand.deadline = math.inf
             except OSError as error:
                 raise _GoneError from error
+            if len(piece) > READ_BYTES:
+                reads += _READS_IN_A_LARGE_ONE
             server.receive(piece)
             last: Event | None = None
             while (event := server.next_event()) is not None:

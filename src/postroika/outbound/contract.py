@@ -53,8 +53,8 @@ class Lane(Protocol):
 class Bodies(Protocol):
     """Where bodies are that are no longer in memory."""
 
-    def read_body(self, message: int, chunk: int) -> bytes:
-        """One chunk, counted from 0."""
+    def read_body(self, message: int, chunk: int, count: int) -> bytes:
+        """So many chunks from `chunk` on, counted from 0."""
 
 
 class InFlightTable(Protocol):

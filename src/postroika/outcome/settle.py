@@ -335,4 +335,4 @@ class Settler:
             return loaded.body
         envelope = loaded.batch.envelope
         chunks = envelope.chunks if full else min(1, envelope.chunks)
-        return b"".join(self._store.read_body(envelope.message, chunk) for chunk in range(chunks))
+        return self._store.read_body(envelope.message, 0, chunks) if chunks else b""

@@ -13,12 +13,12 @@ and one task looks at all of them a few times a second: at 30 seconds and more, 
 `Wake`, `breathe`, `in_task` work in an ordinary task, too, so that both may call the same code.
 """
 
-from postroika.pump.channel import READ_BYTES, Channel
+from postroika.pump.channel import LARGE_READ_BYTES, READ_BYTES, Channel
 from postroika.pump.loop import Interrupted, Late, Strand, current, now
 from postroika.pump.scope import Pump, open_pump
 from postroika.pump.wake import Wake, breathe, in_task
 
 __all__ = [
-    "READ_BYTES", "Channel", "Interrupted", "Late", "Pump", "Strand", "Wake", "breathe", "current", "in_task", "now",
-    "open_pump",
+    "LARGE_READ_BYTES", "READ_BYTES", "Channel", "Interrupted", "Late", "Pump", "Strand", "Wake", "breathe", "current",
+    "in_task", "now", "open_pump",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from postroika.pump import loop
 from postroika.pump.loop import SUSPENSION, Strand
 
 READ_BYTES = 65_536
+LARGE_READ_BYTES = 4 * READ_BYTES  # after a read that was full: a large message is under way
 _IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _READ = select.EPOLLIN | _END
@@ -26,7 +27,7 @@ class Channel:
     One strand waits at a time. As long as the kernel has not told of anything new, `receive` does not ask it.
     """
 
-    __slots__ = ("_ended", "_fd", "_pump", "_readable", "_recv", "_wants", "strand")
+    __slots__ = ("_ended", "_fd", "_pump", "_read_bytes", "_readable", "_recv", "_wants", "strand")
 
     def __init__(self, sock: socket.socket) -> None:
         self._pump = loop.current().pump
@@ -34,6 +35,7 @@ class Channel:
         self._recv = sock.recv
         self.strand: Strand | None = None
         self._wants = 0
+        self._read_bytes = READ_BYTES
         self._readable = True
         self._ended = False
         self._pump.epoll.register(self._fd, _IN)
@@ -45,7 +47,8 @@ class Channel:
         return not self._readable
 
     def receive(self) -> bytes | None:
-        """What has come, at most READ_BYTES; b"" at the end of it; None if there is nothing: wait with `readable`.
+        """What has come, at most READ_BYTES, or LARGE_READ_BYTES if the last piece was as long as it could be; b"" at
+        the end of it; None if there is nothing: wait with `readable`.
 
         Raises:
             OSError.
@@ -53,12 +56,16 @@ class Channel:
         if not self._readable:
             return None
         try:
-            piece = self._recv(READ_BYTES)
+            piece = self._recv(self._read_bytes)
         except BlockingIOError:
             self._readable = False
             return None
+        if len(piece) == self._read_bytes:
+            self._read_bytes = LARGE_READ_BYTES
+            return piece
+        self._read_bytes = READ_BYTES
         # A short read has emptied the buffer; what comes later is told of, and the end was told of if it had come.
-        if len(piece) < READ_BYTES and not self._ended:
+        if not self._ended:
             self._readable = False
         return piece
 

@@ -119,17 +119,23 @@ class Reader:
         with self._env.begin() as txn, txn.cursor(self._dbs[Table.CLASS]) as cursor:
             return {int.from_bytes(key, "big"): decode_class(value) for key, value in cursor}
 
-    def read_body(self, message: int, chunk: int) -> bytes:
-        """One chunk of a body.
+    def read_body(self, message: int, chunk: int, count: int = 1) -> bytes:
+        """One chunk of a body, or `count` of them from `chunk` on.
 
         Raises:
             SpoolFormatError: it is not there, though its batch is: damage.
         """
-        with self._env.begin() as txn:
-            piece = txn.get(batch_key(message, chunk), db=self._dbs[Table.BODY])
+        bodies = self._dbs[Table.BODY]
+        if count == 1:
+            with self._env.begin() as txn:
+                piece = txn.get(batch_key(message, chunk), None, bodies)
+        else:
+            with self._env.begin(buffers=True) as txn:  # so that it is copied once
+                pieces = [txn.get(batch_key(message, number), None, bodies) for number in range(chunk, chunk + count)]
+                piece = None if None in pieces else b"".join(pieces)
         if piece is None:
             raise SpoolFormatError(f"{self.path}: chunk {chunk} of message {message:#x} is missing")
-        self._touched(1)
+        self._touched(count)
         return bytes(piece)
 
     def load(self, key: bytes) -> Loaded | None:
