@@ -11,10 +11,10 @@ How: a `Lane` is the base of the Server. A command line is plain if it is one of
     DATA
 
 in ASCII, ended by CR LF, with all that it needs offered and within the limits; and if the table of states allows it.
-A `BodyReader` measures and judges the content, which the scanners of datastream.pyx and headers.pyx have looked at.
+`advance` also accepts it, without an event, where the session has said that nobody is to be asked. A `BodyReader` measures and judges the content, which the scanners of datastream.pyx and headers.pyx have looked at.
 Events, states and replies are not known here: `Words` has them.
 Source: the grammar is that of command.pyx, narrowed. The oracles are the Server with `_plain` off, and
-tests/reference/body.py (tests/unit/test_kernel_server_lane.py).
+tests/reference/body.py and server_session.py (tests/unit/test_kernel_server_lane.py).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -59,6 +59,9 @@ REST_OF_COMMAND = REST_
 OCTETS = OCTETS_
 
 cdef enum:
+    MOST_HELD_BYTES = 65_536  # of content that the session has not been told of
+
+cdef enum:
     NOTHING_ = 0
     HELO_ = 1
     MAIL_ = 2
@@ -74,17 +77,6 @@ AWAIT_RCPT = RCPT_
 AWAIT_DATA = DATA_
 AWAIT_END = END_
 
-cdef enum:
-    # In the order of the refusals of `Words`.
-    FINE = -1
-    HAS_NUL = 0
-    BARE_LF = 1
-    BARE_CR = 2
-    TOO_LARGE = 3
-    LOOP = 4
-    HEADER_TOO_LARGE = 5
-
-
 cdef class Words:
     """What a Lane makes and says.
 
@@ -92,7 +84,7 @@ cdef class Words:
     """
 
     cdef object mail, rcpt, data_begin, chunk, end, refused, reply
-    cdef object seven_bit, eight_bit, binary
+    cdef object recipient, seven_bit, eight_bit, binary
     cdef object state_mail, state_rcpt, state_data, state_chunks, after_message
     cdef list table
     cdef bytes mail_ok, rcpt_ok, go_on, end_ok
@@ -101,7 +93,7 @@ cdef class Words:
 
     def __init__(
         self, *, tuple events not None, reply, tuple body_types not None, tuple states not None, list table not None,
-        tuple replies not None, tuple refusals not None, misuse,
+        tuple replies not None, tuple refusals not None, misuse, recipient,
     ):
         self.mail, self.rcpt, self.data_begin, self.chunk, self.end, self.refused = events
         self.reply = reply
@@ -113,85 +105,10 @@ cdef class Words:
             raise ValueError("six refusals are needed")
         self.refusals = refusals
         self.misuse = misuse
+        self.recipient = recipient
 
 
-cdef class BodyReader:
-    cdef object scanner
-    cdef object header
-    cdef bint binary, normalise, header_ended
-    cdef int64_t max_bytes, max_header_bytes, max_received
-    cdef tuple refusals
-    cdef readonly object refusal
-    cdef readonly bint ended
-
-    __class_getitem__ = classmethod(GenericAlias)
-
-    def __init__(
-        self, tuple refusals not None, *, bint dotted, bint normalise, bint binary, int64_t max_bytes,
-        int64_t max_header_bytes, int64_t max_received,
-    ):
-        self.max_bytes = max_bytes
-        self.max_header_bytes = max_header_bytes
-        self.max_received = max_received
-        self.begin(refusals, dotted, normalise, binary)
-
-    cdef int begin(self, tuple refusals, bint dotted, bint normalise, bint binary) except -1:
-        self.refusals = refusals
-        self.binary = binary
-        self.normalise = normalise and not binary
-        self.scanner = DataScanner(dotted=dotted, normalise=True) if self.normalise else DataScanner(dotted=dotted)
-        self.header = HeaderScanner()
-        return 0
-
-    @property
-    def size_bytes(self):
-        return self.scanner.size
-
-    def feed(self, bytes buffer not None, Py_ssize_t start, Py_ssize_t stop):
-        cdef tuple found = self.scanner.feed(buffer, start, stop)
-        self.ended = self.scanner.ended
-        if self.refusal is None:
-            self.judge(found[0])
-        return found
-
-    def finish(self):
-        piece = self.scanner.finish()
-        if self.refusal is None:
-            self.judge(piece)
-        return piece
-
-    cdef int judge(self, piece) except -1:
-        cdef int flaw = self.flaw(piece)
-        if flaw != FINE:
-            self.refusal = self.refusals[flaw]
-        return 0
-
-    cdef int flaw(self, piece) except -2:
-        cdef object scanner = self.scanner, header
-        if not self.binary:
-            if scanner.nul:
-                return HAS_NUL
-            if not self.normalise:
-                if scanner.bare_lf:
-                    return BARE_LF
-                if scanner.bare_cr:
-                    return BARE_CR
-        if <int64_t>scanner.size > self.max_bytes:
-            return TOO_LARGE
-        if not self.header_ended:
-            header = self.header
-            self.header_ended = header.feed(piece)
-            if <int64_t>header.received > self.max_received:
-                return LOOP
-            if <int64_t>header.size > self.max_header_bytes:
-                return HEADER_TOO_LARGE
-        return FINE
-
-    def facts(self, kind):
-        scanner, header = self.scanner, self.header
-        return kind(
-            scanner.size, scanner.eight_bit, header.eight_bit, scanner.longest_line, header.received, scanner.nul
-        )
+include "body_reader.pxi"
 
 
 cdef class Lane:
@@ -219,6 +136,11 @@ cdef class Lane:
     cdef object knows  # the `_offered` of which `sizes` and `eight_bits` tell
     cdef bint sizes, eight_bits
     cdef int64_t max_message_bytes, max_header_bytes, max_received, max_recipients
+    cdef object client, has_room  # of `accept_unasked`
+    cdef set addresses
+    cdef bint unasked_mail, unasked_rcpt, unasked_data
+    cdef list held  # content that `advance` has taken and not told of
+    cdef Py_ssize_t held_bytes
 
     __class_getitem__ = classmethod(GenericAlias)  # the events, replies, settings and states: server_lane.pyi
 
@@ -229,6 +151,7 @@ cdef class Lane:
         self._buffer = b""
         self._out = []
         self._events = []
+        self.held = []
         self._plain = True
         self._lf_ends = settings.bare_newlines == "normalise"
         self._offered = frozenset()
@@ -336,6 +259,7 @@ cdef class Lane:
         self._mail = self._body = None
         self._recipients = 0
         self._dropped = False
+        self.release()
 
     cdef int accept_data(self) except -1:
         cdef Words words = self.words
@@ -373,6 +297,8 @@ cdef class Lane:
     cpdef _pass_on(self, bytes piece):
         """Content to the session, or once the news that the message is refused."""
         cdef BodyReader body = self._body
+        if self.held_bytes:
+            piece = b"".join([*self.release(), piece])
         if body.refusal is None:
             if PyBytes_GET_SIZE(piece):
                 self._events.append(self.words.chunk(piece))
@@ -388,6 +314,86 @@ cdef class Lane:
         else:
             self._out.append(body.refusal.wire())
             self._end_transaction(self.words.after_message)
+
+    # ---- as far as nobody is to be asked
+
+    def accept_unasked(self, client, set addresses not None, has_room, *, bint mail, bint rcpt, bint data):
+        self.client = client
+        self.addresses = addresses
+        self.has_room = has_room
+        self.unasked_mail = mail
+        self.unasked_rcpt = rcpt
+        self.unasked_data = data
+
+    def advance(self, chunk not None):
+        self.receive(chunk)
+        if self._eof or self.closed or self._awaiting or self._events or not self._plain or self.client is None:
+            return None
+        while self._pos != PyBytes_GET_SIZE(self._buffer):
+            if self._mode == CONTENT_:
+                if not self.hold_content():
+                    return None
+            elif self._mode != COMMANDS_ or not self.plain_command() or not self.accept():
+                return None
+        self._buffer = b""
+        self._pos = 0
+        return self.take_output()
+
+    cdef bint accept(self) except -1:
+        """Do what the session does with the event of a plain command, if that needs no asking."""
+        cdef Words words = self.words
+        cdef object client = self.client, address
+        cdef list recipients
+        if self._awaiting == RCPT_:
+            if not self.unasked_rcpt:
+                return False
+            address = self._events[0].address
+            if address not in self.addresses:
+                self.addresses.add(address)
+                recipients = client.recipients
+                recipients.append(words.recipient(address, 0, "", len(recipients)))
+            self.state = words.state_rcpt
+            self._recipients += 1
+            self._out.append(words.rcpt_ok)
+        elif self._awaiting == MAIL_:
+            if not self.unasked_mail or client.mail is not None or not self.has_room():
+                return False
+            client.mail = self._mail
+            self.state = words.state_mail
+            self._out.append(words.mail_ok)
+        else:
+            if not self.unasked_data or not self.has_room():
+                return False
+            self.accept_data()
+        self._awaiting = NOTHING_
+        self._events.clear()
+        return True
+
+    cdef bint hold_content(self) except -1:
+        """Take in content, and keep it unless it is much, or comes to its end. False: the session has to know."""
+        cdef BodyReader body = self._body
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self._buffer)
+        cdef tuple found
+        cdef bytes piece
+        found = body.feed(self._buffer, self._pos, size)
+        self._pos = found[1]
+        piece = found[0]
+        if body.ended or body.refusal is not None or self.held_bytes + PyBytes_GET_SIZE(piece) > MOST_HELD_BYTES:
+            self._pass_on(piece)
+            if body.ended:
+                self._end_of_message()
+            return False
+        if PyBytes_GET_SIZE(piece):
+            self.held.append(piece)
+            self.held_bytes += PyBytes_GET_SIZE(piece)
+        return True
+
+    cdef list release(self):
+        cdef list held = self.held
+        if self.held_bytes:
+            self.held = []
+            self.held_bytes = 0
+        return held
 
     # ---- plain commands
 

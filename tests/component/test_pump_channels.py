@@ -490,3 +490,34 @@ async def test_two_strands_at_one_channel_are_a_bug(pair: tuple[socket.socket, .
         async with open_pump() as pump:
             pump.spawn(first())
             pump.spawn(second())
+
+
+async def test_strand_is_not_stepped_as_long_as_what_comes_is_taken(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    taken: list[bytes | None] = []
+    steps: list[bytes | None] = []
+
+    async def wait() -> None:
+        channel = Channel(ours)
+
+        def take(_: float) -> bool:
+            taken.append(channel.receive())
+            return taken[-1] != b"for you"
+
+        assert channel.receive() is None
+        await channel.readable(take)
+        steps.append(channel.receive())
+        await channel.readable()
+        steps.append(channel.receive())
+        channel.close()
+
+    async with open_pump() as pump:
+        pump.spawn(wait())
+        for piece in (b"1", b"2", b"for you"):
+            await settled()
+            assert steps == []
+            theirs.send(piece)
+        await settled()
+        assert (taken, steps) == ([b"1", b"2", b"for you"], [None])
+        theirs.send(b"3")
+    assert (taken[3:], steps) == ([], [None, b"3"])

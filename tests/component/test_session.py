@@ -17,6 +17,7 @@ from postroika.smtp.server_events import Helo, Mail, Rcpt
 from tests.component.smtp_client import LIMITS, Inbound
 
 BEGIN = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n"
+LONG = b"more than a session keeps before it begins to store\r\n" * 1500
 BEGUN = "250 2.1.0 Ok\n250 2.1.5 Ok\n354 End data with <CR><LF>.<CR><LF>\n"
 QUEUED = "250 2.0.0 Ok: queued as 0000000000001\n"
 BYE = "221 2.0.0 mx.test closing the connection\n"
@@ -194,11 +195,24 @@ async def test_message_refused_by_the_protocol_is_dropped_and_recorded(nursery: 
     inbound = Inbound(nursery)
     await inbound.greet()
     await inbound.say(BEGIN)
+    await inbound.send(LONG)
     said = await inbound.say(b"x\r\ny\nz\r\n.\r\n")
     assert said.startswith("550 5.6.0 message has a bare LF")
     (message,) = inbound.spool.messages
     assert (message.abandoned, message.facts) == (True, None)
     assert [(event.stage, event.reply.code) for event in inbound.events] == [("final_dot", 550)]
+
+
+async def test_short_message_refused_by_the_protocol_never_reaches_the_spool(nursery: trio.Nursery) -> None:
+    inbound = Inbound(nursery)
+    await inbound.greet()
+    await inbound.say(BEGIN)
+    await inbound.send(b"x\r\n")
+    assert (await inbound.say(b"y\nz\r\n.\r\n")).startswith("550 5.6.0 message has a bare LF")
+    assert inbound.spool.messages == []
+    assert await inbound.say(BEGIN) == BEGUN
+    assert await inbound.say(b"z\r\n.\r\n") == QUEUED
+    assert [message.body for message in inbound.spool.kept] == [STAMP + b"z\r\n"]
 
 
 async def test_refusals_are_recorded_with_what_they_were_about(nursery: trio.Nursery) -> None:
@@ -444,7 +458,7 @@ async def test_shutdown_answers_a_message_that_is_being_committed(nursery: trio.
 async def test_shutdown_at_once_drops_an_unfinished_message(nursery: trio.Nursery) -> None:
     inbound = Inbound(nursery)
     await inbound.greet()
-    await inbound.say(BEGIN + b"x\r\n")
+    await inbound.say(BEGIN + LONG)
     inbound.session.stop(now=True)
     assert await inbound.read() == SHUTTING_DOWN
     await inbound.ended.wait()
@@ -455,7 +469,7 @@ async def test_cancelled_session_drops_its_message_and_closes() -> None:
     async with trio.open_nursery() as nursery:
         inbound = Inbound(nursery)
         await inbound.greet()
-        await inbound.say(BEGIN + b"x\r\n")
+        await inbound.say(BEGIN + LONG)
         nursery.cancel_scope.cancel()
     assert inbound.spool.messages[0].abandoned
     assert inbound.ours.fileno() == -1

@@ -18,14 +18,23 @@ from postroika.kernels.datastream import DataScanner
 from postroika.kernels.headers import HeaderScanner
 from postroika.kernels.replies import ReplyParser
 from postroika.kernels.stuff import Stuffer
+from postroika.smtp.server_settings import ServerSettings
 from tests.reference import command as command_twin
 from tests.reference import datastream as datastream_twin
 from tests.reference import headers as headers_twin
 from tests.reference import replies as replies_twin
 from tests.reference import stuff as stuff_twin
+from tests.reference.server_session import ALL, ServerSession
 
 _TIDY_OCTETS = 256
 _MOST_CUTS = 6
+_SERVER_SETTINGS = tuple(
+    ServerSettings(
+        hostname="mx.test", max_message_bytes=60, max_recipients=2, max_bad_commands=3, max_received=1,
+        max_header_bytes=40, bare_newlines=newlines,
+    )
+    for newlines in ("refuse", "normalise")
+)  # fmt: skip
 
 Choice = TypeVar("Choice")
 
@@ -172,11 +181,25 @@ def headers(octets: bytes) -> None:
         assert expected == headers_twin.Header(scanner.ended, scanner.size, scanner.received, scanner.eight_bit)
 
 
+def server_lane(octets: bytes) -> None:
+    choices = _Choices(octets)
+    settings = choices.one_of(_SERVER_SETTINGS)
+    unasked = choices.one_of((ALL, frozenset({"mail", "data"}), frozenset({"rcpt"})))
+    room = choices.number() % 3
+    # A dialogue costs more than a scan: whole, cut in some places, octet by octet.
+    whole, cut = itertools.islice(_ways(choices, amid_tidy_text=False), 2)
+    for pieces in (whole[1], cut[1], [bytes([octet]) for octet in whole[0]]):
+        sessions = (ServerSession(settings, None, room), ServerSession(settings, unasked, room))
+        expected, heard = (session.hold([b"EHLO c\r\n", *pieces]) for session in sessions)
+        assert heard == expected
+
+
 # By the name of the kernel.
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "command": commands,
     "datastream": unstuff,
     "headers": headers,
     "replies": replies,
+    "server_lane": server_lane,
     "stuff": dot_stuff,
 }

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroika.kernels.server_lane import BodyReader, Lane, Words
-from postroika.mail.envelope import BodyType
-from postroika.smtp.server import EXTENSIONS, Server
-from postroika.smtp.server_events import BodyEnd, Event, Mail, Rcpt
+from postroika.mail.envelope import BodyType, Recipient
+from postroika.smtp.server import EXTENSIONS, Server, ServerSettings
+from postroika.smtp.server_events import BodyChunk, BodyEnd, Event, Mail, Rcpt
 from tests.reference import body as reference
-from tests.unit.smtp_dialogue import SETTINGS, talk, talk_in_all_cuts
+from tests.reference.server_session import ALL, ServerSession
+from tests.unit.smtp_dialogue import SETTINGS, cuts, talk, talk_in_all_cuts
 
 
 class Watched(Server):
@@ -108,17 +109,95 @@ OFFERS = st.sets(st.sampled_from(sorted(EXTENSIONS))).map(lambda less: EXTENSION
     hello=st.sampled_from([b"EHLO c\r\n", b"HELO c\r\n", b""]),
     offers=OFFERS,
     normalise=st.booleans(),
-    cuts=st.lists(st.integers(min_value=0, max_value=400), max_size=6),
+    at=st.lists(st.integers(min_value=0, max_value=400), max_size=6),
 )
 def test_lane_makes_no_difference(
-    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, cuts: list[int]
+    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, at: list[int]
 ) -> None:
     settings = msgspec.structs.replace(
         SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9
     )
     wire = hello + b"".join(bits)
-    at = [0, *sorted(cuts), len(wire)]
+    at = [0, *sorted(at), len(wire)]
     talk([wire[a:b] for a, b in itertools.pairwise(at) if a < b], settings)  # which compares
+
+
+# ---- as far as nobody is to be asked
+
+
+def held(pieces: list[bytes], settings: ServerSettings = SETTINGS, room: int = 2) -> None:
+    expected = ServerSession(settings, None, room).hold(pieces)
+    for unasked in (ALL, frozenset({"mail", "data"}), frozenset({"rcpt"}), frozenset[str]()):
+        assert ServerSession(settings, unasked, room).hold(pieces) == expected, unasked
+
+
+@given(
+    bits=st.lists(BITS, max_size=40),
+    hello=st.sampled_from([b"EHLO c\r\n", b"HELO c\r\n", b""]),
+    offers=OFFERS,
+    normalise=st.booleans(),
+    at=st.lists(st.integers(min_value=0, max_value=400), max_size=6),
+    room=st.integers(min_value=0, max_value=2),
+)
+def test_nothing_differs_where_nobody_is_asked(
+    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, at: list[int], room: int
+) -> None:
+    settings = msgspec.structs.replace(
+        SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9
+    )
+    wire = hello + b"".join(bits)
+    at = [0, *sorted(at), len(wire)]
+    held([wire[a:b] for a, b in itertools.pairwise(at) if a < b], settings, room)
+
+
+MESSAGE = (
+    b"MAIL FROM:<a@b> SIZE=9\r\nRCPT TO:<c@d>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@d>\r\nDATA\r\nx: y\r\n\r\n..\r\n.\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        MESSAGE + MESSAGE.replace(b"a@b", b"") + MESSAGE + b"QUIT\r\n",
+        MESSAGE.replace(b"x: y", b"x\0y") + MESSAGE,
+        MESSAGE.replace(b"x: y", b"x: y\r\n" * 400) + MESSAGE,
+        MESSAGE.replace(b"DATA\r\n", b"BDAT 3\r\nabcBDAT 0 LAST\r\nNOOP\r\nDATA\r\n"),
+        MESSAGE.replace(b"RCPT TO:<e@d>", b"RCPT TO:<e@d> NOTIFY=NEVER") + b"RSET\r\n",
+    ],
+)
+def test_dialogue_is_the_same_in_any_cut(wire: bytes) -> None:
+    for pieces in cuts(b"EHLO c\r\n" + wire):
+        held(pieces)
+
+
+def test_what_is_plain_needs_no_events() -> None:
+    session = ServerSession(SETTINGS, ALL, 1)
+    session.hold([b"EHLO c\r\n"])
+    server = session._server
+    assert server.advance(b"MAIL FROM:<a@b>\r\n") == b"250 2.1.0 Ok\r\n"
+    assert server.advance(b"RCPT TO:<c@d>\r\nRCPT TO:<C@D>\r\n") == b"250 2.1.5 Ok\r\n" * 2
+    assert (session.mail, session.recipients) == (Mail("a@b"), [Recipient("c@d"), Recipient("C@d", number=1)])
+    assert server.advance(b"DATA\r\nx") == b"354 End data with <CR><LF>.<CR><LF>\r\n"
+    assert server.advance(b": y\r\n.") == b""
+    assert server.advance(b"\r\n") is None
+    assert server.next_event() == BodyChunk(b"x: y\r\n")
+    assert server.next_event() == BodyEnd(6, False, False, 4, 0, False)
+
+
+def test_much_content_is_told_before_its_end() -> None:
+    settings = msgspec.structs.replace(SETTINGS, max_message_bytes=1_000_000)
+    session = ServerSession(settings, ALL, 1)
+    session.hold([b"EHLO c\r\n" + MESSAGE[: MESSAGE.index(b"DATA")]])
+    server = session._server
+    piece = b"x" * 98 + b"\r\n"
+    assert server.advance(b"DATA\r\n" + piece) == b"354 End data with <CR><LF>.<CR><LF>\r\n"
+    kept = 1
+    while server.advance(piece) is not None:
+        kept += 1
+    assert kept == 655  # 64 KiB
+    assert server.next_event() == BodyChunk(piece * (kept + 1))
+    assert server.next_event() is None
+    assert server.advance(piece) == b""
 
 
 # ---- content
@@ -166,5 +245,5 @@ def test_lane_needs_its_words_whole() -> None:
     with pytest.raises(ValueError, match="six refusals"):
         Words(
             events=(None,) * 6, reply=int, body_types=(0, 1, 2), states=(0,) * 5, table=[],
-            replies=(b"",) * 4, refusals=(), misuse=ValueError,
+            replies=(b"",) * 4, refusals=(), misuse=ValueError, recipient=Recipient,
         )  # fmt: skip

@@ -5,7 +5,8 @@ bounded by `smtp.server`, and a broken connection ends here. A message whose con
 when the worker is shutting down. A bug is not caught: it goes to the root nursery.
 
 How: the socket is tried first and waited for only when it has nothing; all replies to what one read brought go out
-in one send; the deadline of a wait is a number that the pump looks at.
+in one send; the deadline of a wait is a number that the pump looks at. What needs no decision of ours is answered by
+`_advance` while the strand goes on waiting: of the usual message, all but its end.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ class Session:
     """
 
     __slots__ = (
-        "_acceptance", "_channel", "_client", "_has_room", "_judges_data", "_judges_mail", "_judges_rcpt",
-        "_line_deadline", "_patience_s", "_recorded", "_seen", "_server", "_services", "_sock", "_stop", "_strand",
-        "_stuck", "_transaction_deadline", "_utf8_recipient",
+        "_acceptance", "_channel", "_client", "_gone", "_has_room", "_judges_data", "_judges_mail", "_judges_rcpt",
+        "_line_deadline", "_patience_s", "_reads", "_recorded", "_seen", "_server", "_services", "_sock", "_stop",
+        "_strand", "_stuck", "_transaction_deadline", "_unread", "_unsent", "_utf8_recipient",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, client: Client, settings: ServerSettings, services: Services) -> None:
@@ -95,10 +96,19 @@ class Session:
         self._client = client
         client.trusted = services.relay.trusts(client.ip)
         self._services = services
+        self._seen: set[str] = set()
         self._server = Server(settings)
         self._has_room = services.door.has_room
         judges = services.pipeline.judges
         self._judges_mail, self._judges_rcpt, self._judges_data = judges("mail"), judges("rcpt"), judges("data")
+        self._server.accept_unasked(
+            client,
+            self._seen,
+            self._has_room,
+            mail=not self._judges_mail,
+            rcpt=client.trusted and not self._judges_rcpt,
+            data=not self._judges_data,
+        )
         limits = services.limits
         self._patience_s = (  # by what the server awaits
             limits.idle_timeout_s, limits.command_timeout_s, limits.command_timeout_s, limits.data_timeout_s
@@ -110,7 +120,10 @@ class Session:
         self._transaction_deadline = math.inf
         self._line_deadline = math.inf
         self._utf8_recipient = False
-        self._seen: set[str] = set()
+        self._unsent = b""
+        self._unread = False  # the last read has brought something, and not only QUIT
+        self._gone = False
+        self._reads = 0  # in a row
         self._recorded = 0
 
     @property
@@ -160,59 +173,81 @@ class Session:
         if verdict is not None and verdict.code >= 400:
             server.shut_down(verdict)
             self._note("connect", verdict)
-        reads = 0
-        unread = False
         while True:
-            output = server.take_output()
-            if output:
-                self._line_deadline = math.inf
-                sent = self._send_nowait(output)
-                if sent < len(output):
-                    await self._send(output[sent:])
-            if server.closed:
-                if unread:
-                    await self._linger()
-                return
-            if self._stop and not server.in_transaction:
-                server.shut_down(_SHUTTING_DOWN)
-                unread = False
-                continue
-            reads += 1
-            if reads > READS_IN_A_ROW:
-                reads = 0
-                if self._next_deadline() <= now():
-                    raise Late  # who never lets us wait is not spared
-                await breathe()
-            try:
-                while (piece := channel.receive()) is None:
-                    reads = 0
-                    strand.deadline = self._next_deadline()
-                    await channel.readable()
-                    # The client has kept its deadline: storing what it sent, and hooks, have their own.
-                    strand.deadline = math.inf
-            except OSError as error:
-                raise _GoneError from error
-            if len(piece) > READ_BYTES:
-                reads += _READS_IN_A_LARGE_ONE
-            server.receive(piece)
             last: Event | None = None
             while (event := server.next_event()) is not None:
                 last = event
                 pending = act[type(event)](self, event)
                 if pending is not None:
                     await pending
-            unread = bool(piece) and not isinstance(last, Quit)
+            if isinstance(last, Quit):
+                self._unread = False
+            output = server.take_output()
+            if output:
+                self._say(output)
+            if self._unsent:
+                await self._send_rest()
+            if server.closed:
+                if self._unread:
+                    await self._linger()
+                return
+            if self._stop and not server.in_transaction:
+                server.shut_down(_SHUTTING_DOWN)
+                self._unread = False
+                continue
+            self._reads += 1
+            if self._reads > READS_IN_A_ROW:
+                self._reads = 0
+                if self._next_deadline(now()) <= now():
+                    raise Late  # who never lets us wait is not spared
+                await breathe()
+            if self._advance(now()):
+                self._reads = 0
+                await channel.readable(self._advance)
+            # The client has kept its deadline: storing what it sent, and hooks, have their own.
+            strand.deadline = math.inf
+            if self._gone:
+                raise _GoneError
 
-    def _next_deadline(self) -> float:
-        """Until when the next bytes have to come."""
+    def _advance(self, at: float) -> bool:
+        """Take what has come, and answer as far as that needs neither a wait nor an event. Called by the strand, and by
+        the channel while the strand waits. Whether there is nothing left to do but to wait for more."""
+        server, strand = self._server, self._strand
+        assert strand is not None
+        try:
+            piece = self._channel.receive()
+            if piece is not None:
+                self._unread = bool(piece)
+                if len(piece) > READ_BYTES:
+                    self._reads += _READS_IN_A_LARGE_ONE
+                output = server.advance(piece)
+                if output is None:
+                    return False
+                if output:
+                    self._say(output)
+                    if self._unsent:
+                        return False
+                if not self._channel.quiet:
+                    return False
+        except (OSError, _GoneError):
+            self._gone = True
+            return False
+        strand.deadline = self._next_deadline(at)
+        return True
+
+    def _next_deadline(self, at: float) -> float:
+        """Until when the next bytes have to come, as things are at `at`."""
         awaited = self._server.awaits
-        deadline: float = now() + self._patience_s[awaited]
+        deadline: float = at + self._patience_s[awaited]
         if awaited == REST_OF_COMMAND:
             # From the first octet of a line: a client that drips octets gains nothing.
             if self._line_deadline == math.inf:
                 self._line_deadline = deadline
             deadline = self._line_deadline
-        return min(deadline, self._transaction_deadline)
+        limit = self._transaction_deadline
+        if limit == math.inf and self._client.mail is not None:
+            limit = self._transaction_deadline = at + self._services.limits.transaction_timeout_s
+        return min(deadline, limit)
 
     # ---- events
 
@@ -220,8 +255,17 @@ class Session:
     # each would cost as much as the event.
 
     def _chunk(self, event: BodyChunk) -> Pending:
-        assert self._acceptance is not None
-        return self._acceptance.write(event.piece)
+        acceptance = self._acceptance
+        if acceptance is None:
+            acceptance = self._open()
+        return acceptance.write(event.piece)
+
+    def _open(self) -> Acceptance:
+        """The message begins with its first octet."""
+        self._acceptance = acceptance = self._services.door.open(
+            self._client, esmtp=self._server.esmtp, utf8_recipient=self._utf8_recipient
+        )
+        return acceptance
 
     def _mail(self, event: Mail) -> Pending:
         if not self._has_room():
@@ -237,7 +281,6 @@ class Session:
             if self._client.mail is not None:
                 self._forget_transaction()
             self._client.mail = event
-            self._transaction_deadline = now() + self._services.limits.transaction_timeout_s
         else:
             self._note("mail", verdict, sender=event.reverse_path, size_bytes=event.size_bytes)
         self._server.answer(verdict)
@@ -273,17 +316,14 @@ class Session:
 
     def _answer_data(self, event: DataBegin, verdict: Reply | None) -> None:
         del event
-        if verdict is None or verdict.code < 400:
-            self._acceptance = self._services.door.open(
-                self._client, esmtp=self._server.esmtp, utf8_recipient=self._utf8_recipient
-            )
-        else:
+        if verdict is not None and verdict.code >= 400:
             self._note("data", verdict)
         self._server.answer(verdict)
 
     async def _commit(self, end: BodyEnd) -> None:
         acceptance = self._acceptance
-        assert acceptance is not None
+        if acceptance is None:
+            acceptance = self._open()
         # The commit has a deadline of its own, and nothing that the client does or does not do may cut it short.
         verdict = await acceptance.finish(end)
         self._acceptance = None
@@ -374,9 +414,17 @@ class Session:
 
     # ---- the socket
 
-    async def _send(self, output: bytes) -> None:
-        """Send all of it. A client that does not read its replies runs into the deadline."""
-        view = memoryview(output)
+    def _say(self, output: bytes) -> None:
+        """Send what the socket takes at once; the rest becomes `_unsent`."""
+        self._line_deadline = math.inf
+        sent = self._send_nowait(output)
+        if sent < len(output):
+            self._unsent = output[sent:]
+
+    async def _send_rest(self) -> None:
+        """Send what is unsent. A client that does not read its replies runs into the deadline."""
+        view = memoryview(self._unsent)
+        self._unsent = b""
         while True:
             try:
                 view = view[self._sock.send(view) :]

@@ -1,7 +1,7 @@
 """The hot path of `smtp.server`: input, plain commands, content, verdicts and output."""
 
-from collections.abc import Sequence
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 # What the next input octets are.
 COMMANDS: Final = 0
@@ -28,6 +28,10 @@ _Reply = TypeVar("_Reply")
 _Settings = TypeVar("_Settings")
 _State = TypeVar("_State")
 
+class _Transaction(Protocol):
+    mail: Any
+    recipients: list[Any]
+
 class Words:
     """What a Lane makes and says.
 
@@ -41,6 +45,7 @@ class Words:
         replies: to accepted MAIL, RCPT, DATA, and to the end of a message.
         refusals: for a NUL, a bare LF, a bare CR, a message too large, a loop, a header too large.
         misuse: the exception for a verdict that nobody waits for.
+        recipient: makes what `Lane.advance` keeps of (address, notify, orcpt, number).
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Words:
         replies: tuple[bytes, bytes, bytes, bytes],
         refusals: tuple[Any, ...],
         misuse: type[Exception],
+        recipient: Callable[[str, int, str, int], Any],
     ) -> None: ...
 
 class BodyReader(Generic[_Reply]):
@@ -150,6 +156,33 @@ class Lane(Generic[_Event, _Reply, _Settings, _State]):
 
         Raises:
             LocalProtocolError: nothing waits.
+        """
+
+    def accept_unasked(
+        self,
+        client: _Transaction,
+        addresses: set[str],
+        has_room: Callable[[], bool],
+        *,
+        mail: bool,
+        rcpt: bool,
+        data: bool,
+    ) -> None:
+        """Let `advance` accept plain commands itself.
+
+        Args:
+            client: gets `mail` and `recipients`, as from the session.
+            addresses: those of `client.recipients`.
+            has_room: asked at MAIL and DATA.
+            mail, rcpt, data: nobody judges these.
+        """
+
+    def advance(self, chunk: bytes) -> bytes | None:
+        """Take in bytes as `receive` does, and act on them as far as nobody is to be asked.
+
+        Returns:
+            the replies to send, perhaps none, if that was all. None: there is something for `next_event`, and the
+            replies are where they always are.
         """
 
     def _end_transaction(self, state: _State) -> None: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections.abc import Callable
 
 from postroika.pump import loop
 from postroika.pump.loop import SUSPENSION, Strand
@@ -27,7 +28,7 @@ class Channel:
     One strand waits at a time. As long as the kernel has not told of anything new, `receive` does not ask it.
     """
 
-    __slots__ = ("_ended", "_fd", "_pump", "_read_bytes", "_readable", "_recv", "_wants", "strand")
+    __slots__ = ("_ended", "_fd", "_pump", "_read_bytes", "_readable", "_recv", "_take", "_wants", "strand")
 
     def __init__(self, sock: socket.socket) -> None:
         self._pump = loop.current().pump
@@ -36,6 +37,7 @@ class Channel:
         self.strand: Strand | None = None
         self._wants = 0
         self._read_bytes = READ_BYTES
+        self._take: Callable[[float], bool] | None = None
         self._readable = True
         self._ended = False
         self._pump.epoll.register(self._fd, _IN)
@@ -69,8 +71,12 @@ class Channel:
             self._readable = False
         return piece
 
-    async def readable(self) -> None:
+    async def readable(self, take: Callable[[float], bool] | None = None) -> None:
         """Wait until there may be something to receive.
+
+        Args:
+            take: called with the time, outside the strand, whenever there may be; if it returns True, there is nothing
+                left to receive, and the wait goes on: for what is not worth a step of the strand. Must not raise.
 
         Raises:
             Late, Interrupted.
@@ -82,6 +88,7 @@ class Channel:
         assert strand is not None
         strand.begin_wait(self)
         self._wants = _READ
+        self._take = take
         await SUSPENSION
 
     async def writable(self) -> None:
@@ -108,6 +115,7 @@ class Channel:
         try:
             loop.current().begin_wait(self)
             self._wants = wants
+            self._take = None
             await SUSPENSION
         finally:
             if self._fd != -1:
@@ -131,5 +139,7 @@ class Channel:
                 self._ended = True
         strand = self.strand
         if strand is not None and mask & self._wants:
+            if self._take is not None and self._take(loop.now()):
+                return
             self.strand = strand.place = None
             loop.step(strand, None)

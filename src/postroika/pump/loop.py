@@ -106,12 +106,12 @@ class Strand:
 running: Strand | None = None
 runnable: deque[tuple[Strand, BaseException | None]] = deque()
 _stepping = False
-_now = 0.0
+_now: float | None = None  # while a pump is at work
 
 
 def now() -> float:
     """trio's time, as it was when the pump began with what it is doing: good enough for deadlines."""
-    return _now if _stepping else trio.current_time()
+    return trio.current_time() if _now is None else _now
 
 
 def current() -> Strand:
@@ -124,6 +124,12 @@ def tick() -> None:
     """For a pump that begins with something: look at the time."""
     global _now  # noqa: PLW0603 - as `running`
     _now = trio.current_time()
+
+
+def rest() -> None:
+    """For a pump that lets others work: they look at the time themselves."""
+    global _now  # noqa: PLW0603 - as `running`
+    _now = None
 
 
 def resume(strand: Strand, error: BaseException | None) -> None:

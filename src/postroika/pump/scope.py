@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from postroika.pump.channel import Channel
-from postroika.pump.loop import Late, Strand, resume, runnable, step, tick
+from postroika.pump.loop import Late, Strand, rest, resume, runnable, step, tick
 from postroika.pump.wake import Wake
 
 _SWEEP_S = 0.25
@@ -108,6 +108,7 @@ class Pump:
             if runnable:
                 tick()
                 step(*runnable.popleft())
+                rest()
                 await trio.lowlevel.checkpoint()
             else:
                 self._drainer = trio.lowlevel.current_task()
@@ -126,6 +127,7 @@ class Pump:
             for channel, mask in [(channels.get(number), mask) for number, mask in events]:
                 if channel is not None:
                     channel.ready(mask)
+            rest()
             await trio.lowlevel.checkpoint()
 
     async def _sweep(self) -> None:

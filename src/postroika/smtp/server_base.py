@@ -10,7 +10,7 @@ from postroika.errors import LocalProtocolError
 from postroika.kernels import command
 from postroika.kernels.command import find_line_end
 from postroika.kernels.server_lane import COMMANDS, SKIPPING, Lane, Words
-from postroika.mail.envelope import BodyType
+from postroika.mail.envelope import BodyType, Recipient
 from postroika.mail.reply import Reply, reply
 from postroika.smtp.body import REFUSALS
 from postroika.smtp.server_events import BodyChunk, BodyEnd, BodyRefused, DataBegin, Event, Mail, Rcpt, Refused
@@ -44,6 +44,7 @@ _WORDS = Words(
     ),
     refusals=REFUSALS,
     misuse=LocalProtocolError,
+    recipient=Recipient,
 )
 
 
