@@ -12,6 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -20,6 +21,7 @@ from postroika.mail.ids import IdSource
 from postroika.metrics import COMMIT_CHANGES, COMMIT_SECONDS, COMMITS, SPOOL_REFUSALS
 from postroika.pump import Wake, now
 from postroika.spool.changes import Changes
+from postroika.spool.commit_thread import CommitThread
 from postroika.spool.store import Store
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class Committer:
         self._writing = False
         self._ended = False
         self.stuck = False
-        self._limiter = trio.CapacityLimiter(1)
+        self._thread = CommitThread()
         self._room_checked_at = -1.0
         self._room_bytes = 0
         self._full_until = 0.0
@@ -159,6 +161,7 @@ class Committer:
         """Nothing more will be written: whoever waits must not wait for ever. Done-marks that were not written stay
         undone; after the next start those batches are tried again."""
         self._ended = True
+        self._thread.close()
         error = SpoolError("the spool is closed")
         while self._queue:
             changes, done = self._queue.popleft()
@@ -179,7 +182,7 @@ class Committer:
         batch = [changes for changes, _ in group]
         started_at = trio.current_time()
         try:
-            await trio.to_thread.run_sync(self._store.apply, batch, self._ids.last, limiter=self._limiter)
+            await self._thread.call(partial(self._store.apply, batch, self._ids.last))
         except trio.Cancelled:
             self._queue.extendleft(reversed(group))  # it had not begun
             raise
