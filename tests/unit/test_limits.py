@@ -65,7 +65,7 @@ def test_the_window_is_an_equal_share_with_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pace_s", "messages"), [(0.0, 4), (0.001, 4), (0.02, 4), (0.03, 3), (0.045, 2), (0.06, 1), (0.2, 1), (600.0, 1)]
+    ("pace_s", "messages"), [(0.0, 8), (0.001, 8), (0.012, 8), (0.015, 6), (0.03, 3), (0.06, 1), (0.2, 1), (600.0, 1)]
 )
 def test_a_connection_is_called_for_what_it_delivers_in_a_tenth_of_a_second(pace_s: float, messages: int) -> None:
     assert in_a_row(pace_s) == messages

@@ -10,7 +10,7 @@ for a connection get theirs from those who have had a turn.
 from __future__ import annotations
 
 TURN_MESSAGES = 20  # what a connection may deliver before it makes room for a destination that has none
-_IN_A_ROW = 4
+_IN_A_ROW = 8
 _ROW_S = 0.1
 
 
