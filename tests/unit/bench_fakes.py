@@ -71,6 +71,9 @@ class FakeRunning:
     def queued(self) -> int:
         return self.kept
 
+    def kill(self) -> None:
+        self.world.log.append(f"kill {self.name}")
+
     def wait_idle(self, timeout_s: float) -> None:
         self.world.log.append(f"rest {self.name}")
 

@@ -370,3 +370,27 @@ def test_a_report_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(PostroikaError, match=r"^no report can be written to .*/file: "):
         runner.check_directory(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("load", "number"), [(1, 0), (3, 2)])
+def test_a_further_server_that_fails_is_left_out_alone(tmp_path: Path, load: int, number: int) -> None:
+    class Failing(FakeDriver):
+        loads = 0
+
+        def load(self, settings: LoadSettings) -> LoadResult:
+            server = self.world.servers.get(int(settings.target.rpartition(":")[2]))
+            self.loads += server is not None and server.name == "exim"
+            if server is not None and server.name == "exim" and self.loads == load:
+                raise PostroikaError("451 later")
+            return super().load(settings)
+
+    world = World()
+    drivers = {"own": Failing(world, "own", marks=True)}
+    bench, told = make_bench(world, tmp_path, {**_SPEEDS, "exim": 0.01}, quick=False, drivers=drivers)
+    result = turns(headline=True).run(bench)
+    why = f"Exim is left out: Exim, round {number}, driver own: 451 later"
+    assert (result.void, why in result.remarks, why in told.getvalue()) == ("", True, True)
+    assert [(turn.round, turn.contender) for turn in result.turns] == [
+        (number, contender) for number in (1, 2) for contender in ("Ours", "Postfix", FLOOR)
+    ]
+    assert "kill exim" in world.log

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -120,6 +120,7 @@ class _Run:
         self._plan = Plan(self._size)
         self._turns: list[Turn] = []
         self._contenders: list[Contender] = []
+        self._left_out: dict[str, str] = {}
         self._drivers = [name for name in scenario.drivers if name in bench.driver_names]
         cases = bench.cases(scenario.cases, others=scenario.others, headline=scenario.headline)
         self._cases = [case for case in cases if self._drivers_of(case)]
@@ -133,7 +134,8 @@ class _Run:
                 pairs = list(zip(self._cases, servers, strict=True))
                 self._contenders = [bench.contender(case, server, self._load(case)) for case, server in pairs]
                 for case, server in pairs:
-                    self._warm_up(case, server)
+                    with self._unless_it_fails(case, server):
+                        self._warm_up(case, server)
                 for number in range(1, self._rounds + 1):
                     for driver in self._drivers:
                         self._round(number, driver, pairs)
@@ -183,7 +185,11 @@ class _Run:
     def _round(self, number: int, driver: str, pairs: list[tuple[Case, Server]]) -> None:
         """Every contender, and the floor."""
         turns: list[tuple[Case | None, Server | None]] = [
-            pair for pair in pairs if driver in self._drivers_of(pair[0]) and number <= self._rounds_of(pair[0])
+            pair
+            for pair in pairs
+            if driver in self._drivers_of(pair[0])
+            and number <= self._rounds_of(pair[0])
+            and pair[0].label not in self._left_out
         ]
         if self._scenario.floor:
             turns.append((None, None))
@@ -191,10 +197,24 @@ class _Run:
             label = case.label if case is not None else FLOOR
             self._bench.teller.step(f"{self._scenario.name}: round {number} of {self._rounds}, {driver}: {label}")
             load = self._load(case)
-            turn = self._turn(case, server, driver, number, self._plan.messages(label, driver, 2 * load.sessions))
-            self._plan.moved(label, driver, turn.messages, turn.elapsed_s)
-            self._turns.append(turn)
-            self._bench.teller.tell_turn(self._scenario.name, turn, self._scenario.unit)
+            with self._unless_it_fails(case, server):
+                turn = self._turn(case, server, driver, number, self._plan.messages(label, driver, 2 * load.sessions))
+                self._plan.moved(label, driver, turn.messages, turn.elapsed_s)
+                self._turns.append(turn)
+                self._bench.teller.tell_turn(self._scenario.name, turn, self._scenario.unit)
+
+    @contextmanager
+    def _unless_it_fails(self, case: Case | None, server: Server | None) -> Iterator[None]:
+        """What a further server cannot do leaves that server out, and says nothing about ours and Postfix."""
+        try:
+            yield
+        except PostroikaError as error:
+            if case is None or server is None or case.setup.peer in _REGULARS:
+                raise
+            self._left_out[case.label] = str(error)
+            self._turns = [turn for turn in self._turns if turn.contender != case.label]
+            self._bench.teller.say(f"{case.label} is left out: {error}", style="yellow")
+            server.running.kill()  # what it still has to do would disturb the others
 
     def _turn(self, case: Case | None, server: Server | None, driver: str, number: int, messages: int) -> Turn:
         return take_turn(
@@ -211,6 +231,7 @@ class _Run:
 
     def _remarks(self) -> list[str]:
         said = [f"the sink: {told}"] if (told := describe_sink(self._scenario.sink)) else []
+        said += [f"{label} is left out: {why}" for label, why in self._left_out.items()]
         counts = {turn.messages for turn in self._turns if turn.contender != FLOOR}
         if len(counts) > 1 and self._size.turn_s:
             said.append(
