@@ -110,6 +110,7 @@ class FakeSink:
         self.counts: dict[str, Any] = {"messages": 0, "first_at": 0.0, "last_at": 0.0, "cpu_s": 0.5, "timeline": []}
         if marks:
             self.counts |= {"recipients": 0, "unique": 0, "doubled": 0, "damaged": 0, "latency_ms": None}
+            self.counts["runs"] = {"0000000a": None}
         world.sinks[port] = self
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ import threading
 
 from rich.console import Console
 
+from postroika.bench.pace import Pace
 from postroika.bench.progress import Teller
 from tests.unit.test_bench_report import turn
 
@@ -46,3 +47,12 @@ def test_a_count_is_shown_on_a_terminal() -> None:
             assert looked.wait(30)
         assert "teller" not in {thread.name for thread in threading.enumerate()}
     assert "relay: round 1 of 3, Postroika" in told.getvalue()
+
+
+def test_what_is_left_is_shown_on_a_terminal() -> None:
+    told = io.StringIO()
+    with Teller(Console(file=told, force_terminal=True, width=120)) as teller:
+        teller.step("relay: starting")
+        teller.pace = Pace([60.0, 540.0], lambda: 0.0)
+        teller.step("relay: round 1")
+    assert "about 10 min left" in told.getvalue()

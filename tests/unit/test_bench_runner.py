@@ -266,6 +266,22 @@ def test_a_load_keeps_to_what_a_server_offers(tmp_path: Path) -> None:
     assert [one.load.count("--no-pipelining") for one in result.contenders] == [0, 0, 1]
 
 
+def test_so_does_each_load_of_the_mixed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postroika.bench.scenarios.mixed._AHEAD_S", 0.0)
+    world = World()
+    bench, _ = make_bench(world, tmp_path, {"postroika": 0.0005, "old": 0.01}, asked_for=["postroika", "old"])
+    needs: dict[str, Any] = {"pipelining": False}
+    bench.peers["old"].load_needs = needs  # type: ignore[misc]
+    result = scenario.load("mixed").run(bench)
+    assert result.void == ""
+    # The trickle alone; the bulk, and the trickle beside it.
+    names = {server.port: server.name for server in world.servers.values()}
+    told = [(names[int(one.target.rpartition(":")[2])], one.rate_per_s, one.pipelining) for _, one in world.loads]
+    assert sorted(told) == sorted(
+        (name, rate_per_s, name != "old") for name in ("postroika", "old") for rate_per_s in (50.0, 0.0, 50.0)
+    )
+
+
 def test_an_interruption_ends_it_with_what_there_is(tmp_path: Path) -> None:
     class Interrupted(Turns, frozen=True):
         def run(self, bench: object) -> Any:

@@ -19,6 +19,7 @@ from postroika.bench.results import Figures, ScenarioResult, Turn
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Void
 from postroika.bench.scope import Scope
 from postroika.bench.sink_settings import SinkSettings
+from postroika.errors import PostroikaError
 
 _OURS, _POSTFIX = "Postroika", "Postfix"
 _ALONE, _UNDER_BULK = "alone", "under bulk"
@@ -61,13 +62,14 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
         cases = bench.cases(_CASES, others=True, headline=False)
         with record, bench.servers(case.setup for case in cases) as servers:
             pairs = list(zip(cases, servers, strict=True))
-            record.contenders += [bench.contender(case, server, _trickle(trickle_s)) for case, server in pairs]
+            record.contenders += [bench.contender(case, server, _trickle(case, trickle_s)) for case, server in pairs]
             for number in range(1, (bench.rounds or _rounds(quick=bench.quick)) + 1):
                 for case, server in pairs:
                     for how in (_ALONE, _UNDER_BULK):
                         label = f"{case.label}, {how}"
                         bench.teller.step(f"{self.name}: round {number}: {label}")
-                        turn = _turn(bench, server, label, number, trickle_s, bulk=how == _UNDER_BULK)
+                        bulk = _bulk(case, trickle_s) if how == _UNDER_BULK else None
+                        turn = _turn(bench, server, label, number, _trickle(case, trickle_s), bulk)
                         record.turns.append(turn)
                         bench.teller.tell_turn(self.name, turn, "messages")
         return record.result(self.bars, remarks=_bulk_remark(record.figures()))
@@ -81,39 +83,41 @@ def _p99_ms(turn: Turn) -> float | None:
     return turn.delivery_latency_ms.p99 if turn.delivery_latency_ms is not None else None
 
 
-def _trickle(trickle_s: float, target: str = "") -> LoadSettings:
+def _trickle(case: Case, trickle_s: float) -> LoadSettings:
     # Enough sessions that one reply which takes long does not keep the next message.
-    return LoadSettings(
-        target=target, sessions=10, messages=round(_RATE_PER_S * trickle_s), size=_SIZE, rate_per_s=_RATE_PER_S
-    )
+    messages = round(_RATE_PER_S * trickle_s)
+    return LoadSettings(target="", sessions=10, messages=messages, size=_SIZE, rate_per_s=_RATE_PER_S, **case.load)
 
 
-def _turn(bench: Bench, server: Server, label: str, number: int, trickle_s: float, *, bulk: bool) -> Turn:
-    """One trickle; the figures of a turn are those of the trickle, but for CPU and memory.
+def _bulk(case: Case, trickle_s: float) -> LoadSettings:
+    duration_s = trickle_s + 2 * _AHEAD_S
+    return LoadSettings(target="", sessions=_BULK_SESSIONS, size=_SIZE, messages=0, duration_s=duration_s, **case.load)
+
+
+def _turn(
+    bench: Bench, server: Server, label: str, number: int, trickle: LoadSettings, bulk: LoadSettings | None
+) -> Turn:
+    """One trickle, beside the bulk if there is any; the figures are those of the trickle, but for CPU and memory.
 
     Raises:
         Void: the books do not balance.
     """
     driver = bench.drivers[OWN_DRIVER]
-    trickle = _trickle(trickle_s, server.target)
-    bulk_load = LoadSettings(
-        target=server.target, sessions=_BULK_SESSIONS, size=_SIZE, messages=0, duration_s=trickle_s + 2 * _AHEAD_S
-    )
     try:
         with driver.sink(SinkSettings(), server.hop_port) as sink, ThreadPoolExecutor(1) as beside:
             with measure(server, sink) as measured:
                 began_at = time.monotonic()
                 future = None
-                if bulk:
-                    future = beside.submit(driver.load, bulk_load)
+                if bulk is not None:
+                    future = beside.submit(driver.load, msgspec.structs.replace(bulk, target=server.target))
                     time.sleep(_AHEAD_S)
-                sent = driver.load(trickle)
+                sent = driver.load(msgspec.structs.replace(trickle, target=server.target))
                 others = [future.result()] if future is not None else []
                 wait_for_arrivals(sink, Sent.of(sent, *others))
                 measured.work_is_done()
             counts = sink.stop()
             check_arrivals(counts, Sent.of(sent, *others))
-    except Void as error:
+    except PostroikaError as error:
         raise Void(f"{label}, round {number}: {error}") from None
     bulk_rate = sum(one.messages / (counts["last_at"] - one.started_at) for one in others)
     delays = counts["runs"][sent.run] if others else counts["latency_ms"]
