@@ -156,7 +156,7 @@ class Session:
             self._server.shut_down(_SHUTTING_DOWN if self._stop else _TIMED_OUT)
             if not self._stuck:
                 with suppress(_GoneError):  # then nobody needs to be told
-                    self._send_nowait(self._server.take_output())
+                    self._say(self._server.take_output())
         except _GoneError:
             pass
         finally:
@@ -212,22 +212,20 @@ class Session:
     def _advance(self, at: float) -> bool:
         """Take what has come, and answer as far as that needs neither a wait nor an event. Called by the strand, and by
         the channel while the strand waits. Whether there is nothing left to do but to wait for more."""
-        server, strand = self._server, self._strand
+        channel, strand = self._channel, self._strand
         assert strand is not None
         try:
-            piece = self._channel.receive()
+            piece = channel.receive()
             if piece is not None:
                 self._unread = bool(piece)
                 if len(piece) > READ_BYTES:
                     self._reads += _READS_IN_A_LARGE_ONE
-                output = server.advance(piece)
+                output = self._server.advance(piece)
                 if output is None:
                     return False
                 if output:
                     self._say(output)
-                    if self._unsent:
-                        return False
-                if not self._channel.quiet:
+                if self._unsent or not channel.quiet:
                     return False
         except (OSError, _GoneError):
             self._gone = True
@@ -417,7 +415,12 @@ class Session:
     def _say(self, output: bytes) -> None:
         """Send what the socket takes at once; the rest becomes `_unsent`."""
         self._line_deadline = math.inf
-        sent = self._send_nowait(output)
+        try:
+            sent = self._sock.send(output)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _GoneError from error
         if sent < len(output):
             self._unsent = output[sent:]
 
@@ -439,15 +442,6 @@ class Session:
             if not view:
                 self._stuck = False
                 return
-
-    def _send_nowait(self, output: bytes) -> int:
-        """Send what the socket takes at once; how much it was."""
-        try:
-            return self._sock.send(output)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise _GoneError from error
 
     async def _linger(self) -> None:
         """Let a client that is sent away read why: with unread input, closing would reset the connection and take

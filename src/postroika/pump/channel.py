@@ -26,9 +26,12 @@ class Channel:
     """A non-blocking stream socket in the epoll set of the pump whose strand made it.
 
     One strand waits at a time. As long as the kernel has not told of anything new, `receive` does not ask it.
+
+    Attributes:
+        quiet: nothing has come since `receive` returned None, or less than it could. To be read only.
     """
 
-    __slots__ = ("_ended", "_fd", "_pump", "_read_bytes", "_readable", "_recv", "_take", "_wants", "strand")
+    __slots__ = ("_ended", "_fd", "_pump", "_read_bytes", "_recv", "_take", "_wants", "quiet", "strand")
 
     def __init__(self, sock: socket.socket) -> None:
         self._pump = loop.current().pump
@@ -38,15 +41,10 @@ class Channel:
         self._wants = 0
         self._read_bytes = READ_BYTES
         self._take: Callable[[float], bool] | None = None
-        self._readable = True
+        self.quiet = False
         self._ended = False
         self._pump.epoll.register(self._fd, _IN)
         self._pump.channels[self._fd] = self
-
-    @property
-    def quiet(self) -> bool:
-        """Nothing has come since `receive` returned None."""
-        return not self._readable
 
     def receive(self) -> bytes | None:
         """What has come, at most READ_BYTES, or LARGE_READ_BYTES if the last piece was as long as it could be; b"" at
@@ -55,12 +53,12 @@ class Channel:
         Raises:
             OSError.
         """
-        if not self._readable:
+        if self.quiet:
             return None
         try:
             piece = self._recv(self._read_bytes)
         except BlockingIOError:
-            self._readable = False
+            self.quiet = True
             return None
         if len(piece) == self._read_bytes:
             self._read_bytes = LARGE_READ_BYTES
@@ -68,7 +66,7 @@ class Channel:
         self._read_bytes = READ_BYTES
         # A short read has emptied the buffer; what comes later is told of, and the end was told of if it had come.
         if not self._ended:
-            self._readable = False
+            self.quiet = True
         return piece
 
     async def readable(self, take: Callable[[float], bool] | None = None) -> None:
@@ -82,7 +80,7 @@ class Channel:
             Late, Interrupted.
             OSError: closed meanwhile, by another strand.
         """
-        if self._readable:
+        if not self.quiet:
             return
         strand = loop.running
         assert strand is not None
@@ -105,7 +103,7 @@ class Channel:
         Raises:
             Late, Interrupted, OSError, as `readable`.
         """
-        if self._readable:
+        if not self.quiet:
             return
         await self._wait_with_room(_READ | _WRITE)
 
@@ -127,14 +125,14 @@ class Channel:
             del self._pump.channels[self._fd]
             self._pump.epoll.unregister(self._fd)
             self._fd = -1
-            self._readable = self._ended = True  # what the socket says to who comes now
+            self.quiet, self._ended = False, True  # what the socket says to who comes now
             if self.strand is not None:
                 self.strand.leave(OSError(errno.EBADF, "closed while a strand waited for it"))
 
     def ready(self, mask: int) -> None:
         """For the pump: this is what the kernel told of."""
         if mask & _READ:
-            self._readable = True
+            self.quiet = False
             if mask & _END:
                 self._ended = True
         strand = self.strand
