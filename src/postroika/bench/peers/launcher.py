@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _CLONE_NEWNS = 0x20000  # unshare(2)
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000  # mount(2)
+_REMOVE_WITHIN_S = 5.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -51,12 +52,29 @@ def main() -> None:
         _become(wanted)
     status = _watch(first, wake, wanted["grace_s"])
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if os.getppid() != harness:
-        # Nobody else will remove it.
-        if wanted["cgroup"]:
-            Path(wanted["cgroup"]).parent.rmdir()
-        return
-    print(json.dumps({"status": status, "cpu_s": used.ru_utime + used.ru_stime}), flush=True)
+    told = json.dumps({"status": status, "cpu_s": used.ru_utime + used.ru_stime})
+    # Who is ending loses its files before its children, so its id may still be there.
+    if (os.getppid() != harness or not _tell(told)) and wanted["cgroup"]:
+        _remove(Path(wanted["cgroup"]).parent)  # nobody else will
+
+
+def _tell(what: str) -> bool:
+    """Whether anybody is there to be told."""
+    try:
+        os.write(1, f"{what}\n".encode())
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _remove(group: Path) -> None:
+    """Remove a cgroup; it may be busy for a moment after its last process."""
+    give_up_at = time.monotonic() + _REMOVE_WITHIN_S
+    while time.monotonic() < give_up_at:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+            return
+        time.sleep(0.01)
 
 
 def _mount_all(wanted: dict[str, Any]) -> None:
