@@ -269,9 +269,7 @@ cdef class Lane:
         return False
 
     cdef bint take_mail(self, const unsigned char* p, Py_ssize_t size) except -1:
-        cdef Py_ssize_t end, digits = 0, i
-        cdef int64_t announced
-        cdef bint sized = False, typed = False
+        cdef Py_ssize_t end
         if size < 12 or memcmp(p, b"MAIL FROM:<", 11) != 0:
             return False
         p += 11
@@ -279,27 +277,9 @@ cdef class Lane:
         end = 0 if p[0] == c">" else address_end(p, size)
         if end < 0:
             return False
-        i = end + 1
-        while i < size:
-            if not self.sizes:
-                return False
-            if not sized and size - i > 6 and memcmp(p + i, b" SIZE=", 6) == 0:
-                i += 6
-                announced = number(p + i, size - i, &digits)
-                if not 0 <= announced <= self.hub.max_message_bytes:
-                    return False
-                i += digits
-                sized = True
-            elif not typed and size - i >= 10 and memcmp(p + i, b" BODY=7BIT", 10) == 0:
-                i += 10
-                typed = True
-            elif not typed and size - i >= 14 and memcmp(p + i, b" BODY=8BITMIME", 14) == 0:
-                i += 14
-                typed = True
-            else:
-                return False
-            if i < size and p[i] != c" ":
-                return False
+        end += 1
+        if end < size and not (self.sizes and plain_parameters(p + end, size - end, self.hub.max_message_bytes)):
+            return False
         self.say(self.hub.mail_reply)
         self.state = IN_MAIL
         return True

@@ -1,4 +1,4 @@
-# Addresses and numbers in their plainest form. Included by bench_sink.pyx.
+# Addresses, numbers and parameters in their plainest form. Included by bench_sink.pyx.
 
 cdef enum:
     MAX_LINE = 1000  # less than the Server takes
@@ -76,3 +76,29 @@ cdef int64_t number(const unsigned char* p, Py_ssize_t size, Py_ssize_t* end) no
         i += 1
     end[0] = i
     return value if i else -1
+
+
+cdef bint plain_parameters(const unsigned char* p, Py_ssize_t size, int64_t max_octets) noexcept nogil:
+    """Whether a MAIL goes on with SIZE of at most `max_octets` and BODY=7BIT or 8BITMIME, each once at most."""
+    cdef Py_ssize_t i = 0, digits = 0
+    cdef int64_t announced
+    cdef bint sized = False, typed = False
+    while i < size:
+        if not sized and size - i > 6 and memcmp(p + i, b" SIZE=", 6) == 0:
+            i += 6
+            announced = number(p + i, size - i, &digits)
+            if not 0 <= announced <= max_octets:
+                return False
+            i += digits
+            sized = True
+        elif not typed and size - i >= 10 and memcmp(p + i, b" BODY=7BIT", 10) == 0:
+            i += 10
+            typed = True
+        elif not typed and size - i >= 14 and memcmp(p + i, b" BODY=8BITMIME", 14) == 0:
+            i += 14
+            typed = True
+        else:
+            return False
+        if i < size and p[i] != c" ":
+            return False
+    return True
