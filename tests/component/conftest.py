@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from postroika.pump import Pump, loop, open_pump
+from tests.component.strands import nonblocking
 
 
 @pytest.fixture
@@ -15,6 +17,25 @@ async def pump() -> AsyncIterator[Pump]:
     async with open_pump() as pump:
         yield pump
         pump.nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Ours and theirs; neither blocks."""
+    ours, theirs = nonblocking(*socket.socketpair())
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The same over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    nonblocking(ours, theirs)
+    with ours, theirs:
+        yield ours, theirs
 
 
 @pytest.fixture(autouse=True)

@@ -57,3 +57,13 @@ async def send_all(sock: socket.socket, channel: Channel, content: bytes) -> Non
             view = view[sock.send(view) :]
         except BlockingIOError:
             await channel.writable()
+
+
+def fill(sock: socket.socket) -> int:
+    """Send until the buffer is full; how much it took."""
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(bytes(4096))
+    except BlockingIOError:
+        return sent

@@ -5,44 +5,15 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-import trio
-import trio.testing
 
-from postroika.pump import READ_BYTES, Channel, Late, Pump, Wake, breathe, current, open_pump
-from tests.component.strands import nonblocking, received, settled
+from postroika.pump import READ_BYTES, Channel, Pump, Wake, breathe, open_pump
+from tests.component.strands import fill, received, settled
 
 RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER with no time: closing resets
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = nonblocking(*socket.socketpair())
-    with ours, theirs:
-        yield ours, theirs
-
-
-@pytest.fixture
-def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        ours, _ = server.accept()
-    nonblocking(ours, theirs)
-    with ours, theirs:
-        yield ours, theirs
-
-
-def fill(sock: socket.socket) -> int:
-    """Send until the buffer is full; how much it took."""
-    sent = 0
-    try:
-        while True:
-            sent += sock.send(bytes(4096))
-    except BlockingIOError:
-        return sent
 
 
 def drain(sock: socket.socket) -> int:
@@ -264,6 +235,37 @@ async def test_reset_ends_each_wait(pump: Pump, tcp_pair: tuple[socket.socket, .
     assert seen == [errno.ECONNRESET]
 
 
+async def test_strand_is_not_stepped_as_long_as_what_comes_is_taken(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    taken: list[bytes | None] = []
+    steps: list[bytes | None] = []
+
+    async def wait() -> None:
+        channel = Channel(ours)
+
+        def take(_: float) -> bool:
+            taken.append(channel.receive())
+            return taken[-1] != b"for you"
+
+        assert channel.receive() is None
+        await channel.readable(take)
+        steps.append(channel.receive())
+        await channel.readable()
+        steps.append(channel.receive())
+        channel.close()
+
+    async with open_pump() as pump:
+        pump.spawn(wait())
+        for piece in (b"1", b"2", b"for you"):
+            await settled()
+            assert steps == []
+            theirs.send(piece)
+        await settled()
+        assert (taken, steps) == ([b"1", b"2", b"for you"], [None])
+        theirs.send(b"3")
+    assert (taken[3:], steps) == ([], [None, b"3"])
+
+
 # ---- writing
 
 
@@ -370,154 +372,3 @@ async def test_connecting_is_waited_for(pump: Pump, answered: bool) -> None:
         pump.spawn(connect())
         await settled()
     assert seen == [0 if answered else errno.ECONNREFUSED]
-
-
-# ---- closing
-
-
-async def test_number_of_a_closed_socket_is_not_confused_with_its_successor_s(
-    pump: Pump, mock_clock: trio.testing.MockClock
-) -> None:
-    """Both were told of by one look at the set; the first strand closes both, and the numbers go to new sockets."""
-    olds = [nonblocking(*socket.socketpair()) for _ in range(2)]
-    numbers = {ours.fileno() for ours, _ in olds}
-    channels: list[Channel] = []
-    seen: list[object] = []
-
-    async def old(number: int) -> None:
-        channel = Channel(olds[number][0])
-        channels.append(channel)
-        assert channel.receive() is None
-        try:
-            await channel.readable()
-        except OSError as error:
-            seen.append(error.errno)
-            return
-        for channel, pair in zip(channels, olds, strict=True):
-            channel.close()
-            for sock in pair:
-                sock.close()
-        news = [nonblocking(*socket.socketpair()) for _ in range(2)]
-        for pair in news:
-            for sock in pair:
-                if sock.fileno() in numbers:
-                    pump.spawn(new(sock))
-                else:
-                    kept.append(sock)
-
-    async def new(sock: socket.socket) -> None:
-        channel = Channel(sock)
-        assert channel.receive() is None
-        fill(sock)
-        current().deadline = trio.current_time()
-        with pytest.raises(Late):
-            await channel.writable()
-        seen.append(channel.quiet)
-        channel.close()
-        sock.close()
-
-    kept: list[socket.socket] = []
-    for number in range(2):
-        pump.spawn(old(number))
-    await settled()
-    for _, theirs in olds:
-        theirs.send(b"x")
-    await settled()
-    mock_clock.jump(1)
-    await settled()
-    assert seen == [errno.EBADF, True, True]
-    for sock in kept:
-        sock.close()
-
-
-@pytest.mark.parametrize("waits_for", ["readable", "writable", "readable_or_writable"])
-async def test_closing_ends_the_wait_of_another_strand(
-    pump: Pump, pair: tuple[socket.socket, ...], waits_for: str
-) -> None:
-    ours, _ = pair
-    channels: list[Channel] = []
-    seen: list[int | None] = []
-
-    async def wait() -> None:
-        channel = Channel(ours)
-        channels.append(channel)
-        assert channel.receive() is None
-        fill(ours)
-        for wait in (getattr(channel, waits_for), lambda: received(channel)):
-            with pytest.raises(OSError) as caught:
-                await wait()
-            seen.append(caught.value.errno)
-
-    pump.spawn(wait())
-    await settled()
-    channels[0].close()
-    ours.close()
-    await settled()
-    assert seen == [errno.EBADF] * 2
-
-
-async def test_closing_twice_is_closing_once(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
-    ours, theirs = pair
-    seen: list[bytes] = []
-
-    async def close() -> None:
-        first = Channel(ours)
-        first.close()
-        second = Channel(ours)
-        first.close()
-        seen.append(await received(second))
-
-    pump.spawn(close())
-    await settled()
-    theirs.send(b"x")
-    await settled()
-    assert seen == [b"x"]
-
-
-async def test_two_strands_at_one_channel_are_a_bug(pair: tuple[socket.socket, ...]) -> None:
-    ours, _ = pair
-    channels: list[Channel] = []
-
-    async def first() -> None:
-        channels.append(Channel(ours))
-        channels[0].receive()
-        await channels[0].readable()
-
-    async def second() -> None:
-        await channels[0].readable()
-
-    with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match="somebody waits there")):
-        async with open_pump() as pump:
-            pump.spawn(first())
-            pump.spawn(second())
-
-
-async def test_strand_is_not_stepped_as_long_as_what_comes_is_taken(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    taken: list[bytes | None] = []
-    steps: list[bytes | None] = []
-
-    async def wait() -> None:
-        channel = Channel(ours)
-
-        def take(_: float) -> bool:
-            taken.append(channel.receive())
-            return taken[-1] != b"for you"
-
-        assert channel.receive() is None
-        await channel.readable(take)
-        steps.append(channel.receive())
-        await channel.readable()
-        steps.append(channel.receive())
-        channel.close()
-
-    async with open_pump() as pump:
-        pump.spawn(wait())
-        for piece in (b"1", b"2", b"for you"):
-            await settled()
-            assert steps == []
-            theirs.send(piece)
-        await settled()
-        assert (taken, steps) == ([b"1", b"2", b"for you"], [None])
-        theirs.send(b"3")
-    assert (taken[3:], steps) == ([], [None, b"3"])

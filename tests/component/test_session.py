@@ -546,6 +546,7 @@ async def test_shutdown_while_a_client_is_given_time_to_read_ends_only_its_sessi
     assert (await inbound.read()).startswith("501 5.5.4 syntax: BDAT")
     inbound.session.stop(now=now)
     await inbound.ended.wait()
+    assert (await inbound.read(), inbound.ours.fileno(), inbound.spool.messages) == ("", -1, [])
 
 
 async def test_client_that_is_gone_when_it_is_told_of_the_shutdown_ends_only_its_session(nursery: trio.Nursery) -> None:
@@ -554,3 +555,4 @@ async def test_client_that_is_gone_when_it_is_told_of_the_shutdown_ends_only_its
     inbound.session.stop(now=True)
     inbound.socket.close()
     await inbound.ended.wait()
+    assert (inbound.ours.fileno(), inbound.spool.messages, inbound.events) == (-1, [], [])

@@ -123,8 +123,10 @@ def test_peer_takes_mail_over_tls(name: str, directory: Path, sink: RunningSink)
     with peer.start(_options(directory, sink, tls=True)) as running:
         with smtplib.SMTP("127.0.0.1", running.port, timeout=30) as client:
             client.starttls()
-            client.sendmail("a@x.test", ["b@y.test"], b"Subject: over TLS\r\n\r\nhello\r\n")
+            assert client.sendmail("a@x.test", ["b@y.test"], b"Subject: over TLS\r\n\r\nhello\r\n") == {}
         _wait_for(sink, 1)
+        wait_until(lambda: running.queued() == 0, "the queue to be empty", within_s=60)
+    assert sink.stop()["messages"] == 1
 
 
 @pytest.mark.parametrize("name", ["postroika", "opensmtpd"])
@@ -146,6 +148,8 @@ def test_two_of_a_kind_run_side_by_side(directory: Path, sink: RunningSink) -> N
         _send(other.port, 2)
         _wait_for(sink, 3)
         wait_until(lambda: (one.queued(), other.queued()) == (0, 2), "one to have sent, the other not", within_s=60)
+        assert one.pids().isdisjoint(other.pids())
+    assert (one.pids() | other.pids(), sink.stop()["messages"]) == (set(), 3)
 
 
 def test_unpacked_postfix_relays_where_none_is_installed(directory: Path, sink: RunningSink) -> None:
@@ -154,6 +158,9 @@ def test_unpacked_postfix_relays_where_none_is_installed(directory: Path, sink: 
     with postfix.start(_options(directory, sink)) as running:
         _send(running.port, 5)
         _wait_for(sink, 5)
+        wait_until(lambda: running.queued() == 0, "the queue to be empty", within_s=60)
+        assert running.version == postfix._package.version
+    assert sink.stop()["messages"] == 5
 
 
 def test_system_configuration_is_not_touched(peer: Peer, directory: Path, sink: RunningSink) -> None:

@@ -27,11 +27,17 @@ def test_each_turn_is_a_line_in_a_pipe() -> None:
 
 
 def test_a_count_is_not_looked_at_where_nobody_sees_it() -> None:
-    def count() -> int:
-        raise AssertionError
+    told, looked = io.StringIO(), list[int]()
 
-    with Teller(Console(file=io.StringIO())) as teller, teller.watch(count, 10):
-        pass
+    def count() -> int:
+        looked.append(1)
+        return 1
+
+    with Teller(Console(file=told)) as teller:
+        with teller.watch(count, 10):
+            threads = {thread.name for thread in threading.enumerate()}
+        teller.say("done")
+    assert ("teller" in threads, looked, told.getvalue()) == (False, [], "done\n")
 
 
 def test_a_count_is_shown_on_a_terminal() -> None:

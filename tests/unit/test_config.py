@@ -17,13 +17,10 @@ from postroika.config import (
     Route,
     Server,
     Sink,
-    canonical_domain,
     default_text,
     find,
     load,
     parse,
-    parse_next_hop,
-    split_host_port,
     to_toml,
 )
 from postroika.config.file import qualified
@@ -329,77 +326,3 @@ def test_every_key_says_its_meaning() -> None:
 def test_reference_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "config.md"
     assert page.read_text() == config_page.page(), "run `make docs`"
-
-
-# -- the small languages
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("127.0.0.1:25", ("127.0.0.1", 25)),
-        ("mx.example:0", ("mx.example", 0)),
-        ("[::1]:65535", ("::1", 65535)),
-        ("mx.example", ("mx.example", 2525)),
-        ("[::1]", ("::1", 2525)),
-    ],
-)
-def test_host_and_port_are_split(text: str, expected: tuple[str, int]) -> None:
-    assert split_host_port(text, 2525) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", ":25", "[", "[::1", "[127.0.0.1]:25", "[::1]x", "[::1]:", "h:", "h:p", "h:-1", "h:65536", "h:²", "a:1:2"],
-)
-def test_host_and_port_that_make_no_sense(text: str) -> None:
-    with pytest.raises(ValueError):
-        split_host_port(text, 2525)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("smtp://relay.example", ("relay.example", 25)),
-        ("smtp://127.0.0.1:2526", ("127.0.0.1", 2526)),
-        ("smtp://[2001:db8::1]:587", ("2001:db8::1", 587)),
-        ("smtp://_relay.local:26", ("_relay.local", 26)),
-    ],
-)
-def test_next_hop_is_read(text: str, expected: tuple[str, int]) -> None:
-    assert parse_next_hop(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "mx", "smtp://", "smtps://h", "smtp:h", "smtp://1.2.3", "smtp://u@h", "smtp://h:0"]
-)
-def test_next_hop_that_makes_no_sense(text: str) -> None:
-    with pytest.raises(ValueError):
-        parse_next_hop(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Example.COM", "example.com"),
-        ("example.com.", "example.com"),
-        (".Example.com", ".example.com"),
-        ("bücher.example", "xn--bcher-kva.example"),
-        (".BÜCHER.example", ".xn--bcher-kva.example"),
-        ("[192.0.2.1]", "[192.0.2.1]"),
-        ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
-        ("a_b.example", "a_b.example"),
-        ("com", "com"),
-    ],
-)
-def test_domain_in_canonical_form(text: str, expected: str) -> None:
-    assert canonical_domain(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", ".", "*", "..a", "a..b", "-a.example", "a-.example", "1.2.3.4", f"{'a' * 64}.example", "a\n", "[]", "☃..x"],
-)
-def test_text_that_is_no_domain(text: str) -> None:
-    with pytest.raises(ValueError):
-        canonical_domain(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postroika.mail.reply import Reply, reply
@@ -192,6 +192,8 @@ VERDICTS = st.lists(st.sampled_from([None, None, None, reply(450, "4.2.0", "late
 
 
 @given(pieces=st.lists(WORDS, max_size=30), verdicts=VERDICTS)
+@example(pieces=[BEGIN, b"BDAT 3\r\n", b"abc", b"BDAT 0 LAST\r\n"], verdicts=[])
+@example(pieces=[BEGIN, b"DATA\r\n", b"abc", b"\r\n.\r\n"], verdicts=[])
 def test_any_input_gets_well_formed_replies_and_no_message_without_recipients(
     pieces: list[bytes], verdicts: list[Reply | None]
 ) -> None:
