@@ -9,7 +9,7 @@ import trio
 from postroika.mail.envelope import Envelope, Notify, Recipient, Stream
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply
-from postroika.outcome.events import EventReply
+from postroika.outcome.event_record import EventReply
 from postroika.pump import in_task
 from postroika.queue.lane import Lane
 from postroika.spool.reader import Loaded

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -13,8 +15,8 @@ import trio.testing
 from postroika.errors import SpoolFullError, SpoolIOError
 from postroika.mail.envelope import Recipient
 from postroika.mail.outcome import Attempt, Outcome, RecipientResult, Stage
-from postroika.outcome.settle import Settled
 from postroika.pump import Wake, in_task
+from postroika.queue.destination import Destination
 from postroika.spool.changes import Changes
 from postroika.spool.inflight import InFlight
 from postroika.spool.reader import Loaded
@@ -137,18 +139,18 @@ async def test_a_destination_that_comes_up_while_it_is_swept_can_rest(tmp_path: 
             await w.accept(f"r{number}@dead.test", sender="")
     async with world(path, clock, loaded_batches=30, down_delays_s=(30,), delays_s=(300,)) as w:
         w.hops.unreachable.add("dead.test")
-        real = w.scheduler._tell_down
+        real = w.scheduler._down.tell
         calls = 0
 
-        def tell(state: object) -> None:
+        def tell(*how: Any) -> None:
             nonlocal calls
-            real(state)  # type: ignore[arg-type]
+            real(*how)
             calls += 1
             if calls == 1:
                 w.hops.unreachable.clear()
                 w.scheduler.bring_up("dead.test")  # an operator's flush, or a lane that gets through
 
-        w.scheduler._tell_down = tell  # type: ignore[method-assign]
+        w.scheduler._down.tell = tell  # type: ignore[method-assign]
         await w.settle_down()
         for _ in range(10):
             await w.pass_time(60)
@@ -544,18 +546,18 @@ async def test_telling_a_dead_destinations_mail_does_not_hold_up_the_loop(tmp_pa
     async with world(tmp_path, clock) as w:
         w.hops.unreachable.add("dead.test")
         told_at_once = [0]
-        real, real_defer = w.scheduler._tell_down, w.settler.defer_untried
+        real = w.scheduler._down.tell
 
-        def tell(state: object) -> None:
+        def tell(state: Destination, defer: Callable[..., None], let_go: Any) -> None:
             told_at_once.append(0)
-            real(state)  # type: ignore[arg-type]
 
-        def defer(loaded: Loaded, down: DestinationState) -> Settled:
-            told_at_once[-1] += len(loaded.batch.recipients)
-            return real_defer(loaded, down)
+            def counted(state: Destination, loaded: Loaded, down: DestinationState) -> None:
+                told_at_once[-1] += len(loaded.batch.recipients)
+                defer(state, loaded, down)
 
-        w.scheduler._tell_down = tell  # type: ignore[method-assign]
-        w.settler.defer_untried = defer  # type: ignore[method-assign]
+            real(state, counted, let_go)
+
+        w.scheduler._down.tell = tell  # type: ignore[method-assign]
         await w.settle_down()
         assert 0 < max(told_at_once) <= 1000
         assert len(w.happened("deferred")) == 60_000

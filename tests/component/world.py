@@ -16,7 +16,8 @@ from postroika.mail.envelope import Envelope, Recipient
 from postroika.mail.ids import IdSource
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply
-from postroika.outcome.events import Event, EventWriter, decode
+from postroika.outcome.event_record import Event, decode
+from postroika.outcome.events import EventWriter
 from postroika.outcome.settle import Settler
 from postroika.pump import breathe, in_task
 from postroika.queue.janitor import Janitor

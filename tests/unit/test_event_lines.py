@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postroika.cli._event_lines import event_line
-from postroika.outcome.events import Event, EventClient, EventPeer, EventReply
+from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply
 
 pytestmark = pytest.mark.usefixtures("utc")
 

@@ -12,7 +12,8 @@ from postroika.mail.envelope import Batch, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
-from postroika.outcome.events import Event, EventClient, EventPeer, EventReply, EventWriter, Refusal, decode
+from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply, decode
+from postroika.outcome.events import EventWriter, Refusal
 
 PAGE = (Path(__file__).parents[2] / "docs/event-record.md").read_text(encoding="utf-8")
 NOW = 1_800_000_000.125

@@ -14,17 +14,9 @@ from postroika.mail.envelope import Batch, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource, id_text
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
-from postroika.outcome.events import (
-    MAX_TEXT_CHARS,
-    Event,
-    EventClient,
-    EventPeer,
-    EventReply,
-    EventWriter,
-    Refusal,
-    decode,
-    encode,
-)
+from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply, decode
+from postroika.outcome.events import MAX_TEXT_CHARS, EventWriter, Refusal
+from postroika.outcome.json_text import encode
 
 NOW = 1_800_000_000.5678
 FIRST_ID = id_text(int(NOW * 1000) << 22 | 3 << 14)

@@ -10,7 +10,7 @@ from rich.text import Text
 from postroika.cli._words import duration, size, styled, visible
 
 if TYPE_CHECKING:
-    from postroika.outcome.events import Event, EventReply
+    from postroika.outcome.event_record import Event, EventReply
 
 STYLES = {
     "received": "cyan",

@@ -15,7 +15,7 @@ from postroika.cli._shared import config_option, console, load_config
 if TYPE_CHECKING:
     from postroika.config import Config
     from postroika.control.event_log import EventLog
-    from postroika.outcome.events import Event
+    from postroika.outcome.event_record import Event
 
 TYPES = ("received", "rejected", "delivered", "deferred", "bounced", "expired", "cancelled", "suppressed")
 
@@ -118,7 +118,7 @@ def decoded(line: bytes) -> Event | None:
     """The event of a line; None if it is none (someone has edited the file)."""
     from msgspec import DecodeError
 
-    from postroika.outcome.events import decode
+    from postroika.outcome.event_record import decode
 
     try:
         return decode(line)

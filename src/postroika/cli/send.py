@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from postroika.cli._submission import Submitted
     from postroika.config import Config
     from postroika.control.event_log import EventLog
-    from postroika.outcome.events import Event
+    from postroika.outcome.event_record import Event
 
 _FINAL = frozenset(("delivered", "bounced", "expired", "cancelled", "suppressed"))
 _POLL_S = 0.05

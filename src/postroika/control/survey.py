@@ -20,7 +20,7 @@ from postroika.control.records import (
     ShardStats,
 )
 from postroika.mail.ids import id_time_s
-from postroika.outcome.events import decode as decode_event
+from postroika.outcome.event_record import decode as decode_event
 from postroika.spool.reader import Loaded
 from postroika.spool.schema import DestinationState, Table, batch_key, split_batch_key
 from postroika.spool.shards import Shard

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from postroika import metrics
 from postroika.config import Limits
@@ -168,7 +168,7 @@ class Session:
     async def _converse(self) -> None:
         """Read, act, reply, until the server is closed."""
         server, channel = self._server, self._channel
-        strand, act = current(), self._HANDLERS
+        strand, act = current(), _HANDLERS
         verdict = await self._services.pipeline.judge("connect", self._client, None)
         if verdict is not None and verdict.code >= 400:
             server.shut_down(verdict)
@@ -397,19 +397,6 @@ class Session:
             sender = client.mail.reverse_path
         self._services.rejected(Refusal(client.ip, client.helo, sender, recipient, given, stage, size_bytes))
 
-    _HANDLERS: ClassVar[dict[type[Event], Callable[[Session, Any], Pending]]] = {
-        BodyChunk: _chunk,
-        Mail: _mail,
-        Rcpt: _rcpt,
-        DataBegin: _data,
-        BodyEnd: _commit,
-        Refused: _note_refused,
-        Helo: _helo,
-        BodyRefused: _body_refused,
-        Reset: _reset,
-        Quit: _quit,
-    }
-
     # ---- the socket
 
     def _say(self, output: bytes) -> None:
@@ -468,3 +455,17 @@ def _path_in(argument: str) -> str:
     """What stands between < and > in the refused argument of MAIL or RCPT; all of it where nothing does."""
     start, stop = argument.find("<"), argument.rfind(">")
     return argument[start + 1 : stop] if 0 <= start < stop else argument
+
+
+_HANDLERS: dict[type[Event], Callable[[Session, Any], Pending]] = {
+    BodyChunk: Session._chunk,
+    Mail: Session._mail,
+    Rcpt: Session._rcpt,
+    DataBegin: Session._data,
+    BodyEnd: Session._commit,
+    Refused: Session._note_refused,
+    Helo: Session._helo,
+    BodyRefused: Session._body_refused,
+    Reset: Session._reset,
+    Quit: Session._quit,
+}

@@ -242,9 +242,9 @@ class Connection:
         except SessionRefused as error:
             await self.quit()  # noqa: ASYNC120 - if interrupted here, nobody asks why there is no session
             raise NoSession(error, step) from error
-        except FAILURES as error:
+        except FAILURES as failure:
             self.close()
-            raise NoSession(error, error.step if isinstance(error, TimedOut) else step) from error
+            raise NoSession(failure, failure.step if isinstance(failure, TimedOut) else step) from failure
 
     async def quit(self) -> None:
         """Take leave, politely but not for long, and close. Never raises for what the peer does.

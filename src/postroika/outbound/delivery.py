@@ -72,8 +72,8 @@ class Deliverer:
             route = self.router.known(lane.destination)
             if route is None:
                 route = await in_task(self.router.route, lane.destination)
-        except NoRoute as error:
-            await self._no_route(lane, error)
+        except NoRoute as none:
+            await self._no_route(lane, none)
             return False
         if self.pool.is_full(route.site):
             lane.pause()

@@ -1,10 +1,9 @@
-"""The event record: what became of one recipient, one JSON object on one line (docs/event-record.md).
+"""Writing events: what became of one recipient, one JSON object on one line (docs/event-record.md).
 
 Promise: whatever a peer or a client has sent, the bytes returned here are valid UTF-8 JSON without a line break,
 a control character or anything else that is invisible: those are written as \\u escapes, so that nobody outside
 can forge a line or steer the terminal of whoever reads the log. Bytes that were not UTF-8 show as U+FFFD.
 
-A member without a value is left out; the order of members never changes. Times are epoch seconds with three decimals.
 An event is made for every recipient of every attempt, so this is a hot path. The two kinds that nearly all mail has
 ("received", and an attempt that was the last) are joined from text, of which that of a message and that of a connection
 are kept; whatever is out of the ordinary goes through a struct and its encoder. The octets are the same.
@@ -17,12 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import msgspec
-
 from postroika.mail.envelope import Batch, Envelope, Recipient, Stream
 from postroika.mail.ids import IdSource, id_text
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply
+from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply
 from postroika.outcome.json_text import encode, is_plain, quoted, seconds
 
 MAX_TEXT_CHARS: Final = 2000  # Four full reply lines (RFC 5321 §4.5.3.1.5); what a peer adds beyond that is padding.
@@ -49,68 +47,6 @@ class Refusal(NamedTuple):
     reply: Reply
     stage: str
     size_bytes: int = 0
-
-
-class EventReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The `reply` member. `local` is true if the words are ours, false (left out) if a peer spoke them."""
-
-    code: int
-    enhanced: str = ""
-    text: str = ""
-    stage: str = ""
-    local: bool = False
-
-
-class EventPeer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The `peer` member: the next hop."""
-
-    host: str = ""
-    ip: str = ""
-    port: int = 0
-
-
-class EventClient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The `client` member: who gave us the message."""
-
-    ip: str = ""
-    helo: str = ""
-
-
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One event, with the members in the order in which they are written."""
-
-    id: str
-    type: str
-    at: float
-    message: str = ""
-    sender: str | None = None
-    recipient: str = ""
-    destination: str = ""
-    site: str = ""
-    source: str = ""
-    attempt: int = 0
-    size_bytes: int = 0
-    queued_at: float | None = None
-    next_attempt_at: float | None = None
-    reply: EventReply | None = None
-    peer: EventPeer | None = None
-    tls: str = ""
-    client: EventClient | None = None
-    tenant: str = ""
-    stream: str = ""
-    campaign: str = ""
-
-
-_decode_json = msgspec.json.Decoder(Event).decode
-
-
-def decode(line: bytes | bytearray | memoryview | str) -> Event:
-    """The inverse of `encode`. Members that this version does not know are passed over.
-
-    Raises:
-        msgspec.DecodeError: not an event.
-    """
-    return _decode_json(line)
 
 
 def _ms(at: float) -> float:

@@ -58,7 +58,7 @@ class Committer:
         self._writing = False
         self._ended = False
         self.stuck = False
-        self._thread = CommitThread()
+        self._writing_thread = CommitThread()
         self._room_checked_at = -1.0
         self._room_bytes = 0
         self._full_until = 0.0
@@ -161,7 +161,7 @@ class Committer:
         """Nothing more will be written: whoever waits must not wait for ever. Done-marks that were not written stay
         undone; after the next start those batches are tried again."""
         self._ended = True
-        self._thread.close()
+        self._writing_thread.close()
         error = SpoolError("the spool is closed")
         while self._queue:
             changes, done = self._queue.popleft()
@@ -182,14 +182,14 @@ class Committer:
         batch = [changes for changes, _ in group]
         started_at = trio.current_time()
         try:
-            await self._thread.call(partial(self._store.apply, batch, self._ids.last))
+            await self._writing_thread.call(partial(self._store.apply, batch, self._ids.last))
         except trio.Cancelled:
             self._queue.extendleft(reversed(group))  # it had not begun
             raise
-        except SpoolIOError as error:
+        except SpoolIOError as broken:
             for changes, done in group:
                 if not changes.must:
-                    done(error)
+                    done(broken)
             raise
         except SpoolError as error:
             if not isinstance(error, SpoolFullError) and any(changes.must for changes in batch):
