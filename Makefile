@@ -14,10 +14,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 KERNELS := $(wildcard cext/*.pyx cext/*.pxd cext/*.pxi cext/*.h cext/*.c)
+COMPILED := $(addprefix src/,$(addsuffix .py,$(subst .,/,$(shell sed -n '/^\[tool.postroika.compiled]/,/^\[tool.ruff]/p' pyproject.toml | grep -o '"postroika[.a-z_]*' | tr -d '"' ))))
+# With INTERPRETED=1 the modules on the path of a message run as they stand, and an edit counts without a compiler.
+BUILT := $(if $(INTERPRETED),interpreted,$(VENV)/.compiled)
+COMPILED_MODULES := find src -name '*.so' -not -path '*/kernels/*'
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build lint sanitize fuzz format docs bench clean
+.PHONY: help run test build interpreted lint sanitize fuzz format docs bench clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -26,7 +30,7 @@ help: ## Show this list
 run: build $(CONFIG) ## Start the server on 127.0.0.1:2525, with its files under ./var
 	@exec $(BIN)/postroika serve --config $(CONFIG)
 
-test: $(VENV)/.tests $(VENV)/.kernels lint ## Run every check: lint, types, layers, and all tests
+test: $(VENV)/.tests $(BUILT) lint ## Run every check: lint, types, layers, and all tests
 	@tools/prepare-peers
 	tools/sanitize $(VENV) $(JOBS)
 	$(BIN)/pytest -n $(JOBS) $(PYTEST_FLAGS)
@@ -44,7 +48,7 @@ sanitize: $(VENV)/.tests $(VENV)/.kernels ## Test the kernels with AddressSaniti
 fuzz: $(VENV)/.tests $(VENV)/.kernels ## Look for what kernels and their plain twins see differently, FUZZ_S seconds each
 	$(BIN)/python -m tests.fuzz.grow --seconds $(FUZZ_S)
 
-build: $(VENV)/.kernels ## Make .venv and compile the kernels
+build: $(BUILT) ## Make .venv, compile the kernels and the modules on the path of a message
 
 format: $(VENV)/.tests ## Format the source
 	$(BIN)/ruff check --fix --quiet
@@ -53,15 +57,16 @@ format: $(VENV)/.tests ## Format the source
 docs: $(VENV)/.tests ## Write the generated pages in docs/
 	$(BIN)/python -m tools.config_page > docs/config.md
 
-bench: $(VENV)/.tests $(VENV)/.kernels ## Measure beside Postfix and others: the quick set, about 10 minutes
+bench: $(VENV)/.tests $(BUILT) ## Measure beside Postfix and others: the quick set, about 10 minutes
 	$(BIN)/postroika bench run --quick $(if $(NO_APT),,--install) --out benchmarks/results $(BENCH_FLAGS)
 
 clean: ## Remove what was built; the spool, the logs and the config stay
-	rm -rf $(VENV) build dist src/*.egg-info src/postroika/kernels/*.so
+	rm -rf $(VENV) build dist src/*.egg-info
+	find src -name "*.so" -delete
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-postroika.toml: | $(VENV)/.kernels
+postroika.toml: | $(BUILT)
 	@$(BIN)/postroika default-config > $@.new && mv $@.new $@
 	@echo "Wrote $@: every key with its meaning and default."
 
@@ -74,15 +79,25 @@ $(VENV)/.python: tools/prepare-python tools/debian.sh
 $(VENV)/.package: $(VENV)/.python pyproject.toml setup.py
 	@echo "Installing what Postroika needs into $(VENV)"
 	@$(PIP) install $$($(BIN)/python tools/build_requirements.py)
-	@POSTROIKA_WITHOUT_KERNELS=1 $(PIP) install --no-build-isolation --editable .
+	@POSTROIKA_COMPILE= $(PIP) install --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.kernels: $(VENV)/.package $(KERNELS)
 	@echo "Compiling the kernels"
-	@$(BIN)/python setup.py --quiet build_ext --inplace --parallel $(JOBS)
+	@POSTROIKA_COMPILE=kernels $(BIN)/python setup.py --quiet build_ext --inplace --parallel $(JOBS)
 	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.kernels $(COMPILED)
+	@echo "Compiling the modules on the path of a message"
+	@$(COMPILED_MODULES) -delete
+	@POSTROIKA_COMPILE=modules $(BIN)/python setup.py --quiet build_ext --inplace --parallel $(JOBS)
+	@touch $@
+
+interpreted: $(VENV)/.kernels
+	@$(COMPILED_MODULES) -delete
+	@rm -f $(VENV)/.compiled
 
 $(VENV)/.tests: $(VENV)/.package
 	@echo "Installing what the checks need into $(VENV)"
-	@POSTROIKA_WITHOUT_KERNELS=1 $(PIP) install --no-build-isolation --editable '.[test]'
+	@POSTROIKA_COMPILE= $(PIP) install --no-build-isolation --editable '.[test]'
 	@touch $@

@@ -3,6 +3,7 @@ not fail for want of speed.
 """
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +13,17 @@ from hypothesis import HealthCheck, settings
 for _name, _same in (("local", False), ("ci", True)):
     settings.register_profile(_name, deadline=None, derandomize=_same, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure() -> None:
+    """A compiled module that is older than its source would be tested in its place."""
+    source = Path(__file__).parent.parent / "src"
+    for built in source.rglob("*.so"):
+        module = built.with_name(f"{built.name.partition('.')[0]}.py")
+        if module.exists() and module.stat().st_mtime > built.stat().st_mtime:
+            raise pytest.UsageError(
+                f"{module} was changed after it was compiled: make build, or make INTERPRETED=1 build"
+            )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
