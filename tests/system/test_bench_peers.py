@@ -201,7 +201,9 @@ def test_driver_tells_what_came(name: str) -> None:
         wait_until(lambda: sink.status()["messages"] == 100, "the messages in the status")
         counts = sink.stop()
         assert counts == sink.stop() == sink.status()
-        assert (counts["messages"], counts["sessions"]) == (100, 4)
+        assert counts["messages"] == 100
+        # smtp-source may be done before the last of its sessions is open.
+        assert counts["sessions"] == 4 if name == "own" else 1 <= counts["sessions"] <= 4
         assert sent.started_at < counts["first_at"] <= counts["last_at"] < time.monotonic()
         assert counts["timeline"][-1][1] == 100
         assert counts["cpu_s"] > 0
