@@ -196,6 +196,7 @@ async def test_message_refused_by_the_protocol_is_dropped_and_recorded(nursery: 
     await inbound.greet()
     await inbound.say(BEGIN)
     await inbound.send(LONG)
+    await trio.testing.wait_all_tasks_blocked()  # until it is taken: refused in one piece, it would never be begun
     said = await inbound.say(b"x\r\ny\nz\r\n.\r\n")
     assert said.startswith("550 5.6.0 message has a bare LF")
     (message,) = inbound.spool.messages
