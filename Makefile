@@ -91,6 +91,7 @@ $(VENV)/.compiled: $(VENV)/.kernels $(COMPILED)
 	@echo "Compiling the modules on the path of a message"
 	@$(COMPILED_MODULES) -delete
 	@POSTROIKA_COMPILE=modules $(BIN)/python setup.py --quiet build_ext --inplace --parallel $(JOBS)
+	@$(COMPILED_MODULES) -exec touch {} +  # setuptools leaves the time of what it need not link again
 	@touch $@
 
 interpreted: $(VENV)/.kernels

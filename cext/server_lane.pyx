@@ -11,7 +11,8 @@ How: a `Lane` is the base of the Server. A command line is plain if it is one of
     DATA
 
 in ASCII, ended by CR LF, with all that it needs offered and within the limits; and if the table of states allows it.
-`advance` also accepts it, without an event, where the session has said that nobody is to be asked. A `BodyReader` measures and judges the content, which the scanners of datastream.pyx and headers.pyx have looked at.
+`advance` also accepts it, without an event, where the session has said that nobody is to be asked. A `BodyReader`
+(body_reader.pxi) measures and judges the content, which the scanners of datastream.pyx and headers.pyx have looked at.
 Events, states and replies are not known here: `Words` has them.
 Source: the grammar is that of command.pyx, narrowed. The oracles are the Server with `_plain` off, and
 tests/reference/body.py and server_session.py (tests/unit/test_kernel_server_lane.py).

@@ -135,7 +135,7 @@ class Destination:
         return dropped
 
     def took(self, seconds: float) -> None:
-        """A message has taken so long, delivered or not."""
+        """A message has held a connection for so long, delivered or not."""
         self._pace_s += (seconds - self._pace_s) / _PACE_MESSAGES
         self.in_a_row = in_a_row(self._pace_s)
 

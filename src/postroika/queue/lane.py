@@ -96,7 +96,7 @@ class Lane:
         if loaded is not None:
             self.served += 1
             self.under_way[loaded.key] = loaded
-            self._taken_at = now()
+            self._taken_at = now()  # what is taken behind another begins to hold the connection no earlier
         return loaded
 
     async def take(self, idle_s: float) -> Loaded | None:

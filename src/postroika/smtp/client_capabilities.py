@@ -71,7 +71,8 @@ def parse_capabilities(ehlo: Reply) -> Capabilities:
         elif keyword == "SIZE":
             size, max_size_bytes = True, _number(values[0]) if values else 0
         elif keyword == "LIMITS":
-            for name, _, value in (item.partition("=") for item in values):
+            for item in values:
+                name, _, value = item.partition("=")
                 limits[name] = _number(value)
         elif keyword == "AUTH" or keyword.startswith("AUTH="):  # The latter from before RFC 2554.
             auth += [*filter(None, [keyword[5:]]), *values]
