@@ -58,7 +58,7 @@ class Postroika:
         """Nothing to do: the harness is a part of it."""
 
     def start(self, options: PeerOptions) -> Running:
-        """See `adaptor.Peer`. Limits of a site hold for each worker, so that each gets its part of `connections`."""
+        """See `adaptor.Peer`."""
         if options.tls:
             raise PostroikaError("Postroika does not speak TLS yet")
         directory = options.directory
@@ -153,7 +153,7 @@ def _config(options: PeerOptions, port: int) -> Config:
         "server": {"hostname": _HOSTNAME, "workers": workers, "spool": "spool", "control": "control.sock"},
         "listener": {"address": f"{HOST}:{port}"},
         "delivery": {
-            "max_connections_per_site": max(1, options.connections // workers),
+            "max_connections_per_site": options.connections,  # of all workers
             "max_connections": max(500, options.connections),
         },
         "log": {"events": "events.jsonl"},
