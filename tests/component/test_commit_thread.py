@@ -1,6 +1,7 @@
 """The thread that commits: one for all calls, and what becomes of it."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ async def test_all_calls_are_made_in_one_thread_which_ends_when_it_is_closed() -
     seen: list[threading.Thread] = []
     thread = CommitThread()
     for _ in range(3):
-        await thread.call(lambda: seen.append(threading.current_thread()))
+        await thread.call(lambda _: seen.append(threading.current_thread()))
     thread.close()
     thread.close()
     seen[0].join(10)
@@ -24,9 +25,9 @@ async def test_all_calls_are_made_in_one_thread_which_ends_when_it_is_closed() -
 async def test_what_a_call_raises_is_raised_where_it_was_made_and_harms_no_other() -> None:
     thread = CommitThread()
     with pytest.raises(ZeroDivisionError):
-        await thread.call(lambda: 1 // 0)
+        await thread.call(lambda _: 1 // 0)
     called: list[bool] = []
-    await thread.call(lambda: called.append(True))
+    await thread.call(lambda _: called.append(True))
     thread.close()
     assert called == [True]
 
@@ -36,7 +37,7 @@ async def test_nothing_is_called_for_who_is_cancelled_already() -> None:
     called: list[bool] = []
     with trio.CancelScope() as scope:
         scope.cancel()
-        await thread.call(lambda: called.append(True))
+        await thread.call(lambda _: called.append(True))
     thread.close()
     assert (scope.cancelled_caught, called) == (True, [])
 
@@ -47,7 +48,7 @@ async def test_a_call_that_has_begun_comes_to_its_end_whoever_is_cancelled() -> 
     token = trio.lowlevel.current_trio_token()
     ends: list[str] = []
 
-    def work() -> None:
+    def work(_: object) -> None:
         token.run_sync_soon(begun.set)
         go_on.wait(10)
         ends.append("called")
@@ -65,3 +66,41 @@ async def test_a_call_that_has_begun_comes_to_its_end_whoever_is_cancelled() -> 
         go_on.set()
     thread.close()
     assert ends == ["called", "returned"]
+
+
+async def test_the_loop_waits_while_a_call_works_and_no_longer() -> None:
+    thread = CommitThread()
+    go_on = threading.Event()
+    turns: list[str] = []
+
+    def work(written: Callable[[], None]) -> None:
+        turns.append("works")
+        written()
+        written()
+        go_on.wait(10)
+        turns.append("has waited for the disk")
+
+    async def other() -> None:
+        turns.append("the loop goes on")
+        go_on.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(thread.call, work)
+        nursery.start_soon(other)
+    thread.close()
+    assert sorted(turns) == ["has waited for the disk", "the loop goes on", "works"]
+    assert turns[-1] == "has waited for the disk"
+
+
+async def test_a_call_that_never_says_that_it_has_written_holds_the_loop_up_for_a_moment_only() -> None:
+    thread = CommitThread()
+    go_on = threading.Event()
+
+    async def other() -> None:
+        go_on.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(thread.call, lambda _: go_on.wait(10) or None)
+        nursery.start_soon(other)
+    thread.close()
+    assert go_on.is_set()

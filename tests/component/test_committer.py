@@ -31,13 +31,13 @@ class Disk:
         self.gate.set()
         self.fails: Callable[[list[Changes]], SpoolError | None] = lambda group: None
 
-    def apply(self, group: list[Changes], last_id: int = 0) -> None:
+    def apply(self, group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
         self.gate.wait(10)
         error = self.fails(group)
         if error is not None:
             raise error
         self.groups.append(len(group))
-        self.store.apply(group, last_id)
+        self.store.apply(group, last_id, written)
 
     def room_bytes(self) -> int:
         self.looks += 1
@@ -52,7 +52,7 @@ def disk(tmp_path: Path):
 
 
 def committer_on(disk: Disk, low_water_bytes: int = 1) -> Committer:
-    return Committer(disk, IdSource(0), low_water_bytes=low_water_bytes)  # type: ignore[arg-type]
+    return Committer(disk, IdSource(0), low_water_bytes=low_water_bytes)
 
 
 def mark(name: bytes, *, must: bool = False) -> Changes:

@@ -78,10 +78,10 @@ async def test_nothing_more_is_delivered_than_can_be_recorded(tmp_path: Path, mo
     async with world(tmp_path, clock, **NARROW) as w:
         real, full = w.store.apply, True
 
-        def apply(group: list[Changes], last_id: int = 0) -> None:
+        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
             if full:
                 raise SpoolFullError("full")
-            real(group, last_id)
+            real(group, last_id, written)
 
         w.store.apply = apply  # type: ignore[method-assign]
         for _ in range(20):
@@ -311,10 +311,10 @@ async def test_a_batch_stays_in_the_in_flight_table_until_its_outcome_is_on_disk
                 w.inflight.dot_sent(loaded.key)
                 lane.report(loaded, Attempt((RecipientResult(0, Outcome.DELIVERED, OK, Stage.FINAL_DOT),), PEER))  # type: ignore[attr-defined]
 
-        def apply(group: list[Changes], last_id: int = 0) -> None:
+        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
             if any(b'"delivered"' in line for changes in group for line in changes.events):
                 gate.wait(10)
-            real(group, last_id)
+            real(group, last_id, written)
 
         def in_doubt_if_killed_now() -> list[bytes]:
             return InFlight(w.store.path / "inflight", 1).recovered
@@ -337,12 +337,12 @@ async def test_an_abandoned_message_is_removed_once_there_is_room(tmp_path: Path
         await write(writer, bytes(1_000_000))
         real, fails = w.store.apply, 1
 
-        def apply(group: list[Changes], last_id: int = 0) -> None:
+        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
             nonlocal fails
             if fails:
                 fails -= 1
                 raise SpoolFullError("full")
-            real(group, last_id)
+            real(group, last_id, written)
 
         w.store.apply = apply  # type: ignore[method-assign]
         with pytest.raises(SpoolFullError):
@@ -363,7 +363,7 @@ async def test_a_commit_after_the_disk_failed_is_told_at_once(tmp_path: Path, mo
 
     store = Store.create_or_open(tmp_path, 0, max_bytes=1 << 26)
 
-    def apply(group: list[Changes], last_id: int = 0) -> None:
+    def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
         raise SpoolIOError("EIO")
 
     store.apply = apply  # type: ignore[method-assign]
@@ -428,7 +428,7 @@ async def test_the_janitor_does_not_fill_memory_while_the_disk_is_full(tmp_path:
     async with world(tmp_path, clock, janitor=True, enabled=False, expire_after_s=1000, delay_dsn_after_s=0) as w:
         real = w.store.apply
 
-        def apply(group: list[Changes], last_id: int = 0) -> None:
+        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
             raise SpoolFullError("full")
 
         w.store.apply = apply  # type: ignore[method-assign]
@@ -446,7 +446,7 @@ async def test_refusals_do_not_fill_memory_while_the_disk_is_full(tmp_path: Path
     async with world(tmp_path) as w:
         real = w.store.apply
 
-        def apply(group: list[Changes], last_id: int = 0) -> None:
+        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
             raise SpoolFullError("full")
 
         w.store.apply = apply  # type: ignore[method-assign]

@@ -1,7 +1,7 @@
 """Large bodies on their way into the spool: what is spilled when, and what is left of what never came to its end."""
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Shard:
         self.error: SpoolError | None = None
         self.groups: list[int] = []  # octets
         self.committed: list[Loaded] = []
-        self.committer = Committer(self, IdSource(0), low_water_bytes=1)  # type: ignore[arg-type]
+        self.committer = Committer(self, IdSource(0), low_water_bytes=1)
         self.intake = Intake(
             self.store,
             self.committer,
@@ -45,12 +45,12 @@ class Shard:
             fresh=self.committed.extend,
         )
 
-    def apply(self, group: list[Changes], last_id: int = 0) -> None:
+    def apply(self, group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
         self.gate.wait(10)
         if self.error is not None:
             raise self.error
         self.groups.append(sum(changes.bytes for changes in group))
-        self.store.apply(group, last_id)
+        self.store.apply(group, last_id, written)
 
     def stored(self, message: int) -> bytes:
         """The body of a message that was committed."""

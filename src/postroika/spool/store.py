@@ -8,7 +8,7 @@ outbox sequence) needs no lock: the committer runs one `apply` at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import lmdb
@@ -84,12 +84,13 @@ class Store(Reader):
 
     # -- writing (in the commit thread) -------------------------------------------------------------------------------
 
-    def apply(self, group: list[Changes], last_id: int = 0) -> None:
+    def apply(self, group: list[Changes], last_id: int = 0, written: Callable[[], None] | None = None) -> None:
         """Write all of `group` in one transaction and sync it.
 
         Args:
             last_id: the largest id given so far. Ids must not be given twice, even if the queue runs empty and the
                 clock is set back.
+            written: called when all is in LMDB's pages, and what is left to do is to write and sync them.
 
         Raises:
             SpoolFullError: no room; nothing was written.
@@ -103,6 +104,8 @@ class Store(Reader):
                 classes = self._write(txn, group)
                 if last_id:
                     txn.put(b"last_id", u64_key(last_id), db=self._dbs[Table.META])
+                if written is not None:
+                    written()
             self._stored_classes.update(classes)
         except lmdb.Error as error:
             self._next_outbox = next_outbox
