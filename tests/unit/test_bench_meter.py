@@ -103,6 +103,21 @@ def test_account_goes_on_over_restarts(tmp_path: Path, method: str) -> None:
         program.end()
 
 
+def test_cpu_can_be_bounded(tmp_path: Path, method: str) -> None:
+    (tmp_path / "burn.py").write_text(_BURN)
+    command = [sys.executable, tmp_path / "burn.py", "0.4"]
+    program = Program(command, log=tmp_path / "log", directory=tmp_path, cpu_cores=0.25)
+    try:
+        if not program.bounded:
+            pytest.skip("the CPU time of a control group cannot be bounded here")
+        began_at = time.monotonic()
+        program.start()
+        assert program.wait(within_s=60) == 0
+        assert time.monotonic() - began_at > 0.8  # half of what the bound makes of it: a period more or less
+    finally:
+        program.end()
+
+
 def test_detached_process_is_found_and_ended(tmp_path: Path, method: str) -> None:
     told = tmp_path / "pid"
     program = _program(tmp_path, _DETACH, str(told))

@@ -114,6 +114,7 @@ class Bench(Scope):
             workers=setup.workers,
             connections=setup.connections,
             processes=setup.processes,
+            cpu_cores=setup.cpu_cores,
             extra=setup.extra,
         )
         try:

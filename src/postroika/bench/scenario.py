@@ -40,6 +40,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         workers: of those that have such; 0 = one for each core.
         connections: to the next hop, at once.
         processes: Postfix's default_process_limit; None leaves its default.
+        cpu_cores: what it may use of them, where the system can bound it; 0 = all there are. For ours only.
         suspended: it accepts and keeps, but delivers nothing.
         extra: settings of this server alone, in its own words.
         interpreter: the label of that which runs it, of `Scope.interpreters`; "" is the one that runs the harness.
@@ -49,6 +50,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     connections: int = 20
     processes: int | None = None
+    cpu_cores: float = 0.0
     suspended: bool = False
     extra: Mapping[str, Any] = {}
     interpreter: str = ""

@@ -22,6 +22,7 @@ class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
         workers: for servers with a process for each core; 0 = all cores.
         connections: to the next hop, at once.
         processes: for Postfix, its default_process_limit; None leaves its default.
+        cpu_cores: what it may use of them, where the system can bound it; 0 = all there are. For ours only.
         tls: it offers STARTTLS, and uses it where the next hop offers it, unverified.
         extra: settings of this server alone, in its own words; each adaptor says how.
     """
@@ -32,6 +33,7 @@ class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     connections: int = 20
     processes: int | None = None
+    cpu_cores: float = 0.0
     tls: bool = False
     extra: Mapping[str, Any] = {}
 

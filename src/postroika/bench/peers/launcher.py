@@ -10,7 +10,7 @@ One letter on standard input: "t" sends SIGTERM to the server's first process, "
 process has ended the others have `grace_s` to follow. The last thing it does is to print one JSON object: how the first
 process ended, and the CPU time of everything it has waited for.
 
-Keys: command; log (a file for stdout and stderr); environment; directory (to start in); cgroup (a cgroup.procs file
+Keys: command; log (a file for stdout and stderr); environment; directory (to start in); cgroups (cgroup.procs files
 that the server's processes go to); grace_s; overlays ([folders, target]: what is in the folders appears in the target,
 with what was there before); binds ([source, target]); hidden (targets that become empty, and writable in memory).
 """
@@ -54,8 +54,9 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     told = json.dumps({"status": status, "cpu_s": used.ru_utime + used.ru_stime})
     # Who is ending loses its files before its children, so its id may still be there.
-    if (os.getppid() != harness or not _tell(told)) and wanted["cgroup"]:
-        _remove(Path(wanted["cgroup"]).parent)  # nobody else will
+    if os.getppid() != harness or not _tell(told):
+        for group in wanted["cgroups"]:
+            _remove(Path(group).parent)  # nobody else will
 
 
 def _tell(what: str) -> bool:
@@ -109,8 +110,8 @@ def _become(wanted: dict[str, Any]) -> NoReturn:
     """In the child: run the server."""
     try:
         os.setsid()
-        if wanted["cgroup"]:
-            Path(wanted["cgroup"]).write_text("0")
+        for group in wanted["cgroups"]:
+            Path(group).write_text("0")
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)

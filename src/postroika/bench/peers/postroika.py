@@ -72,7 +72,14 @@ class Postroika:
             log=directory / "server.log",
             directory=directory,
             environment={**os.environ, "PYTHONUNBUFFERED": "1"},
+            cpu_cores=options.cpu_cores,
         )
+        settings = _DURABLE + file.read_text()
+        if options.cpu_cores:
+            bound = (
+                f"bounded to {options.cpu_cores:g} cores" if program.bounded else "not bounded: no control group for it"
+            )
+            settings += f"# CPU {bound}\n"
         version = __version__
         if self._python != sys.executable:
             interpreter = look_at(self._python)
@@ -81,7 +88,7 @@ class Postroika:
             _Running(
                 title=self.title,
                 version=version,
-                settings=_DURABLE + file.read_text(),
+                settings=settings,
                 port=port,
                 program=program,
                 file=file,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from postroika.bench.cpu_limit import CpuLimit
 from postroika.bench.meter import Cgroup, ProcessTree
 from postroika.errors import PostroikaError
 
@@ -47,6 +48,10 @@ class Program:
     Args:
         command, directory, environment: of its first process; it must stay in the foreground.
         log: a file that its stdout and stderr are appended to.
+        cpu_cores: what it may use of them, where the system can bound it; 0 = all there are.
+
+    Attributes:
+        bounded: whether the system does.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Program:
         directory: Path,
         room: Room | None = None,
         environment: Mapping[str, str] | None = None,
+        cpu_cores: float = 0.0,
     ) -> None:
         self.command = [str(part) for part in command]
         self.log = log
@@ -66,6 +72,9 @@ class Program:
         self._launcher: subprocess.Popen[bytes] | None = None
         self._tree: ProcessTree | None = None
         self._cgroup = Cgroup.make()
+        own = self._cgroup.procs_file.parent if self._cgroup else None
+        self._limit = CpuLimit.make(cpu_cores, within=own) if cpu_cores else None
+        self.bounded = self._limit is not None
         self._ended_cpu_s = 0.0
         self._status: int | None = None
 
@@ -81,7 +90,7 @@ class Program:
             "log": str(self.log),
             "environment": self._environment,
             "directory": str(self._directory),
-            "cgroup": str(self._cgroup.procs_file) if self._cgroup else "",
+            "cgroups": sorted({str(group.procs_file) for group in (self._cgroup, self._limit) if group}),
             "grace_s": _GRACE_S,
             "overlays": [[list(map(str, folders)), str(target)] for folders, target in self._room.overlays],
             "binds": [list(map(str, pair)) for pair in self._room.binds],
@@ -152,8 +161,9 @@ class Program:
     def end(self) -> None:
         """When it is stopped for good."""
         self.kill()
-        if self._cgroup:
-            self._cgroup.remove()
+        for group in (self._cgroup, self._limit):
+            if group:
+                group.remove()
 
     def output(self) -> str:
         """The end of what it has written."""
