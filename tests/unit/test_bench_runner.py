@@ -282,6 +282,28 @@ def test_so_does_each_load_of_the_mixed_one(tmp_path: Path, monkeypatch: pytest.
     )
 
 
+def test_a_further_server_that_fails_under_bulk_is_left_out_of_the_mixed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(FakeDriver):
+        def load(self, settings: LoadSettings) -> LoadResult:
+            server = self.world.servers[int(settings.target.rpartition(":")[2])]
+            if server.name == "old" and not settings.rate_per_s:
+                raise PostroikaError("451 later")
+            return super().load(settings)
+
+    monkeypatch.setattr("postroika.bench.scenarios.mixed._AHEAD_S", 0.0)
+    world = World()
+    drivers = {"own": Failing(world, "own", marks=True)}
+    speeds = {"postroika": 0.0005, "old": 0.01}
+    bench, told = make_bench(world, tmp_path, speeds, quick=False, drivers=drivers, asked_for=["old", "postroika"])
+    result = scenario.load("mixed").run(bench)
+    why = "Old is left out: Old, under bulk, round 1: 451 later"
+    assert (result.void, result.remarks[0], told.getvalue().count(why)) == ("", why, 1)
+    assert {turn.contender for turn in result.turns} == {"Postroika, alone", "Postroika, under bulk"}
+    assert "kill old" in world.log
+
+
 def test_an_interruption_ends_it_with_what_there_is(tmp_path: Path) -> None:
     class Interrupted(Turns, frozen=True):
         def run(self, bench: object) -> Any:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -25,11 +25,12 @@ from postroika.bench.bench import (
     measure,
     wait_for_arrivals,
 )
+from postroika.bench.left_out import REGULARS, LeftOut
 from postroika.bench.load_settings import LoadResult, LoadSettings
 from postroika.bench.meter import Bystanders
 from postroika.bench.plan import Plan
 from postroika.bench.results import FLOOR, Contender, Figures, ScenarioResult, Turn, Unit, turns_text
-from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Size, Void
+from postroika.bench.scenario import OWN_DRIVER, Bar, Case, Size, Void
 from postroika.bench.sink_settings import SinkSettings
 from postroika.errors import PostroikaError
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from postroika.bench.drivers import RunningSink
     from postroika.bench.scope import Scope
 
-_REGULARS = {OURS, POSTFIX}
 RESIDENT_ABOVE_IDLE = "resident bytes above idle"
 
 # For estimates. What a server takes to start, to warm up and to stop; a turn to start its sink and its load, and the
@@ -120,7 +120,7 @@ class _Run:
         self._plan = Plan(self._size)
         self._turns: list[Turn] = []
         self._contenders: list[Contender] = []
-        self._left_out: dict[str, str] = {}
+        self._left_out = LeftOut(bench.teller, self._turns)
         self._drivers = [name for name in scenario.drivers if name in bench.driver_names]
         cases = bench.cases(scenario.cases, others=scenario.others, headline=scenario.headline)
         self._cases = [case for case in cases if self._drivers_of(case)]
@@ -134,7 +134,7 @@ class _Run:
                 pairs = list(zip(self._cases, servers, strict=True))
                 self._contenders = [bench.contender(case, server, self._load(case)) for case, server in pairs]
                 for case, server in pairs:
-                    with self._unless_it_fails(case, server):
+                    with self._left_out.unless_it_fails(case, server):
                         self._warm_up(case, server)
                 for number in range(1, self._rounds + 1):
                     for driver in self._drivers:
@@ -177,7 +177,7 @@ class _Run:
             return
         first = self._drivers_of(case)[0]
         self._bench.teller.step(f"{self._scenario.name}: warming up {case.label}")
-        messages = self._size.warm_up if case.setup.peer in _REGULARS else math.ceil(self._size.warm_up / 4)
+        messages = self._size.warm_up if case.setup.peer in REGULARS else math.ceil(self._size.warm_up / 4)
         turn = self._turn(case, server, first, 0, messages)
         for driver in self._drivers:
             self._plan.warmed_up(case.label, driver, turn.messages, turn.elapsed_s)
@@ -197,24 +197,11 @@ class _Run:
             label = case.label if case is not None else FLOOR
             self._bench.teller.step(f"{self._scenario.name}: round {number} of {self._rounds}, {driver}: {label}")
             load = self._load(case)
-            with self._unless_it_fails(case, server):
+            with self._left_out.unless_it_fails(case, server):
                 turn = self._turn(case, server, driver, number, self._plan.messages(label, driver, 2 * load.sessions))
                 self._plan.moved(label, driver, turn.messages, turn.elapsed_s)
                 self._turns.append(turn)
                 self._bench.teller.tell_turn(self._scenario.name, turn, self._scenario.unit)
-
-    @contextmanager
-    def _unless_it_fails(self, case: Case | None, server: Server | None) -> Iterator[None]:
-        """What a further server cannot do leaves that server out, and says nothing about ours and Postfix."""
-        try:
-            yield
-        except PostroikaError as error:
-            if case is None or server is None or case.setup.peer in _REGULARS:
-                raise
-            self._left_out[case.label] = str(error)
-            self._turns = [turn for turn in self._turns if turn.contender != case.label]
-            self._bench.teller.say(f"{case.label} is left out: {error}", style="yellow")
-            server.running.kill()  # what it still has to do would disturb the others
 
     def _turn(self, case: Case | None, server: Server | None, driver: str, number: int, messages: int) -> Turn:
         return take_turn(
@@ -231,7 +218,7 @@ class _Run:
 
     def _remarks(self) -> list[str]:
         said = [f"the sink: {told}"] if (told := describe_sink(self._scenario.sink)) else []
-        said += [f"{label} is left out: {why}" for label, why in self._left_out.items()]
+        said += self._left_out.remarks()
         counts = {turn.messages for turn in self._turns if turn.contender != FLOOR}
         if len(counts) > 1 and self._size.turn_s:
             said.append(
@@ -243,7 +230,7 @@ class _Run:
 
 def _rounds_of(case: Case, rounds: int, *, quick: bool) -> int:
     """Of a quick run, further servers see the first round only: each of them costs as much time as Postfix."""
-    return min(1, rounds) if quick and case.setup.peer not in _REGULARS else rounds
+    return min(1, rounds) if quick and case.setup.peer not in REGULARS else rounds
 
 
 def take_turn(

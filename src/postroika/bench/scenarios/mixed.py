@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from postroika.bench.bench import Bench, Sent, Server, check_arrivals, latency, measure, wait_for_arrivals
+from postroika.bench.left_out import LeftOut
 from postroika.bench.load_settings import LoadSettings
 from postroika.bench.record import Record
 from postroika.bench.results import Figures, ScenarioResult, Turn
@@ -58,6 +59,7 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
     def run(self, bench: Bench) -> ScenarioResult:
         """Alone and under bulk, for each server, round by round."""
         record = Record(self, bench)
+        left_out = LeftOut(bench.teller, record.turns)
         trickle_s = 4.0 if bench.quick else 20.0
         cases = bench.cases(_CASES, others=True, headline=False)
         with record, bench.servers(case.setup for case in cases) as servers:
@@ -65,14 +67,17 @@ class _Mixed(msgspec.Struct, frozen=True, kw_only=True):
             record.contenders += [bench.contender(case, server, _trickle(case, trickle_s)) for case, server in pairs]
             for number in range(1, (bench.rounds or _rounds(quick=bench.quick)) + 1):
                 for case, server in pairs:
-                    for how in (_ALONE, _UNDER_BULK):
-                        label = f"{case.label}, {how}"
-                        bench.teller.step(f"{self.name}: round {number}: {label}")
-                        bulk = _bulk(case, trickle_s) if how == _UNDER_BULK else None
-                        turn = _turn(bench, server, label, number, _trickle(case, trickle_s), bulk)
-                        record.turns.append(turn)
-                        bench.teller.tell_turn(self.name, turn, "messages")
-        return record.result(self.bars, remarks=_bulk_remark(record.figures()))
+                    labels = {how: f"{case.label}, {how}" for how in (_ALONE, _UNDER_BULK)}
+                    if case.label in left_out:
+                        continue
+                    with left_out.unless_it_fails(case, server, labels.values()):
+                        for how, label in labels.items():
+                            bench.teller.step(f"{self.name}: round {number}: {label}")
+                            bulk = _bulk(case, trickle_s) if how == _UNDER_BULK else None
+                            turn = _turn(bench, server, label, number, _trickle(case, trickle_s), bulk)
+                            record.turns.append(turn)
+                            bench.teller.tell_turn(self.name, turn, "messages")
+        return record.result(self.bars, remarks=[*left_out.remarks(), *_bulk_remark(record.figures())])
 
 
 def _rounds(*, quick: bool) -> int:
