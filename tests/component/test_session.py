@@ -277,6 +277,20 @@ async def test_bug_in_a_hook_is_not_hidden() -> None:
             await inbound.say(b"MAIL FROM:<a@b.example>\r\n")
 
 
+async def test_client_that_is_slow_to_read_gets_all_replies_once(nursery: trio.Nursery) -> None:
+    inbound = Inbound(nursery)
+    inbound.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    await inbound.greet()
+    for _ in range(30):
+        await inbound.send(b"HELP\r\n" * 100)
+    await trio.testing.wait_all_tasks_blocked()
+    await inbound.send(b"QUIT\r\n")
+    said = ""
+    while not said.endswith(BYE):
+        said += await inbound.read()
+    assert said == "214 2.0.0 RFC 5321: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\n" * 3000 + BYE
+
+
 # ---- deadlines
 
 

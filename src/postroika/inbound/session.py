@@ -417,7 +417,8 @@ class Session:
         self._unsent = b""
         while True:
             try:
-                view = view[self._sock.send(view) :]
+                sent = self._sock.send(view)  # not within the brackets: mypyc would send twice
+                view = view[sent:]
             except BlockingIOError:
                 self._stuck = True  # in the middle of a reply: another one would only garble it
                 strand = current()
