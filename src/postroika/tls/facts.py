@@ -1,0 +1,27 @@
+"""What is known of a TLS connection once its handshake is done."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class TlsFacts(NamedTuple):
+    """What both sides have agreed on.
+
+    Args:
+        version: as "TLSv1.3".
+        cipher: as OpenSSL calls it, "TLS_AES_256_GCM_SHA384".
+        server_name: what the client asked for (SNI), "" if it did not.
+        peer_name: the common name, else the first DNS name, of the peer's certificate; "" without one.
+        verified: the peer's certificate was checked, and is good.
+    """
+
+    version: str
+    cipher: str
+    server_name: str = ""
+    peer_name: str = ""
+    verified: bool = False
+
+    def text(self) -> str:
+        """Both in one word each, for Received fields and events."""
+        return f"{self.version} {self.cipher}"

@@ -1,0 +1,159 @@
+"""One end of a TLS connection, without a socket: ciphertext goes in and out, plaintext out and in.
+
+Promise: plaintext is what the peer has encrypted, all of it and nothing else; what was read in the clear before never gets
+in here. An end without a close_notify is told as such (`truncated`): whoever cuts the connection must not be able to pass
+that off as a good end. Memory is bounded by what is fed at once.
+
+How: OpenSSL on two memory BIOs. Whoever drives it feeds what the socket gave, reads until there is nothing, and sends
+`take_output` after each step, also after an error: it may hold an alert that tells the peer why.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from postroika.errors import PostroikaError
+from postroika.tls.facts import TlsFacts
+
+_READ_BYTES = 65_536
+
+
+class TlsError(PostroikaError):
+    """The handshake failed, or the peer broke the protocol. The text says why, in one line."""
+
+
+class TlsLayer:
+    """An end of a connection; its handshake begins with the first `read`.
+
+    Args:
+        context: with certificates and rules.
+        server_side: we are the server.
+        server_name: as a client, whom we mean to reach: sent as SNI, and checked if the context says so.
+
+    Attributes:
+        handshaken: plaintext may be read and written.
+        truncated: the peer has closed the connection without a close_notify.
+    """
+
+    __slots__ = ("_closed", "_in", "_object", "_out", "_server_name", "handshaken", "truncated")
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_name: str = "") -> None:
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self._object = context.wrap_bio(
+            self._in, self._out, server_side=server_side, server_hostname=None if server_side else server_name or None
+        )
+        self._server_name = server_name
+        self._closed = False
+        self.handshaken = False
+        self.truncated = False
+
+    def feed(self, ciphertext: bytes) -> None:
+        """What the socket gave; b"" at its end."""
+        if ciphertext:
+            self._in.write(ciphertext)
+        else:
+            self._in.write_eof()
+
+    def read(self) -> bytes | None:
+        """Plaintext; None if there is none for now (feed more); b"" at its end.
+
+        Raises:
+            TlsError: it is over; `take_output` may hold an alert to send.
+        """
+        if self._closed:
+            return b""
+        try:
+            if not self.handshaken:
+                self._object.do_handshake()
+                self.handshaken = True
+            piece = self._object.read(_READ_BYTES)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLError as error:
+            self._closed = True
+            self.truncated = isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+            ended = self.truncated or isinstance(error, ssl.SSLZeroReturnError)
+            if ended and not self.handshaken:
+                raise TlsError("the connection was closed in the middle of the handshake") from None
+            if not ended:
+                raise TlsError(_reason(error)) from None
+            return b""
+        except (OSError, ValueError) as error:  # a certificate callback that failed, a name that is none
+            self._closed = True
+            raise TlsError(_reason(error)) from None
+        if not piece:
+            self._closed = True
+        return piece
+
+    def write(self, plaintext: bytes) -> None:
+        """Encrypt; it is in `take_output` then.
+
+        Raises:
+            TlsError: there is no connection to write to, or not yet.
+        """
+        if not self.handshaken:
+            raise TlsError("nothing can be written before the handshake")
+        try:
+            self._object.write(plaintext)
+        except ssl.SSLError as error:
+            raise TlsError(_reason(error)) from None
+
+    def shut_down(self) -> None:
+        """Say that no more will be written (close_notify). The peer's own is not waited for."""
+        if self.handshaken and not self.truncated:
+            try:
+                self._object.unwrap()
+            except ssl.SSLError:
+                pass  # what is to be sent is there; the peer's answer is not, as a rule
+
+    def take_output(self) -> bytes:
+        """Ciphertext to be sent; b"" if there is none."""
+        return self._out.read()
+
+    @property
+    def facts(self) -> TlsFacts:
+        """What was agreed on.
+
+        Raises:
+            TlsError: nothing yet.
+        """
+        cipher = self._object.cipher()
+        version = self._object.version()
+        if not self.handshaken or cipher is None or version is None:
+            raise TlsError("the handshake is not done")
+        verified = self._object.context.verify_mode is not ssl.CERT_NONE
+        certificate = self._object.getpeercert() or {}
+        return TlsFacts(version, cipher[0], self._server_name, _name_in(certificate), verified and bool(certificate))
+
+    def channel_binding(self) -> bytes:
+        """The binding "tls-unique" (RFC 5929 §3) for SCRAM-…-PLUS; b"" where the version has none (TLS 1.3)."""
+        if not self.handshaken or self._object.version() == "TLSv1.3":
+            return b""
+        return self._object.get_channel_binding("tls-unique") or b""
+
+    def note_server_name(self, name: str) -> None:
+        """For a server's context that learns the name while it shakes hands (its `sni_callback`)."""
+        self._server_name = name
+
+
+def _reason(error: Exception) -> str:
+    """As "certificate verify failed: self-signed certificate", without OpenSSL's brackets and line numbers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    reason = error.reason if isinstance(error, ssl.SSLError) else None
+    return (reason or str(error)).lower().replace("_", " ")
+
+
+def _name_in(certificate: dict[str, object]) -> str:
+    """Whose it is: the common name, else the first DNS name."""
+    for field, at in (("subject", -1), ("subjectAltName", 0)):
+        values = certificate.get(field)
+        if not isinstance(values, tuple):
+            continue
+        for value in values:
+            pairs = value if at == -1 else (value,)
+            for kind, name in pairs:
+                if kind in {"commonName", "DNS"}:
+                    return str(name)
+    return ""

@@ -1,0 +1,163 @@
+"""The TLS engine: both ends in memory, and its words for what goes wrong."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+import trustme
+
+from postroika.tls import context
+from postroika.tls.facts import TlsFacts
+from postroika.tls.layer import TlsError, TlsLayer
+
+CA = trustme.CA()
+NAME = "mx.test"
+CERTIFICATE = CA.issue_cert(NAME)
+
+
+def server_context() -> ssl.SSLContext:
+    made = context.server_context()
+    CERTIFICATE.configure_cert(made)
+    return made
+
+
+def client_context(*, trusts: bool = True) -> ssl.SSLContext:
+    made = context.client_context(verify=True)
+    if trusts:
+        CA.configure_trust(made)
+    return made
+
+
+def pair(client: ssl.SSLContext | None = None, server: ssl.SSLContext | None = None) -> tuple[TlsLayer, TlsLayer]:
+    return (
+        TlsLayer(client or client_context(), server_side=False, server_name=NAME),
+        TlsLayer(server or server_context(), server_side=True),
+    )
+
+
+def pump(client: TlsLayer, server: TlsLayer, *, at_once: int = 1 << 20) -> tuple[bytes, bytes]:
+    """Carry ciphertext to and fro until both are at rest; what each of them has read."""
+    got = {client: b"", server: b""}
+    for one in (client, server):
+        while piece := one.read():
+            got[one] += piece
+    moved = True
+    while moved:
+        moved = False
+        for one, other in ((client, server), (server, client)):
+            ciphertext = one.take_output()
+            for start in range(0, len(ciphertext), at_once):
+                moved = True
+                other.feed(ciphertext[start : start + at_once])
+                while piece := other.read():
+                    got[other] += piece
+    return got[client], got[server]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
+def test_what_one_end_writes_the_other_reads_however_it_is_cut(at_once: int) -> None:
+    client, server = pair()
+    assert (client.handshaken, server.handshaken) == (False, False)
+    assert pump(client, server, at_once=at_once) == (b"", b"")
+    assert (client.handshaken, server.handshaken) == (True, True)
+    body = bytes(range(256)) * 300
+    client.write(body)
+    server.write(b"220 there\r\n")
+    assert pump(client, server, at_once=at_once) == (b"220 there\r\n", body)
+
+
+def test_both_ends_know_what_was_agreed_on() -> None:
+    client, server = pair()
+    with pytest.raises(TlsError, match="the handshake is not done"):
+        client.facts  # noqa: B018 - it is what raises
+    pump(client, server)
+    facts = client.facts
+    assert facts == TlsFacts("TLSv1.3", facts.cipher, NAME, facts.peer_name, verified=True)
+    assert facts.text() == f"TLSv1.3 {facts.cipher}"
+    assert server.facts == TlsFacts("TLSv1.3", facts.cipher)
+
+
+def test_a_good_end_and_a_cut_are_told_apart() -> None:
+    client, server = pair()
+    pump(client, server)
+    client.write(b"QUIT\r\n")
+    client.shut_down()
+    server.feed(client.take_output())
+    assert (server.read(), server.read(), server.read(), server.truncated) == (b"QUIT\r\n", b"", b"", False)
+    client, server = pair()
+    pump(client, server)
+    server.feed(b"")
+    assert (server.read(), server.truncated) == (b"", True)
+
+
+def test_an_end_in_the_handshake_is_an_error() -> None:
+    client, server = pair()
+    client.read()
+    server.feed(client.take_output()[:20])
+    assert server.read() is None
+    server.feed(b"")
+    with pytest.raises(TlsError, match="the connection was closed in the middle of the handshake"):
+        server.read()
+    assert server.read() == b""
+
+
+def test_who_does_not_speak_tls_is_told_so_in_words() -> None:
+    _, server = pair()
+    server.feed(b"EHLO there\r\n" * 3)
+    with pytest.raises(
+        TlsError, match="^(wrong version number|http request|unsupported protocol|packet length too long)"
+    ):
+        server.read()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_reason() -> None:
+    client, server = pair(client=client_context(trusts=False))
+    with pytest.raises(TlsError, match="^certificate verify failed: unable to get local issuer certificate$"):
+        pump(client, server)
+
+
+def test_a_certificate_of_somebody_else_is_refused() -> None:
+    other = context.server_context()
+    CA.issue_cert("elsewhere.test").configure_cert(other)
+    client, server = pair(server=other)
+    with pytest.raises(TlsError, match="certificate verify failed: Hostname mismatch"):
+        pump(client, server)
+
+
+def test_nothing_is_written_before_the_handshake() -> None:
+    client, _ = pair()
+    with pytest.raises(TlsError, match="nothing can be written before the handshake"):
+        client.write(b"MAIL FROM:<a@b.test>\r\n")
+
+
+def test_a_client_certificate_is_named() -> None:
+    strict = server_context()
+    strict.verify_mode = ssl.CERT_REQUIRED
+    CA.configure_trust(strict)
+    asking = client_context()
+    CA.issue_cert("shop.test", common_name="shop.test").configure_cert(asking)
+    client, server = pair(asking, strict)
+    pump(client, server)
+    assert (server.facts.peer_name, server.facts.verified) == ("shop.test", True)
+
+
+def test_the_binding_exists_below_tls_1_3_only() -> None:
+    old = client_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    client, server = pair(client=old)
+    pump(client, server)
+    assert client.channel_binding() == server.channel_binding() != b""
+    client, server = pair()
+    pump(client, server)
+    assert (client.channel_binding(), server.channel_binding()) == (b"", b"")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_what_is_older_than_tls_1_2_is_refused(side: str) -> None:
+    old = client_context() if side == "client" else server_context()
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(TlsError, match=r"^(unsupported protocol|no protocols available|tlsv1 alert protocol version)$"):
+        pump(*(pair(client=old) if side == "client" else pair(server=old)))
