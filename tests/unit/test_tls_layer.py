@@ -105,15 +105,13 @@ def test_an_end_in_the_handshake_is_an_error() -> None:
 def test_who_does_not_speak_tls_is_told_so_in_words() -> None:
     _, server = pair()
     server.feed(b"EHLO there\r\n" * 3)
-    with pytest.raises(
-        TlsError, match="^(wrong version number|http request|unsupported protocol|packet length too long)"
-    ):
+    with pytest.raises(TlsError, match=r"^(wrong version number|packet length too long)$"):
         server.read()
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_reason() -> None:
     client, server = pair(client=client_context(trusts=False))
-    with pytest.raises(TlsError, match="^certificate verify failed: unable to get local issuer certificate$"):
+    with pytest.raises(TlsError, match=r"^certificate verify failed: unable to get local issuer certificate$"):
         pump(client, server)
 
 

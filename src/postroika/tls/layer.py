@@ -1,8 +1,8 @@
 """One end of a TLS connection, without a socket: ciphertext goes in and out, plaintext out and in.
 
-Promise: plaintext is what the peer has encrypted, all of it and nothing else; what was read in the clear before never gets
-in here. An end without a close_notify is told as such (`truncated`): whoever cuts the connection must not be able to pass
-that off as a good end. Memory is bounded by what is fed at once.
+Promise: plaintext is what the peer has encrypted, all of it and nothing else; what was read in the clear before never
+gets in here. An end without a close_notify is told as such (`truncated`): whoever cuts the connection must not be able
+to pass that off as a good end. Memory is bounded by what is fed at once.
 
 How: OpenSSL on two memory BIOs. Whoever drives it feeds what the socket gave, reads until there is nothing, and sends
 `take_output` after each step, also after an error: it may hold an alert that tells the peer why.
@@ -11,6 +11,7 @@ How: OpenSSL on two memory BIOs. Whoever drives it feeds what the socket gave, r
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 
 from postroika.errors import PostroikaError
 from postroika.tls.facts import TlsFacts
@@ -102,10 +103,8 @@ class TlsLayer:
     def shut_down(self) -> None:
         """Say that no more will be written (close_notify). The peer's own is not waited for."""
         if self.handshaken and not self.truncated:
-            try:
+            with suppress(ssl.SSLError):  # what is to be sent is there; the peer's answer is not, as a rule
                 self._object.unwrap()
-            except ssl.SSLError:
-                pass  # what is to be sent is there; the peer's answer is not, as a rule
 
     def take_output(self) -> bytes:
         """Ciphertext to be sent; b"" if there is none."""
