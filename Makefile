@@ -67,7 +67,7 @@ clean: ## Remove what was built; the spool, the logs and the config stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 postroika.toml: | $(BUILT)
-	@$(BIN)/postroika default-config > $@.new && mv $@.new $@
+	@$(BIN)/postroika default-config $$([ "$$(id -u)" -ne 0 ] || echo --user root) > $@.new && mv $@.new $@
 	@echo "Wrote $@: every key with its meaning and default."
 
 # The stamps stand in .venv and so vanish with it. Build requirements are installed beside the rest, so that a changed

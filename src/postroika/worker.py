@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import msgspec
 import trio
 
 from postroika import metrics
-from postroika.config import Config
+from postroika.config import Config, decode_whole
 from postroika.control import wire
 from postroika.control.filters import matcher
 from postroika.errors import PostroikaError, SinkError, SpoolError
@@ -37,6 +38,7 @@ from postroika.outcome.settle import Settler
 from postroika.outcome.sinks import Discard, EventLog
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
+from postroika.process import confinement, identity, operations_log
 from postroika.queue.janitor import Janitor
 from postroika.queue.operator import Operator
 from postroika.queue.scheduler import Scheduler
@@ -97,6 +99,8 @@ class Worker:
             if config.log.events
             else None
         )
+        # What SIGHUP has opened anew, one after the other.
+        self._reopened: list[Callable[[], Awaitable[None]]] = [] if self._log is None else [self._log.reopen]
         self._outbox = Outbox(self._store, self._committer, [Consumer("log", self._log or Discard())])
         self._committer.after_commit.append(self._outbox.wake)
         settler = Settler(
@@ -258,11 +262,21 @@ class Worker:
         if isinstance(request, wire.Stats):
             return {"counters": metrics.snapshot(), "gauges": self._scheduler.snapshot()}
         if isinstance(request, wire.Reopen):
-            if self._log is not None:
-                await self._log.reopen()
+            await self._reopen()
             return {}
         self._stopping.set()
         return {}
+
+    async def _reopen(self) -> None:
+        """Open anew what is in files. One that fails does not keep the others from it."""
+        errors = []
+        for reopen in self._reopened:
+            try:
+                await reopen()
+            except PostroikaError as error:
+                errors.append(str(error))
+        if errors:
+            raise PostroikaError("; ".join(errors))
 
 
 def _own_share(config: Config) -> Config:
@@ -283,7 +297,7 @@ def _own_share(config: Config) -> Config:
 
 
 def main() -> None:
-    """Entry point of the process: shard, handoff fd, control fd, supervisor's pid; the config on standard input."""
+    """Entry point of the process: shard, handoff fd, control fd, supervisor's pid; its orders on standard input."""
     shard, handoff_fd, control_fd, parent = (int(argument) for argument in sys.argv[1:5])
     die_with(parent)
     call_process(f"postroika/{shard}")
@@ -291,21 +305,20 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
-    logging.basicConfig(
-        level=config.log.level.upper(),
-        format=f"%(asctime)s worker {shard} %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    orders = decode_whole(sys.stdin.buffer.read(), wire.Orders)
+    operations_log.write_to_stderr(orders.config.log.level, f"worker {shard}")
     handoff = socket.socket(fileno=handoff_fd)
     control = socket.socket(fileno=control_fd)
-    trio.run(_run, config, shard, handoff, control)
+    trio.run(_run, orders, shard, handoff, control)
 
 
-async def _run(config: Config, shard: int, handoff: socket.socket, control: socket.socket) -> None:
+async def _run(orders: wire.Orders, shard: int, handoff: socket.socket, control: socket.socket) -> None:
     channel = wire.Channel(control)
     try:
-        worker = Worker(config, shard, handoff, channel)
+        identity.refuse_root(orders.config.process)
+        if orders.config.process.user and os.geteuid() != 0:
+            confinement.hide_memory()  # anew, as the program was
+        worker = Worker(orders.config, shard, handoff, channel)
     except (PostroikaError, SinkError, OSError) as error:
         await channel.send(wire.Answer(0, error=str(error)))
         sys.exit(os.EX_CANTCREAT)

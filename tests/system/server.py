@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,9 +26,12 @@ class Postroika:
 
     Args:
         path: an empty directory.
-        config: TOML for everything but [server], [[listener]] and [log].
+        config: TOML for everything but [server], [process], [[listener]] and [log].
         hostname, workers: of [server].
+        user: whom root is to start it as.
+        port: to listen on; 0 for a free one.
         env: more for its environment.
+        prefix: a program that starts it, with its arguments.
     """
 
     def __init__(
@@ -38,18 +41,23 @@ class Postroika:
         *,
         hostname: str = "mx.postroika.test",
         workers: int = 2,
+        user: str = "root",
+        port: int = 0,
         env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.path = path
-        self.port = free_port()
+        self.port = port or free_port()
         self.config_file = path / "postroika.toml"
         self.spool = path / "spool"
         self.event_log = path / "events.jsonl"
         self.log = path / "server.log"
+        process = f'[process]\nuser = "{user}"\n' if os.geteuid() == 0 else ""
         self.config_file.write_text(
             f'[server]\nhostname = "{hostname}"\nworkers = {workers}\nspool = "spool"\ncontrol = "control.sock"\n'
-            f'[[listener]]\naddress = "127.0.0.1:{self.port}"\n[log]\nevents = "events.jsonl"\n{config}\n'
+            f'{process}[[listener]]\naddress = "127.0.0.1:{self.port}"\n[log]\nevents = "events.jsonl"\n{config}\n'
         )
+        self._prefix = prefix
         self._env = {**_ENV, **(env or {})}
         self._process: Process | None = None
 
@@ -64,7 +72,7 @@ class Postroika:
     def start(self, within_s: float = 30.0) -> None:
         """Start it and wait for "Ready."."""
         said = self.log.read_text() if self.log.exists() else ""
-        command = [sys.executable, "-m", "postroika", "serve", "--config", str(self.config_file)]
+        command = [*self._prefix, sys.executable, "-m", "postroika", "serve", "--config", str(self.config_file)]
         process = Process(command, log=self.log, env=self._env, cwd=self.path)
         self._process = process
 

@@ -18,6 +18,7 @@ from tests.system.server import Postroika
 _TO = '[[route]]\ndomains = ["*"]\nnext_hop = "smtp://{address}"\n[retry]\ndelays_s = [1]\ndown_delays_s = [1]\n'
 
 
+_PROCESS = '[process]\nuser = "root"\n' if os.geteuid() == 0 else ""
 _MESSAGE = b"Subject: x\r\n\r\nx\r\n"
 
 
@@ -81,7 +82,7 @@ def test_a_taken_port_is_named_in_one_line(tmp_path: Path) -> None:
     with Postroika(tmp_path) as server:
         other = tmp_path / "second"
         other.mkdir()
-        (other / "postroika.toml").write_text(f'[[listener]]\naddress = "127.0.0.1:{server.port}"\n')
+        (other / "postroika.toml").write_text(f'{_PROCESS}[[listener]]\naddress = "127.0.0.1:{server.port}"\n')
         result = serve(other)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
@@ -94,7 +95,7 @@ def test_a_foreign_spool_is_named_in_one_line_and_left_alone(tmp_path: Path) -> 
     shard.mkdir(parents=True)
     (shard / "data.mdb").write_bytes(b"precious" * 4096)
     (tmp_path / "postroika.toml").write_text(
-        f'[server]\nworkers = 1\nspool = "spool"\n[[listener]]\naddress = "127.0.0.1:{free_port()}"\n'
+        f'{_PROCESS}[server]\nworkers = 1\nspool = "spool"\n[[listener]]\naddress = "127.0.0.1:{free_port()}"\n'
     )
     result = serve(tmp_path)
     assert result.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from postroika.cli import ExitCode, run
 from postroika.errors import ConfigError, ControlError, PostroikaError, SpoolLockedError
 from tests.outputs import Output
 
-GOOD = '[server]\nhostname = "mx.shop.example"\n'
+GOOD = f'[server]\nhostname = "mx.shop.example"\n[process]\nuser = "{os.geteuid()}"\n'
 
 
 @pytest.fixture
@@ -109,6 +110,18 @@ def test_what_check_prints_is_a_config_file(postroika, tmp_path: Path) -> None:
     assert first.partition("\n")[2] == second.partition("\n")[2]
 
 
+def test_check_tells_on_stderr_what_this_machine_would_not_allow(postroika, tmp_path: Path) -> None:
+    (tmp_path / "postroika.toml").write_text(
+        '[process]\nuser = "no-such-user"\n[server]\nworkers = 1\n[limits]\nmax_connections = 9_000_000_000\n'
+    )
+    output = postroika("check")
+    assert output.code == 0
+    unknown, too_few = output.err.splitlines()
+    assert unknown == "postroika: warning: process.user: there is no user 'no-such-user'"
+    assert too_few.startswith("postroika: warning: each of 1 workers may have only ")
+    assert " files open: limits.max_connections is " in too_few
+
+
 def test_check_for_programs(postroika, tmp_path: Path) -> None:
     (tmp_path / "postroika.toml").write_text(GOOD)
     config = msgspec.json.decode(postroika("check", "--json").out)
@@ -126,6 +139,13 @@ def test_default_config_passes_check(postroika, tmp_path: Path) -> None:
     text = postroika("default-config").out
     (tmp_path / "postroika.toml").write_text(text)
     assert postroika("check").code == 0
+
+
+def test_default_config_for_a_start_by_root(postroika, tmp_path: Path) -> None:
+    text = postroika("default-config", "--user", "postroika").out
+    plain = postroika("default-config").out
+    assert '\n#user = ""\n' in plain
+    assert text == plain.replace('\n#user = ""\n', '\nuser = "postroika"\n')
 
 
 def test_bad_config_is_one_line_a_problem_and_code_78(postroika, tmp_path: Path) -> None:

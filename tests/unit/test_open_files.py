@@ -1,46 +1,117 @@
-"""supervisor.open_files: limits fit the connections of the config, or it is said that they do not."""
+"""process.open_files: connections fit the descriptors, and those for what goes out are kept aside."""
 
 from __future__ import annotations
 
 import resource
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from postroika.config import Config, Delivery, Limits
-from postroika.supervisor.open_files import needed, raise_limit
+from postroika.errors import PostroikaError
+from postroika.process import open_files
+from postroika.process.open_files import Plan
 
 CONFIG = Config(limits=Limits(max_connections=999), delivery=Delivery(max_connections=301))
-TOO_FEW = (
-    "only 1500 files may be open, and 999 connections in and 301 out over 2 workers need 1675 in each: raise the limit "
-    "(ulimit -n, LimitNOFILE=) or lower limits.max_connections"
-)
 WITHOUT_END = resource.RLIM_INFINITY
 
 
+def config(inbound: int, outbound: int) -> Config:
+    return Config(limits=Limits(max_connections=inbound), delivery=Delivery(max_connections=outbound))
+
+
 def test_each_worker_needs_its_share_of_the_connections() -> None:
-    assert [needed(CONFIG, workers) for workers in (1, 2)] == [999 + 301 + 1024, 500 + 151 + 1024]
+    assert [open_files.needed(CONFIG, workers) for workers in (1, 2)] == [999 + 301 + 608, 500 + 151 + 608]
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    assert open_files.plan(CONFIG, 2, 1259) == Plan(1259, 999, 301)
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("inbound", "outbound", "workers", "limit", "expected"),
     [
-        ((1024, 4096), (1675, 4096)),
-        ((1024, WITHOUT_END), (1675, WITHOUT_END)),
-        ((1675, 4096), None),
-        ((WITHOUT_END, WITHOUT_END), None),
-        ((1024, 1500), (1500, 1500)),
+        # 800 - 96 - 100 leave 604, of which 151 are for mail going out.
+        (10_000, 301, 2, 800, (906, 301)),
+        # 256 - 96 - 32 leave 128: half of it each.
+        (10_000, 500, 1, 256, (64, 64)),
+        # Few clients leave more to the other side than half.
+        (10, 5000, 1, 256, (10, 118)),
+    ],
+)
+def test_what_does_not_fit_is_lowered_and_mail_going_out_is_served_first(
+    inbound: int, outbound: int, workers: int, limit: int, expected: tuple[int, int]
+) -> None:
+    plan = open_files.plan(config(inbound, outbound), workers, limit)
+    assert (plan.inbound, plan.outbound) == expected
+
+
+def test_warning_names_what_is_lowered_and_the_mend() -> None:
+    assert open_files.plan(config(10_000, 301), 2, 800).warning == (
+        "each of 2 workers may have only 800 files open: limits.max_connections is 906 instead of 10000. Raise the limit "
+        "to 5759 (ulimit -n, LimitNOFILE=) or lower the keys"
+    )
+    assert (
+        "limits.max_connections is 64 instead of 10000 and delivery.max_connections is 64 instead of 500"
+        in open_files.plan(config(10_000, 500), 1, 256).warning
+    )
+
+
+def test_too_few_to_work_at_all() -> None:
+    with pytest.raises(PostroikaError) as caught:
+        open_files.plan(CONFIG, 1, 100)
+    assert str(caught.value) == (
+        "only 100 files may be open, too few to work: raise the limit (ulimit -n, LimitNOFILE=)"
+    )
+
+
+@given(
+    inbound=st.integers(1, 100_000),
+    outbound=st.integers(1, 100_000),
+    workers=st.integers(1, 64),
+    limit=st.integers(128, 200_000),
+)
+def test_all_that_is_allowed_fits_at_once(inbound: int, outbound: int, workers: int, limit: int) -> None:
+    plan = open_files.plan(config(inbound, outbound), workers, limit)
+    shares = -(-plan.inbound // workers) + -(-plan.outbound // workers)
+    assert shares + open_files.questions(limit) + 96 <= limit
+    assert 1 <= plan.inbound <= inbound
+    assert 1 <= plan.outbound <= outbound
+    assert bool(plan.warning) == ((plan.inbound, plan.outbound) != (inbound, outbound))
+
+
+@pytest.mark.parametrize(("limit", "questions"), [(1, 1), (256, 32), (4096, 512), (1_000_000, 512)])
+def test_questions_to_name_servers_are_bounded_too(limit: int, questions: int) -> None:
+    assert open_files.questions(limit) == questions
+
+
+@pytest.mark.parametrize(("soft", "questions"), [(1024, 128), (WITHOUT_END, 512)])
+def test_questions_of_this_process(monkeypatch: pytest.MonkeyPatch, soft: int, questions: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: (soft, WITHOUT_END)}.__getitem__)
+    assert open_files.questions_now() == questions
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "allowed"),
+    [
+        ((1024, 4096), (1259, 4096), 999),
+        ((1024, WITHOUT_END), (1259, WITHOUT_END), 999),
+        ((1259, 4096), None, 999),
+        ((2000, 4096), None, 999),
+        ((WITHOUT_END, WITHOUT_END), None, 999),
+        ((512, 800), (800, 800), 906),
     ],
 )
 def test_limit_is_raised_as_far_as_needed_and_allowed(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    before: tuple[int, int],
-    after: tuple[int, int] | None,
+    monkeypatch: pytest.MonkeyPatch, before: tuple[int, int], after: tuple[int, int] | None, allowed: int
 ) -> None:
     made: list[tuple[int, tuple[int, int]]] = []
     monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: before}.__getitem__)
     monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: made.append((kind, limits)))
-    raise_limit(CONFIG, 2)
+    foreseen = open_files.foreseen(CONFIG, 2)
+    assert made == []
+    fitted, plan = open_files.fit(CONFIG, 2)
     assert made == ([] if after is None else [(resource.RLIMIT_NOFILE, after)])
-    said = [record.getMessage() for record in caplog.records]
-    assert said == ([TOO_FEW] if after == (1500, 1500) else [])
+    assert plan == foreseen
+    assert fitted == config(allowed, 301)

@@ -51,10 +51,12 @@ def load_config(config_file: str | None) -> tuple[Path, Config]:
 
 
 def print_json(value: object) -> None:
-    """Print anything msgspec can encode as one JSON document, indented."""
+    """Print anything msgspec can encode as one JSON document, indented. Secrets are hidden."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    from postroika.config import encode_shown
+
+    click.echo(msgspec.json.format(encode_shown(value), indent=2).decode())
 
 
 def console() -> Console:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from postroika.cli._shared import config_option, json_option, load_config, print_json
+
+if TYPE_CHECKING:
+    from postroika.config import Config
 
 
 @click.command("check")
@@ -14,9 +20,12 @@ def command(config_file: str | None, as_json: bool) -> None:
     """Validate the config file and print the effective config.
 
     The output is TOML (or JSON) with every default filled in and file names made absolute. A file that cannot be used
-    gives exit code 78 and one line a problem.
+    gives exit code 78 and one line a problem. Secrets are hidden. What this machine would not allow is told on stderr:
+    too few open files, a user that it does not know, keys that others may read.
     """
     path, config = load_config(config_file)
+    for warning in _warnings(config):
+        click.echo(f"postroika: warning: {warning}", err=True)
     if as_json:
         print_json(config)
         return
@@ -24,3 +33,28 @@ def command(config_file: str | None, as_json: bool) -> None:
 
     click.echo(f"# The effective config of {path}")
     click.echo(to_toml(config), nl=False)
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    """What a start here, as the same user and with the same limits, would warn of or be refused for."""
+    import os
+
+    from postroika.config import secret_files
+    from postroika.errors import PostroikaError
+    from postroika.process import identity, open_files
+
+    try:
+        become = identity.to_assume(config.process)
+    except PostroikaError as error:
+        yield str(error)
+        become = None
+    try:
+        if warning := open_files.foreseen(config, config.server.workers or len(os.sched_getaffinity(0))).warning:
+            yield warning
+    except PostroikaError as error:
+        yield str(error)
+    for key, path in secret_files.paths(config):
+        try:
+            secret_files.read(path, owners=() if become is None else (become.uid,))
+        except PostroikaError as error:
+            yield f"{key}: {error}"

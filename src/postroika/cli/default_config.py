@@ -6,11 +6,12 @@ import click
 
 
 @click.command("default-config")
-def command() -> None:
+@click.option("--user", metavar="NAME", default="", help="Whom the server is to run as when root starts it.")
+def command(user: str) -> None:
     """Print a commented config file with every key and its default.
 
     Start with: postroika default-config > postroika.toml
     """
     from postroika.config import default_text
 
-    click.echo(default_text(), nl=False)
+    click.echo(default_text(user=user), nl=False)

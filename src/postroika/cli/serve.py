@@ -21,27 +21,28 @@ def command(config_file: str | None) -> None:
     """Accept mail, keep it safe, deliver it, until SIGTERM or Ctrl-C.
 
     What is under way is finished first; a second signal ends at once (nothing that was accepted is lost). SIGHUP opens
-    the log files anew. Exit code 75: the spool is in use by another instance.
+    the log files anew. Started by root it becomes the user that the config names ([process]). Exit code 75: the spool is
+    in use by another instance.
     """
-    import logging
-    import sys
+    import os
 
     import trio
 
     from postroika.lifeline import call_process
+    from postroika.process import operations_log
+    from postroika.process.service_manager import ServiceManager
     from postroika.supervisor import Supervisor
 
     path, config = load_config(config_file)
-    logging.basicConfig(
-        level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    operations_log.write_to_stderr(config.log.level)
     call_process("postroika")
+    manager = ServiceManager.of_environment(os.environ)
 
     def announce(addresses: Sequence[str]) -> None:
         for line in _welcome(path, config, addresses):
             click.echo(line)
 
-    trio.run(Supervisor(config, announce).run)
+    trio.run(Supervisor(config, announce, manager).run)
 
 
 def _welcome(path: Path, config: Config, addresses: Sequence[str]) -> list[str]:

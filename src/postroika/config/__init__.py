@@ -4,13 +4,15 @@ Promise: what `load` returns can be used. An unknown or impossible key is a Conf
 the nearest valid key. Units are in the key names: `_s` seconds, `_bytes` octets.
 
 `sections` has the structs, with the meaning, default and bounds of every key; `addresses` reads host:port and domain
-names; `check` finds what is wrong with a file; `file` finds, reads and settles it; `text` writes it.
+names; `check` finds what is wrong with a file; `file` finds, reads and settles it; `text` writes it. `secret` has the
+type of what nobody is to see, `secret_files` reads keys and credentials.
 """
 
 from __future__ import annotations
 
 from postroika.config.addresses import canonical_domain, parse_next_hop, split_host_port
 from postroika.config.file import DEFAULT_PATHS, find, load, parse
+from postroika.config.secret import Secret, decode_whole, encode_shown, encode_whole
 from postroika.config.sections import (
     SECTIONS,
     Config,
@@ -20,6 +22,7 @@ from postroika.config.sections import (
     Listener,
     Log,
     MiB,
+    Process,
     Relay,
     Retry,
     Route,
@@ -39,14 +42,19 @@ __all__ = [
     "Listener",
     "Log",
     "MiB",
+    "Process",
     "Relay",
     "Retry",
     "Route",
+    "Secret",
     "Server",
     "Sink",
     "Spool",
     "canonical_domain",
+    "decode_whole",
     "default_text",
+    "encode_shown",
+    "encode_whole",
     "find",
     "load",
     "parse",

@@ -85,6 +85,7 @@ def _choices(section: str, name: str) -> list[str]:
 def impossible(config: Config) -> Iterator[tuple[str, str]]:
     """Values of the right type that cannot be meant, in the order of the file's reference."""
     yield from _server(config)
+    yield from _process(config)
     yield from _addresses(config)
     yield from _relay(config)
     yield from _routes(config)
@@ -110,6 +111,14 @@ def _server(config: Config) -> Iterator[tuple[str, str]]:
             "server.control",
             f"the path of a Unix socket has at most {_MAX_SOCKET_PATH} octets, this one has {length}",
         )
+
+
+def _process(config: Config) -> Iterator[tuple[str, str]]:
+    process = config.process
+    if not re.fullmatch("0?[0-7]{3}", process.umask):
+        yield "process.umask", f"{process.umask!r} is not a mask in octal, as 077"
+    if process.group and not process.user:
+        yield "process.group", "needs process.user beside it"
 
 
 def _own_name(key: str, name: str) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from postroika.config.addresses import canonical_domain, is_host_name
 from postroika.config.check import conversion_problem, impossible, unknown_keys
+from postroika.config.secret import secret_from
 from postroika.config.sections import Config
 from postroika.errors import ConfigError
 
@@ -62,7 +63,7 @@ def parse(text: str, path: Path) -> Config:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     _raise_for(path, list(unknown_keys(raw)))
     try:
-        config = msgspec.convert(raw, Config)
+        config = msgspec.convert(raw, Config, dec_hook=secret_from)
     except msgspec.ValidationError as error:
         _raise_for(path, [conversion_problem(error)])
         raise

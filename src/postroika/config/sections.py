@@ -38,6 +38,18 @@ class Server(_Section, frozen=True, kw_only=True):
     )
 
 
+class Process(_Section, frozen=True, kw_only=True):
+    """Who the server runs as, when root starts it: root opens the listeners and reads the keys, and does no more."""
+
+    user: Annotated[
+        str,
+        "The user, by name or number, that the supervisor and its workers become for good. Empty = whoever starts the "
+        'server, and root must not. "root" lets everything run as root: for trying things out only.',
+    ] = ""
+    group: Annotated[str, "The group, by name or number; empty = that of the user. There are no further ones."] = ""
+    umask: Annotated[str, "Permissions that no new file has, in octal."] = "077"
+
+
 class Listener(_Section, frozen=True, kw_only=True):
     """An address to accept SMTP on; several [[listener]] tables may stand in the file."""
 
@@ -228,6 +240,7 @@ class Config(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
     server: Server = Server()
+    process: Process = Process()
     listener: tuple[Listener, ...] = (Listener(address="127.0.0.1:2525"),)
     relay: Relay = Relay()
     route: tuple[Route, ...] = (Route(domains=("*",)),)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from postroika.config.secret import Secret
 from postroika.config.sections import SECTIONS, Config
 
 _HEAD = """\
@@ -32,17 +33,22 @@ _STARTER: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def default_text() -> str:
-    """The commented config file of a new installation; it can be used as it is."""
-    return _HEAD + "".join(_default_lines())
+def default_text(*, user: str = "") -> str:
+    """The commented config file of a new installation; it can be used as it is.
+
+    Args:
+        user: stands as `process.user` in it, if it is not empty.
+    """
+    starter = {**_STARTER, "process": [{"user": user}]} if user else _STARTER
+    return _HEAD + "".join(_default_lines(starter))
 
 
-def _default_lines() -> Iterator[str]:
+def _default_lines(starter: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
     repeated = {f.name for f in msgspec.structs.fields(Config) if isinstance(f.default, tuple)}
     for name, struct in SECTIONS.items():
         header = f"[[{name}]]\n" if name in repeated else f"[{name}]\n"
         yield "\n" + _prose((struct.__doc__ or "").strip())
-        for i, live in enumerate(_STARTER.get(name, [{}])):
+        for i, live in enumerate(starter.get(name, [{}])):
             yield f"\n{header}" if i else header
             for field in msgspec.structs.fields(struct):
                 if i == 0:
@@ -66,7 +72,8 @@ def _prose(text: str) -> str:
 
 
 def to_toml(config: Config) -> str:
-    """The whole config as TOML, defaults included; `parse` reads it back to an equal Config."""
+    """The whole config as TOML, defaults included; `parse` reads it back to an equal Config, but for its secrets, which
+    are hidden."""
     blocks = []
     for name, value in msgspec.structs.asdict(config).items():
         if value is None:
@@ -88,6 +95,8 @@ def toml_value(value: object) -> str:
         return repr(value)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Secret):
+        return toml_value(value.shown())
     if isinstance(value, tuple | list):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     raise TypeError(f"no config key holds a {type(value).__name__}")

@@ -12,7 +12,21 @@ from typing import Any, TypeAlias
 import msgspec
 import trio
 
+from postroika.config import Config
+
 MAX_PACKET_BYTES = 160 * 1024  # below the default send buffer of a Unix socket (208 KiB)
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a worker is given when it starts: an open file in memory, not a packet.
+
+    Args:
+        config: checked.
+        secrets: contents of files of keys and credentials as they were at the start, by path.
+    """
+
+    config: Config
+    secrets: dict[str, bytes] = {}
 
 
 class Flush(msgspec.Struct, frozen=True, tag="flush"):
@@ -39,7 +53,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
 
 
 class Reopen(msgspec.Struct, frozen=True, tag="reopen"):
-    """Open the log files anew. Answer: {}."""
+    """Open anew what is in files that may have been replaced, logs first. Answer: {}."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

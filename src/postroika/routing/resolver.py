@@ -29,6 +29,7 @@ import msgspec
 import trio
 
 from postroika.config import Dns, split_host_port
+from postroika.process import open_files
 from postroika.routing.cache import TtlCache
 from postroika.routing.mx import Mx
 
@@ -45,8 +46,6 @@ _SYSTEM_FILE_CHECK_S = 5.0
 _TRY_S = 2.0
 # Larger answers come over TCP: this much passes every path unfragmented (DNS flag day 2020).
 _EDNS_PAYLOAD_BYTES = 1232
-# Each question has a socket of its own.
-_CONCURRENT_QUESTIONS = 512
 # More records of one answer than this are of no use to us, and a hostile answer can have thousands.
 _RECORDS_KEPT = 100
 _CNAME_RESTARTS = 8
@@ -101,7 +100,7 @@ class Resolver:
         self._system_file = system_file
         self._cache: TtlCache[tuple[str, str], Answer[Any]] = TtlCache(settings.cache_entries)
         self._asked: dict[tuple[str, str], _Question] = {}
-        self._slots = trio.Semaphore(_CONCURRENT_QUESTIONS)
+        self._slots = trio.Semaphore(open_files.questions_now())
         self._backend = dns.asyncbackend.get_backend("trio")
         self._stub: dns.asyncresolver.Resolver | None = None
         self._order: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""The small process above the workers: binds, starts, restarts, hands connections over, answers the control socket.
+"""The small process above the workers: starts, restarts, hands connections over, answers the control socket.
 
 Promise: it holds no mail, so nothing is lost with it. A worker that dies is started again; a worker whose supervisor is
 gone is killed by the kernel. One supervisor owns a spool; a second one refuses to start. Connections are dealt to the
@@ -22,15 +22,15 @@ import trio
 
 from postroika.config import Config, split_host_port
 from postroika.control import api, wire
-from postroika.errors import PostroikaError, SpoolError
+from postroika.process.service_manager import ServiceManager
 from postroika.spool import files
-from postroika.supervisor import open_files
 from postroika.supervisor.child import WorkerProcess
 from postroika.supervisor.process import ChildProcess
+from postroika.supervisor.startup import Started, start
+from postroika.supervisor.watchdog import keep_alive
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 _SINK_WAIT_S = 15.0
 _STOP_GRACE_S = 45.0  # above the worker's own, which ends by itself unless it hangs
 _OVERLOADED = b"421 4.3.2 Service not available, closing transmission channel\r\n"
@@ -50,13 +50,18 @@ class Supervisor:
     Args:
         config: checked.
         announce: called once when mail is accepted, with the addresses that are bound.
+        manager: told how we are.
     """
 
-    def __init__(self, config: Config, announce: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self, config: Config, announce: Callable[[Sequence[str]], None], manager: ServiceManager | None = None
+    ) -> None:
         self._config = config
         self._announce = announce
         self._listeners: list[socket.socket] = []
         self._workers: list[WorkerProcess] = []
+        self._manager = manager or ServiceManager()
+        self._status = ""
         self._turn = 0
         self._shutdown = trio.Event()
 
@@ -65,21 +70,15 @@ class Supervisor:
 
         Raises:
             SpoolLockedError: another supervisor owns the spool.
-            PostroikaError: it cannot start; the text says why.
+            PostroikaError: it cannot start, or may not as who we are; the text says why.
         """
-        config = self._config
-        spool = Path(config.server.spool)
-        lock_fd = await trio.to_thread.run_sync(_own, spool, config.spool.lock_wait_s)
-        try:
-            self._bind()
-            self._make_workers(spool)
+        started = start(self._config)  # blocks; nobody else runs yet
+        self._listeners = started.listeners
+        with started.closing:
+            self._make_workers(started)
             async with trio.open_nursery() as nursery:
                 await self._serve(nursery)
                 nursery.cancel_scope.cancel()
-        finally:
-            for listener in self._listeners:
-                listener.close()
-            os.close(lock_fd)
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         await nursery.start(self._signals)
@@ -93,8 +92,13 @@ class Supervisor:
         async with trio.open_nursery() as accepting:
             for number, listener in enumerate(self._listeners):
                 accepting.start_soon(self._accept, number, listener)
-            self._announce([_shown(listener) for listener in self._listeners])
+            addresses = [_shown(listener) for listener in self._listeners]
+            self._announce(addresses)
+            self._status = f"Accepting mail on {', '.join(addresses)}"
+            self._manager.ready(self._status)
+            accepting.start_soon(keep_alive, self._manager, self.ask_all)
             await self._shutdown.wait()
+            self._manager.stopping()
             accepting.cancel_scope.cancel()
         for listener in self._listeners:
             listener.close()
@@ -105,35 +109,15 @@ class Supervisor:
         if grace.cancelled_caught:
             log.error("a worker did not end within %g s and is killed; nothing is lost", _STOP_GRACE_S)
 
-    def _make_workers(self, spool: Path) -> None:
-        wanted = self._config.server.workers or len(os.sched_getaffinity(0))
-        open_files.raise_limit(self._config, wanted)
-        highest = max(files.existing_shards(spool), default=-1)
+    def _make_workers(self, started: Started) -> None:
+        wanted = started.workers
+        highest = max(files.existing_shards(Path(started.config.server.spool)), default=-1)
         for shard in range(max(wanted, highest + 1)):
-            self._workers.append(WorkerProcess(shard, self._config, takes_connections=shard < wanted))
+            self._workers.append(
+                WorkerProcess(shard, started.config, takes_connections=shard < wanted, secrets=started.secrets)
+            )
         if highest >= wanted:
             log.warning("shards %d to %d are left from a run with more workers and are drained", wanted, highest)
-
-    def _bind(self) -> None:
-        for entry in self._config.listener:
-            host, port = split_host_port(entry.address)
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            self._listeners.append(listener)
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                listener.bind((host, port))
-                listener.listen(_BACKLOG)
-            except OSError as error:
-                hint = {
-                    errno.EADDRINUSE: "; another program listens there",
-                    errno.EACCES: "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-                    errno.EADDRNOTAVAIL: "; this machine has no such address",
-                }.get(error.errno or 0, "")
-                raise PostroikaError(f"cannot listen on {entry.address}: {error.strerror}{hint}") from error
 
     async def _accept(self, number: int, listener: socket.socket) -> None:
         while True:
@@ -174,13 +158,22 @@ class Supervisor:
     async def _obey_signals(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
-                nursery.start_soon(self.ask_all, wire.Reopen())  # a worker that hangs must not delay SIGTERM
+                nursery.start_soon(self._reload)  # a worker that hangs must not delay SIGTERM
             elif self._shutdown.is_set():
                 log.warning("told twice: stopping at once; what was under way is tried again after the next start")
                 os._exit(128 + number)
             else:
                 log.info("stopping: what is under way is finished first")
                 self._shutdown.set()
+
+    async def _reload(self) -> None:
+        """Have the workers open their log files anew, and whatever else they take from files that may have changed."""
+        self._manager.reloading()
+        for answer in await self.ask_all(wire.Reopen()):
+            if answer.error:
+                log.error("after SIGHUP: %s", answer.error)
+        if self._status and not self._shutdown.is_set():
+            self._manager.ready(self._status)
 
     async def _run_sink(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         sink = self._config.sink
@@ -235,15 +228,6 @@ async def _accepts(address: str, within_s: float) -> bool:
             else:
                 return True
     return False
-
-
-def _own(spool: Path, wait_s: float) -> int:
-    """Make the spool's directory if it is not there, and become its one supervisor. Returns the lock."""
-    try:
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return files.lock(spool / ".supervisor.lock", wait_s)
-    except OSError as error:
-        raise SpoolError(f"{spool}: {error.strerror}") from error
 
 
 def _shown(listener: socket.socket) -> str:

@@ -6,15 +6,16 @@ change under it; it is tied to us and never outlives us.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import sys
+from collections.abc import Mapping
 
-import msgspec
 import trio
 
-from postroika.config import Config
+from postroika.config import Config, encode_whole
 from postroika.control import wire
 from postroika.errors import SpoolError
 from postroika.supervisor.process import ChildProcess
@@ -34,16 +35,19 @@ class WorkerProcess:
         shard: its number.
         config: handed to it.
         takes_connections: False for a worker that only drains a shard left over from a run with more workers.
+        secrets: contents of files that perhaps only root may read, by path; handed to it.
     """
 
-    def __init__(self, shard: int, config: Config, *, takes_connections: bool) -> None:
+    def __init__(
+        self, shard: int, config: Config, *, takes_connections: bool, secrets: Mapping[str, bytes] = {}
+    ) -> None:
         self.shard = shard
         self.takes_connections = takes_connections
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.pid = 0
         self.restarts = 0
-        self._config = config
+        self._orders = wire.Orders(config, dict(secrets))
         self._stop = trio.Event()
         self._process: ChildProcess | None = None
         self._handoff: socket.socket | None = None
@@ -89,15 +93,15 @@ class WorkerProcess:
         with handoff, control, its_handoff, its_control:
             handoff.setblocking(False)
             inherited = (its_handoff.fileno(), its_control.fileno())
-            config_fd = _config_file(self._config)
+            orders_fd = _orders_file(self._orders)
             try:
                 process = ChildProcess(
                     [sys.executable, "-m", "postroika.worker", str(self.shard), *map(str, inherited), str(os.getpid())],
-                    stdin=config_fd,
+                    stdin=orders_fd,
                     pass_fds=inherited,
                 )
             finally:
-                os.close(config_fd)
+                os.close(orders_fd)
             its_handoff.close()
             its_control.close()
             self.pid = process.pid
@@ -166,7 +170,8 @@ class WorkerProcess:
         try:
             socket.send_fds(self._handoff, [bytes((listener,))], [connection.fileno()])
         except OSError as error:
-            if not isinstance(error, BlockingIOError | ConnectionError):
+            # ETOOMANYREFS: as many descriptors as a user may have are on their way to workers (unix(7)).
+            if not isinstance(error, BlockingIOError | ConnectionError) and error.errno != errno.ETOOMANYREFS:
                 log.error("a connection cannot be handed to worker %d: %s", self.shard, error.strerror)
             return False
         return True
@@ -181,9 +186,10 @@ class WorkerProcess:
         await self.ended.wait()
 
 
-def _config_file(config: Config) -> int:
-    """An open file without a name that holds the config; the child reads it as its standard input."""
-    fd = os.memfd_create("postroika-config", os.MFD_CLOEXEC)
-    os.write(fd, msgspec.json.encode(config))
+def _orders_file(orders: wire.Orders) -> int:
+    """An open file without a name, in memory; the child reads it as its standard input."""
+    fd = os.memfd_create("postroika-orders", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(encode_whole(orders))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

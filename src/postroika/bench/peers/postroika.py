@@ -165,6 +165,8 @@ def _config(options: PeerOptions, port: int) -> Config:
         },
         "log": {"events": "events.jsonl"},
     }
+    if os.geteuid() == 0:
+        config["process"] = {"user": "root"}  # its files are in the directory of whoever measures
     if options.suspended:
         config["delivery"]["enabled"] = False
     for section, keys in options.extra.items():

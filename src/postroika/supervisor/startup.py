@@ -1,0 +1,127 @@
+"""From a checked config to a process that may serve: everything that needs rights, and then the end of those rights.
+
+Promise: root, where root has started us, makes directories, listens and reads keys, and does nothing else; when `start`
+returns, the process is who the config says. A start that is refused changes nothing that belongs to others.
+
+The order matters. The lock of the spool comes before the listeners, so that a start waits for an instance that is about
+to end instead of finding its ports taken. The lock is taken as the user, in whose directory root must not follow links.
+Rights are given up before there is a second thread, as some of them belong to threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from postroika.config import Config, secret_files, split_host_port
+from postroika.errors import ConfigError, PostroikaError, SpoolError
+from postroika.process import confinement, identity, open_files, places
+from postroika.spool import files
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+
+
+class Started(NamedTuple):
+    """What there is to serve with.
+
+    Args:
+        config: with connections lowered to what the descriptors allow.
+        workers: how many take connections.
+        listeners: bound and listening, in the order of the config.
+        secrets: the contents of files of keys and credentials, by path.
+        closing: closes the listeners and lets go of the spool.
+    """
+
+    config: Config
+    workers: int
+    listeners: list[socket.socket]
+    secrets: dict[str, bytes]
+    closing: ExitStack
+
+
+def start(config: Config) -> Started:
+    """Open what has to be opened, and become who we are to be. Blocks, for `spool.lock_wait_s` if need be.
+
+    Raises:
+        ConfigError: the config does not say whom to run as, or names a file that cannot be used.
+        SpoolLockedError: another supervisor owns the spool.
+        PostroikaError: it cannot start; the text says why.
+    """
+    os.umask(int(config.process.umask, 8))
+    # Our children look for modules where we have found ours, not in the directory that they happen to be started in.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    confinement.leave_no_core()
+    become = identity.to_assume(config.process)
+    uid = os.geteuid() if become is None else become.uid
+    with ExitStack() as closing:
+        places.make(config, become)
+        places.check_owners(config, uid)
+        with identity.acting_as(become):
+            closing.callback(os.close, _own(Path(config.server.spool), config.spool.lock_wait_s))
+        listeners = [closing.enter_context(_listen(entry.address)) for entry in config.listener]
+        secrets = _read_secrets(config, uid)
+        if become is not None:
+            identity.assume(become)
+            os.chdir("/")  # where root stood may be closed to us
+        elif uid != 0:
+            confinement.give_up_privileges()
+        if config.process.user and uid != 0:
+            confinement.hide_memory()
+        places.check_reach(config)
+        workers = config.server.workers or len(os.sched_getaffinity(0))
+        config, fits = open_files.fit(config, workers)
+        if fits.warning:
+            log.warning("%s", fits.warning)
+        if uid == 0:
+            log.warning("everything runs as root, because process.user says so; do not let strangers connect")
+        return Started(config, workers, listeners, secrets, closing.pop_all())
+
+
+def _own(spool: Path, wait_s: float) -> int:
+    """Become the spool's one supervisor. Returns the lock."""
+    try:
+        return files.lock(spool / ".supervisor.lock", wait_s)
+    except OSError as error:
+        raise SpoolError(f"{spool}: {error.strerror}") from error
+
+
+def _listen(address: str) -> socket.socket:
+    host, port = split_host_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        hint = {
+            errno.EADDRINUSE: "; another program listens there",
+            errno.EACCES: "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+            errno.EADDRNOTAVAIL: "; this machine has no such address",
+        }.get(error.errno or 0, "")
+        raise PostroikaError(f"cannot listen on {address}: {error.strerror}{hint}") from error
+    return listener
+
+
+def _read_secrets(config: Config, uid: int) -> dict[str, bytes]:
+    secrets: dict[str, bytes] = {}
+    problems = []
+    for key, path in secret_files.paths(config):
+        try:
+            secrets[path] = secret_files.read(path, owners=(uid,))
+        except ConfigError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return secrets
