@@ -297,7 +297,7 @@ def _own_share(config: Config) -> Config:
 
 
 def main() -> None:
-    """Entry point of the process: shard, handoff fd, control fd, supervisor's pid; its orders on standard input."""
+    """Entry point of the process: shard, handoff fd, control fd, supervisor's pid; the config on standard input."""
     shard, handoff_fd, control_fd, parent = (int(argument) for argument in sys.argv[1:5])
     die_with(parent)
     call_process(f"postroika/{shard}")
@@ -305,20 +305,20 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    orders = decode_whole(sys.stdin.buffer.read(), wire.Orders)
-    operations_log.write_to_stderr(orders.config.log.level, f"worker {shard}")
+    config = decode_whole(sys.stdin.buffer.read(), Config)
+    operations_log.write_to_stderr(config.log.level, f"worker {shard}")
     handoff = socket.socket(fileno=handoff_fd)
     control = socket.socket(fileno=control_fd)
-    trio.run(_run, orders, shard, handoff, control)
+    trio.run(_run, config, shard, handoff, control)
 
 
-async def _run(orders: wire.Orders, shard: int, handoff: socket.socket, control: socket.socket) -> None:
+async def _run(config: Config, shard: int, handoff: socket.socket, control: socket.socket) -> None:
     channel = wire.Channel(control)
     try:
-        identity.refuse_root(orders.config.process)
-        if orders.config.process.user and os.geteuid() != 0:
-            confinement.hide_memory()  # anew, as the program was
-        worker = Worker(orders.config, shard, handoff, channel)
+        identity.refuse_root(config.process)
+        if config.process.user and os.geteuid() != 0:
+            confinement.hide_memory()
+        worker = Worker(config, shard, handoff, channel)
     except (PostroikaError, SinkError, OSError) as error:
         await channel.send(wire.Answer(0, error=str(error)))
         sys.exit(os.EX_CANTCREAT)

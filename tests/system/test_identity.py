@@ -297,25 +297,48 @@ print(got, os.environ["HOME"], os.environ["USER"])
     assert said == f"[] {user.pw_dir} {_USER}"
 
 
-def test_key_that_only_root_may_read_reaches_a_library_of_a_worker(user: pwd.struct_passwd, directory: Path) -> None:
-    """Read by root at the start, kept in memory, found under a name by a process that may not open the file."""
-    key = directory / "key.pem"
-    key.write_text("the key")
+def test_key_that_only_root_may_read_is_found_by_who_opens_files_after_it(
+    user: pwd.struct_passwd, directory: Path
+) -> None:
+    """By the supervisor and, under the same name, by a program that it starts."""
+    key, seen = directory / "key.pem", directory / "seen.pem"
+    for file in (key, seen):
+        file.write_text("the key")
     key.chmod(0o600)
+    os.chown(seen, user.pw_uid, user.pw_gid)
+    seen.chmod(0o600)
     said = run_as_root(f"""
-from postroika.config import Process
-from postroika.config.secret_files import KeptFiles, read
-from postroika.process import confinement, identity
-kept = {{{str(key)!r}: read({str(key)!r})}}
-identity.assume(identity.to_assume(Process(user={_USER!r})))
-confinement.hide_memory()
+import os, subprocess, sys
+from typing import Annotated
+import msgspec
+from postroika.config import Config, Log, Process, Server
+from postroika.config.named_files import SecretFile
+from postroika.supervisor import startup
+class Keys(msgspec.Struct, frozen=True):
+    key: SecretFile = {str(key)!r}
+    seen: SecretFile = {str(seen)!r}
+class WithKeys(Config, frozen=True, kw_only=True):
+    keys: Keys = Keys()
+config = WithKeys(
+    process=Process(user={_USER!r}),
+    server=Server(spool={str(directory / "spool")!r}, control={str(directory / "run/control.sock")!r}),
+    log=Log(events=""),
+    listener=(),
+)
+started = startup.start(config)
+keys = started.config.keys
 try:
     open({str(key)!r})
 except PermissionError:
-    with KeptFiles(kept).file({str(key)!r}) as name:
-        print(open(name).read())
+    print("refused", keys.seen == {str(seen)!r}, open(keys.key).read(), open(keys.key).read())
+code = "import sys; print(open(sys.argv[1]).read())"
+print(subprocess.check_output([sys.executable, "-c", code, keys.key], pass_fds=started.files, text=True))
+try:
+    open(keys.key, "w")
+except PermissionError:
+    print("refused")
 """)
-    assert said == "the key"
+    assert said.split() == ["refused", "True", "the", "key", "the", "key", "the", "key", "refused"]
 
 
 def test_commands_of_root_work_beside_it(user: pwd.struct_passwd, directory: Path) -> None:

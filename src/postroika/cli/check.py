@@ -39,7 +39,7 @@ def _warnings(config: Config) -> Iterator[str]:
     """What a start here, as the same user and with the same limits, would warn of or be refused for."""
     import os
 
-    from postroika.config import secret_files
+    from postroika.config import named_files
     from postroika.errors import PostroikaError
     from postroika.process import identity, open_files
 
@@ -53,8 +53,8 @@ def _warnings(config: Config) -> Iterator[str]:
             yield warning
     except PostroikaError as error:
         yield str(error)
-    for key, path in secret_files.paths(config):
+    for file in named_files.named(config):
         try:
-            secret_files.read(path, owners=() if become is None else (become.uid,))
+            named_files.read(file, owners=() if become is None else (become.uid,))
         except PostroikaError as error:
-            yield f"{key}: {error}"
+            yield str(error)

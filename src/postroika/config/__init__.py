@@ -5,7 +5,7 @@ the nearest valid key. Units are in the key names: `_s` seconds, `_bytes` octets
 
 `sections` has the structs, with the meaning, default and bounds of every key; `addresses` reads host:port and domain
 names; `check` finds what is wrong with a file; `file` finds, reads and settles it; `text` writes it. `secret` has the
-type of what nobody is to see, `secret_files` reads keys and credentials.
+type of what nobody is to see, `named_files` knows the files that the config names, as of keys, and reads them.
 """
 
 from __future__ import annotations

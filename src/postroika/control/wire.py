@@ -12,21 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 import trio
 
-from postroika.config import Config
-
 MAX_PACKET_BYTES = 160 * 1024  # below the default send buffer of a Unix socket (208 KiB)
-
-
-class Orders(msgspec.Struct, frozen=True):
-    """What a worker is given when it starts: an open file in memory, not a packet.
-
-    Args:
-        config: checked.
-        secrets: contents of files of keys and credentials as they were at the start, by path.
-    """
-
-    config: Config
-    secrets: dict[str, bytes] = {}
 
 
 class Flush(msgspec.Struct, frozen=True, tag="flush"):

@@ -114,7 +114,7 @@ class Supervisor:
         highest = max(files.existing_shards(Path(started.config.server.spool)), default=-1)
         for shard in range(max(wanted, highest + 1)):
             self._workers.append(
-                WorkerProcess(shard, started.config, takes_connections=shard < wanted, secrets=started.secrets)
+                WorkerProcess(shard, started.config, takes_connections=shard < wanted, files=started.files)
             )
         if highest >= wanted:
             log.warning("shards %d to %d are left from a run with more workers and are drained", wanted, highest)

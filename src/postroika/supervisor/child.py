@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import trio
 
@@ -35,11 +35,11 @@ class WorkerProcess:
         shard: its number.
         config: handed to it.
         takes_connections: False for a worker that only drains a shard left over from a run with more workers.
-        secrets: contents of files that perhaps only root may read, by path; handed to it.
+        files: descriptors that the config names as /proc/self/fd/N; it inherits them.
     """
 
     def __init__(
-        self, shard: int, config: Config, *, takes_connections: bool, secrets: Mapping[str, bytes] = {}
+        self, shard: int, config: Config, *, takes_connections: bool, files: Sequence[int] = ()
     ) -> None:
         self.shard = shard
         self.takes_connections = takes_connections
@@ -47,7 +47,8 @@ class WorkerProcess:
         self.ended = trio.Event()
         self.pid = 0
         self.restarts = 0
-        self._orders = wire.Orders(config, dict(secrets))
+        self._config = config
+        self._files = tuple(files)
         self._stop = trio.Event()
         self._process: ChildProcess | None = None
         self._handoff: socket.socket | None = None
@@ -93,15 +94,15 @@ class WorkerProcess:
         with handoff, control, its_handoff, its_control:
             handoff.setblocking(False)
             inherited = (its_handoff.fileno(), its_control.fileno())
-            orders_fd = _orders_file(self._orders)
+            config_fd = _config_file(self._config)
             try:
                 process = ChildProcess(
                     [sys.executable, "-m", "postroika.worker", str(self.shard), *map(str, inherited), str(os.getpid())],
-                    stdin=orders_fd,
-                    pass_fds=inherited,
+                    stdin=config_fd,
+                    pass_fds=inherited + self._files,
                 )
             finally:
-                os.close(orders_fd)
+                os.close(config_fd)
             its_handoff.close()
             its_control.close()
             self.pid = process.pid
@@ -186,10 +187,10 @@ class WorkerProcess:
         await self.ended.wait()
 
 
-def _orders_file(orders: wire.Orders) -> int:
-    """An open file without a name, in memory; the child reads it as its standard input."""
-    fd = os.memfd_create("postroika-orders", os.MFD_CLOEXEC)
+def _config_file(config: Config) -> int:
+    """An open file without a name that holds the config; the child reads it as its standard input."""
+    fd = os.memfd_create("postroika-config", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
-        file.write(encode_whole(orders))
+        file.write(encode_whole(config))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

@@ -16,12 +16,12 @@ import os
 import socket
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from postroika.config import Config, secret_files, split_host_port
+from postroika.config import Config, named_files, split_host_port
 from postroika.errors import ConfigError, PostroikaError, SpoolError
 from postroika.process import confinement, identity, open_files, places
-from postroika.spool import files
+from postroika.spool import files as spool_files
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +32,17 @@ class Started(NamedTuple):
     """What there is to serve with.
 
     Args:
-        config: with connections lowered to what the descriptors allow.
+        config: with connections lowered to what the descriptors allow, and with names for files that can be opened.
         workers: how many take connections.
         listeners: bound and listening, in the order of the config.
-        secrets: the contents of files of keys and credentials, by path.
+        files: descriptors that `config` names as /proc/self/fd/N, for those who inherit them under the same numbers.
         closing: closes the listeners and lets go of the spool.
     """
 
     config: Config
     workers: int
     listeners: list[socket.socket]
-    secrets: dict[str, bytes]
+    files: list[int]
     closing: ExitStack
 
 
@@ -66,7 +66,7 @@ def start(config: Config) -> Started:
         with identity.acting_as(become):
             closing.callback(os.close, _own(Path(config.server.spool), config.spool.lock_wait_s))
         listeners = [closing.enter_context(_listen(entry.address)) for entry in config.listener]
-        secrets = _read_secrets(config, uid)
+        contents = _read_files(config, uid)
         if become is not None:
             identity.assume(become)
             os.chdir("/")  # where root stood may be closed to us
@@ -75,19 +75,26 @@ def start(config: Config) -> Started:
         if config.process.user and uid != 0:
             confinement.hide_memory()
         places.check_reach(config)
+        kept = {
+            path: closing.enter_context(_in_memory(content))
+            for path, content in contents.items()
+            if not os.access(path, os.R_OK)
+        }
+        config = named_files.renamed(config, {path: f"/proc/self/fd/{file.fileno()}" for path, file in kept.items()})
         workers = config.server.workers or len(os.sched_getaffinity(0))
         config, fits = open_files.fit(config, workers)
         if fits.warning:
             log.warning("%s", fits.warning)
         if uid == 0:
             log.warning("everything runs as root, because process.user says so; do not let strangers connect")
-        return Started(config, workers, listeners, secrets, closing.pop_all())
+        files = [file.fileno() for file in kept.values()]
+        return Started(config, workers, listeners, files, closing.pop_all())
 
 
 def _own(spool: Path, wait_s: float) -> int:
     """Become the spool's one supervisor. Returns the lock."""
     try:
-        return files.lock(spool / ".supervisor.lock", wait_s)
+        return spool_files.lock(spool / ".supervisor.lock", wait_s)
     except OSError as error:
         raise SpoolError(f"{spool}: {error.strerror}") from error
 
@@ -114,14 +121,26 @@ def _listen(address: str) -> socket.socket:
     return listener
 
 
-def _read_secrets(config: Config, uid: int) -> dict[str, bytes]:
-    secrets: dict[str, bytes] = {}
+def _read_files(config: Config, uid: int) -> dict[str, bytes]:
+    """What is in the files that the config names, by path; those that are not there are told by who needs them."""
+    contents: dict[str, bytes] = {}
     problems = []
-    for key, path in secret_files.paths(config):
+    for file in named_files.named(config):
         try:
-            secrets[path] = secret_files.read(path, owners=(uid,))
+            content = named_files.read(file, owners=(uid,))
         except ConfigError as error:
-            problems.append(f"{key}: {error}")
+            problems.append(str(error))
+        else:
+            if content is not None:
+                contents[file.path] = content
     if problems:
         raise ConfigError("\n".join(problems))
-    return secrets
+    return contents
+
+
+def _in_memory(content: bytes) -> BinaryIO:
+    """A file in memory with that content. Called as the user, to whom it belongs, or it could not be opened again."""
+    file = open(os.memfd_create("postroika-file", os.MFD_CLOEXEC), "wb", buffering=0)
+    file.write(content)
+    os.fchmod(file.fileno(), 0o400)
+    return file
