@@ -36,7 +36,9 @@ def output() -> Iterator[tuple[logging.Logger, io.StringIO]]:
         ("\x85\x9b31m", "\\x85\\x9b31m"),
         ("a\u2028b\u2029c", "a\\u2028b\\u2029c"),
         ("moc.elpmaxe\u202e", "moc.elpmaxe\\u202e"),
-        ("\u2066a\u2069", "\\u2066a\\u2069"),
+        ("\u2066a\u2069\u200b", "\\u2066a\\u2069\\u200b"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\ud800", "\\ud800"),
     ],
 )
 def test_what_is_not_to_be_printed_is_escaped(text: str, shown: str) -> None:

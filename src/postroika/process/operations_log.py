@@ -9,10 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 
-# C0, DEL and C1 controls, the line and paragraph separators, and what changes the direction of text (Unicode TR 36,
-# "Bidirectional Text Spoofing").
-_CODES = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-_ESCAPED = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CODES}
 _INDENT = "    "
 
 
@@ -33,8 +29,15 @@ class OneLine(logging.Formatter):
 
 
 def plain(text: str) -> str:
-    """The text with everything escaped that is not to be printed."""
-    return text.translate(_ESCAPED)
+    """The text with everything escaped that is not to be printed: controls, separators, what is invisible or changes
+    the direction of text (Unicode TR 36, "Bidirectional Text Spoofing")."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _indented(text: str) -> str:
