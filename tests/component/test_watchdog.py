@@ -58,9 +58,7 @@ async def test_not_told_while_a_worker_does_not_answer(
     await trio.sleep(100)
     assert len(manager.told_at) == told
     problem = "a worker does not answer within 10 s" if how == "hangs" else "worker 1 is not running"
-    assert caplog.messages == [
-        f"{problem}: until all workers answer, the service manager is not told that all is well"
-    ]
+    assert caplog.messages == [f"{problem}: until all workers answer, the service manager is not told that all is well"]
     workers.hangs, workers.error = False, ""
     await trio.sleep(25)
     assert len(manager.told_at) > told

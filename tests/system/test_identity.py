@@ -49,6 +49,15 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture
+def site(user: pwd.struct_passwd, directory: Path) -> Path:
+    """One that is the user's."""
+    path = directory / "site"
+    path.mkdir()
+    os.chown(path, user.pw_uid, user.pw_gid)
+    return path
+
+
 def facts_of_threads(pid: int) -> list[dict[str, str]]:
     """What /proc says of every thread of a process."""
     threads = list(Path(f"/proc/{pid}/task").iterdir())
@@ -65,10 +74,10 @@ def run_as_root(code: str) -> str:
 
 
 def test_every_thread_of_every_process_is_the_user_and_has_no_way_back(
-    user: pwd.struct_passwd, directory: Path, smtp_sink: StartSink
+    user: pwd.struct_passwd, site: Path, smtp_sink: StartSink
 ) -> None:
     sink = smtp_sink(dump=True)
-    with Postroika(directory, _TO.format(address=sink.address), user=_USER) as server:
+    with Postroika(site, _TO.format(address=sink.address), user=_USER) as server:
         with server.dialogue() as client:
             client.message("", ["a@shop.test"], _MESSAGE)
         sink.wait_for(1)
@@ -90,8 +99,8 @@ def test_every_thread_of_every_process_is_the_user_and_has_no_way_back(
         assert [{key: facts[key] for key in expected} for facts in threads] == [expected] * len(threads)
 
 
-def test_it_goes_on_when_a_worker_is_started_again(user: pwd.struct_passwd, directory: Path) -> None:
-    with Postroika(directory, user=_USER, workers=1) as server:
+def test_it_goes_on_when_a_worker_is_started_again(user: pwd.struct_passwd, site: Path) -> None:
+    with Postroika(site, user=_USER, workers=1) as server:
         (worker,) = server.worker_pids()
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: server.worker_pids() not in ([], [worker]), "a new worker")
@@ -105,10 +114,8 @@ def _serves(server: Postroika) -> bool:
         return client.ehlo.startswith("250")
 
 
-def test_no_core_is_written_and_no_process_of_the_user_can_look_inside(
-    user: pwd.struct_passwd, directory: Path
-) -> None:
-    with Postroika(directory, user=_USER, workers=1) as server:
+def test_no_core_is_written_and_no_process_of_the_user_can_look_inside(user: pwd.struct_passwd, site: Path) -> None:
+    with Postroika(site, user=_USER, workers=1) as server:
         for pid in (server.process.pid, *server.worker_pids()):
             limits = Path(f"/proc/{pid}/limits").read_text()
             (core,) = [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")]
@@ -122,9 +129,9 @@ def test_no_core_is_written_and_no_process_of_the_user_can_look_inside(
             assert run_as_root(look) == "refused"
 
 
-def test_ports_below_1024_are_bound_before(user: pwd.struct_passwd, directory: Path) -> None:
+def test_ports_below_1024_are_bound_before(user: pwd.struct_passwd, site: Path) -> None:
     port = _free_low_port()
-    with Postroika(directory, user=_USER, port=port) as server, server.dialogue() as client:
+    with Postroika(site, user=_USER, port=port) as server, server.dialogue() as client:
         assert client.greeting.startswith("220 ")
         held = Path(f"/proc/{server.process.pid}/status").read_text()
         assert f"Uid:\t{user.pw_uid}\t" in held
@@ -143,13 +150,8 @@ def _free_low_port() -> int:
     pytest.fail("no free port below 1024")
 
 
-def test_files_belong_to_the_user_and_to_nobody_else(
-    user: pwd.struct_passwd, directory: Path, smtp_sink: StartSink
-) -> None:
+def test_files_belong_to_the_user_and_to_nobody_else(user: pwd.struct_passwd, site: Path, smtp_sink: StartSink) -> None:
     sink = smtp_sink(dump=True)
-    site = directory / "site"
-    site.mkdir()
-    os.chown(site, user.pw_uid, user.pw_gid)
     with Postroika(site, _TO.format(address=sink.address), user=_USER, workers=1) as server:
         with server.dialogue() as client:
             client.message("", ["a@shop.test"], _MESSAGE)
@@ -175,13 +177,11 @@ def test_files_belong_to_the_user_and_to_nobody_else(
 
 
 def test_directories_that_only_root_can_make_are_made_for_the_user(user: pwd.struct_passwd, directory: Path) -> None:
-    config = directory / "postroika.toml"
-    config.write_text(
+    server = Postroika(directory, user=_USER)
+    server.config_file.write_text(
         f'[process]\nuser = "{_USER}"\n[server]\nworkers = 1\nspool = "lib/mail/spool"\ncontrol = "run/control.sock"\n'
         f'[log]\nevents = "log/events.jsonl"\n[[listener]]\naddress = "127.0.0.1:{free_port()}"\n'
     )
-    server = Postroika(directory, user=_USER)
-    server.config_file.write_text(config.read_text())
     with server:
         owners = {
             str(path.relative_to(directory)): (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode))
@@ -205,7 +205,7 @@ def test_root_does_not_follow_a_link_of_the_user(user: pwd.struct_passwd, direct
     os.chown(site, user.pw_uid, user.pw_gid)
     os.chown(site / "var", user.pw_uid, user.pw_gid, follow_symlinks=False)
     assert _refusal(directory, 'spool = "site/var/spool"') == (
-        f"{site}/var/spool cannot be made: {site}/var is not open to {_USER}, and others may change {site}, so root makes "
+        f"{site}/var/spool cannot be made: {site}/var is not open to {_USER}, and others may change {site}: root makes "
         "nothing there"
     )
     assert list(precious.iterdir()) == []
@@ -255,12 +255,11 @@ def test_a_worker_that_was_started_as_root_does_not_run(user: pwd.struct_passwd,
     code = f"""
 import os, socket, subprocess, sys
 from postroika.config import Config, Process, Server, encode_whole
-from postroika.control import wire
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 handoff, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-orders = wire.Orders(Config(process=Process(user={_USER!r}), server=Server(spool={str(directory / "spool")!r})))
+config = Config(process=Process(user={_USER!r}), server=Server(spool={str(directory / "spool")!r}))
 command = [sys.executable, "-m", "postroika.worker", "0", str(its.fileno()), str(theirs.fileno()), str(os.getpid())]
-done = subprocess.run(command, input=encode_whole(orders), pass_fds=[its.fileno(), theirs.fileno()])
+done = subprocess.run(command, input=encode_whole(config), pass_fds=[its.fileno(), theirs.fileno()])
 print(done.returncode, ours.recv(65536).decode())
 """
     code, answer = run_as_root(code).split(" ", 1)
@@ -341,8 +340,8 @@ except PermissionError:
     assert said.split() == ["refused", "True", "the", "key", "the", "key", "the", "key", "refused"]
 
 
-def test_commands_of_root_work_beside_it(user: pwd.struct_passwd, directory: Path) -> None:
-    with Postroika(directory, user=_USER, workers=1) as server:
+def test_commands_of_root_work_beside_it(user: pwd.struct_passwd, site: Path) -> None:
+    with Postroika(site, user=_USER, workers=1) as server:
         assert '"messages": []' in server.run("queue", "list", "--json")
         assert server.stop() == 0
     assert '"messages": []' in server.run("queue", "list", "--json")

@@ -17,7 +17,8 @@ from tests.system.server import Postroika
 _LIMIT = 512
 _WARNING = (
     "each of 1 workers may have only 512 files open: limits.max_connections is 176 instead of 10000 and "
-    "delivery.max_connections is 176 instead of 500. Raise the limit to 11108 (ulimit -n, LimitNOFILE=) or lower the keys"
+    "delivery.max_connections is 176 instead of 500. Raise the limit to 11108 (ulimit -n, LimitNOFILE=) or lower the "
+    "keys"
 )
 _CLIENTS = 3000
 _CONFIG = """

@@ -1,4 +1,4 @@
-"""process.identity: whom the config means, and who may start the server. That rights are really gone is a system test."""
+"""process.identity: whom the config means, and who may start the server. That rights are gone is a system test."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def test_what_does_not_fit_is_lowered_and_mail_going_out_is_served_first(
 
 def test_warning_names_what_is_lowered_and_the_mend() -> None:
     assert open_files.plan(config(10_000, 301), 2, 800).warning == (
-        "each of 2 workers may have only 800 files open: limits.max_connections is 906 instead of 10000. Raise the limit "
-        "to 5759 (ulimit -n, LimitNOFILE=) or lower the keys"
+        "each of 2 workers may have only 800 files open: limits.max_connections is 906 instead of 10000. Raise the "
+        "limit to 5759 (ulimit -n, LimitNOFILE=) or lower the keys"
     )
     assert (
         "limits.max_connections is 64 instead of 10000 and delivery.max_connections is 64 instead of 500"

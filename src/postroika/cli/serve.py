@@ -21,8 +21,8 @@ def command(config_file: str | None) -> None:
     """Accept mail, keep it safe, deliver it, until SIGTERM or Ctrl-C.
 
     What is under way is finished first; a second signal ends at once (nothing that was accepted is lost). SIGHUP opens
-    the log files anew. Started by root it becomes the user that the config names ([process]). Exit code 75: the spool is
-    in use by another instance.
+    the log files anew. Started by root it becomes the user that the config names ([process]). Exit code 75: the spool
+    is in use by another instance.
     """
     import os
 

@@ -3,7 +3,7 @@
 Promise: what is taken stays taken, for all programs that the process starts as well, but for `hide_memory`, which each
 program has to do for itself.
 
-Source: prctl(2), capabilities(7), core(5). Privileges belong to threads, so all of this is done before there are others.
+Source: prctl(2), capabilities(7), core(5). Privileges belong to threads, so all of this is done before there are more.
 """
 
 from __future__ import annotations

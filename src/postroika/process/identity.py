@@ -13,7 +13,7 @@ import contextlib
 import grp
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,7 +170,12 @@ def _left_of_root(identity: Identity) -> str:
     uid, gid = identity.uid, identity.gid
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3 or os.getgroups():
         return f"user ids {os.getresuid()}, group ids {os.getresgid()}, further groups {os.getgroups()}"
-    for regain in (lambda: os.setresuid(-1, 0, -1), lambda: os.setresgid(-1, 0, -1), lambda: os.setgroups([0])):
+    attempts: tuple[Callable[[], None], ...] = (
+        lambda: os.setresuid(-1, 0, -1),
+        lambda: os.setresgid(-1, 0, -1),
+        lambda: os.setgroups([0]),
+    )
+    for regain in attempts:
         with contextlib.suppress(PermissionError):
             regain()
             return "root can be had back"

@@ -1,7 +1,8 @@
 """The operations log on stderr, in which nobody but us can begin a line.
 
 Promise: whatever a peer, a name server or a client has brought into a message, it is one line, without control
-characters that a terminal would obey or that turn the text around. A traceback, which has lines of its own, is indented.
+characters that a terminal would obey or that turn the text around. A traceback, which has lines of its own, is
+indented.
 """
 
 from __future__ import annotations

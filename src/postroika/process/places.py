@@ -51,7 +51,7 @@ def make(config: Config, identity: Identity | None) -> None:
             if identity is None:
                 raise PostroikaError(problem) from error
             if foreign := _not_roots_alone(there):
-                raise PostroikaError(f"{problem}, and others may change {foreign}, so root makes nothing there") from error
+                raise PostroikaError(f"{problem}, and others may change {foreign}: root makes nothing there") from error
             _make_all(missing, identity)
         except OSError as error:
             raise PostroikaError(f"{directory} cannot be made: {error.strerror}") from error

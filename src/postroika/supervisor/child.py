@@ -38,9 +38,7 @@ class WorkerProcess:
         files: descriptors that the config names as /proc/self/fd/N; it inherits them.
     """
 
-    def __init__(
-        self, shard: int, config: Config, *, takes_connections: bool, files: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, shard: int, config: Config, *, takes_connections: bool, files: Sequence[int] = ()) -> None:
         self.shard = shard
         self.takes_connections = takes_connections
         self.ready = trio.Event()

@@ -140,7 +140,8 @@ def _read_files(config: Config, uid: int) -> dict[str, bytes]:
 
 def _in_memory(content: bytes) -> BinaryIO:
     """A file in memory with that content. Called as the user, to whom it belongs, or it could not be opened again."""
-    file = open(os.memfd_create("postroika-file", os.MFD_CLOEXEC), "wb", buffering=0)
+    fd = os.memfd_create("postroika-file", os.MFD_CLOEXEC)
+    file = os.fdopen(fd, "w+b", buffering=0)
     file.write(content)
-    os.fchmod(file.fileno(), 0o400)
+    os.fchmod(fd, 0o400)
     return file

@@ -11,6 +11,7 @@ How: OpenSSL on two memory BIOs. Whoever drives it feeds what the socket gave, r
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 
 from postroika.errors import PostroikaError
@@ -144,7 +145,7 @@ def _reason(error: Exception) -> str:
     return (reason or str(error)).lower().replace("_", " ")
 
 
-def _name_in(certificate: dict[str, object]) -> str:
+def _name_in(certificate: Mapping[str, object]) -> str:
     """Whose it is: the common name, else the first DNS name."""
     for field, at in (("subject", -1), ("subjectAltName", 0)):
         values = certificate.get(field)
