@@ -10,7 +10,7 @@ type of what nobody is to see, `named_files` knows the files that the config nam
 
 from __future__ import annotations
 
-from postroika.config.addresses import canonical_domain, parse_next_hop, split_host_port
+from postroika.config.addresses import begins_with_tls, canonical_domain, parse_next_hop, split_host_port
 from postroika.config.file import DEFAULT_PATHS, find, load, parse
 from postroika.config.secret import Secret, decode_whole, encode_shown, encode_whole
 from postroika.config.sections import (
@@ -50,6 +50,7 @@ __all__ = [
     "Server",
     "Sink",
     "Spool",
+    "begins_with_tls",
     "canonical_domain",
     "decode_whole",
     "default_text",

@@ -1,4 +1,4 @@
-"""Reads the small languages of the config file: "host:port", "smtp://host:port", host names and domains.
+"""Reads the small languages of the config file: "host:port", "smtp://host:port", "smtps://host:port", host names and domains.
 
 Pure functions that return the canonical form or raise ValueError with a text that can follow the key's name.
 """
@@ -13,6 +13,8 @@ _HOST_NAME = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*(?!\d+$){_LABEL}")
 # Names in the DNS may have underscores; our own name in EHLO may not (RFC 5321 §4.1.2, Domain).
 _DNS_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}$)({_DNS_LABEL}\.)*(?!\d+$){_DNS_LABEL}")
+
+_DEFAULT_PORTS = {"smtp": 25, "smtps": 465}
 
 
 def split_host_port(text: str, default_port: int | None = None) -> tuple[str, int]:
@@ -53,18 +55,23 @@ def split_ip_port(text: str, default_port: int | None = None) -> tuple[str, int]
 
 
 def parse_next_hop(text: str) -> tuple[str, int]:
-    """ "smtp://host[:port]" to host and port.
+    """ "smtp://host[:port]" or "smtps://host[:port]" to host and port; `begins_with_tls` tells them apart.
 
     Raises:
         ValueError: something else.
     """
     scheme, separator, rest = text.partition("://")
-    if not separator or scheme != "smtp":
-        raise ValueError(f'{text!r} is neither "mx" nor smtp://host:port')
-    host, port = split_host_port(rest, 25)
+    if not separator or scheme not in _DEFAULT_PORTS:
+        raise ValueError(f'{text!r} is neither "mx" nor smtp://host:port nor smtps://host:port')
+    host, port = split_host_port(rest, _DEFAULT_PORTS[scheme])
     if port == 0 or not (_DNS_NAME.fullmatch(host) or is_ip(host)):
         raise ValueError(f"{text!r} has no usable host and port")
     return host, port
+
+
+def begins_with_tls(next_hop: str) -> bool:
+    """Whether a next hop is spoken to over TLS from the first octet on (RFC 8314 §3.3), instead of after STARTTLS."""
+    return next_hop.startswith("smtps://")
 
 
 def is_ip(text: str) -> bool:

@@ -14,8 +14,15 @@ from typing import Any, get_args
 
 import msgspec
 
-from postroika.config.addresses import canonical_domain, is_host_name, is_ip, parse_next_hop, split_ip_port
-from postroika.config.sections import SECTIONS, Config
+from postroika.config.addresses import (
+    begins_with_tls,
+    canonical_domain,
+    is_host_name,
+    is_ip,
+    parse_next_hop,
+    split_ip_port,
+)
+from postroika.config.sections import SECTIONS, Config, Route
 
 # The words of TOML for those of msgspec.
 _WORDS = {
@@ -175,6 +182,20 @@ def _routes(config: Config) -> Iterator[tuple[str, str]]:
             taken.setdefault(name, i)
         if route.next_hop != "mx":
             yield from _next_hops(f"route[{i}].next_hop", route.next_hop, config)
+        yield from _route_security(f"route[{i}]", route)
+
+
+def _route_security(key: str, route: Route) -> Iterator[tuple[str, str]]:
+    """Wishes that exclude each other, and a password that would go where nobody has named the host."""
+    hops = (route.next_hop,) if isinstance(route.next_hop, str) else route.next_hop
+    if route.tls == "none" and any(begins_with_tls(hop) for hop in hops):
+        yield f"{key}.tls", 'an smtps:// next hop cannot be reached with "none"'
+    if route.auth and "mx" in hops:
+        yield f"{key}.auth", "needs smarthosts as next_hop: the password would go to whoever the DNS names"
+    if route.auth and route.tls == "none" and not route.auth_without_tls:
+        yield f"{key}.auth", 'needs TLS, which tls = "none" forbids; auth_without_tls = true would let it be read by all'
+    if route.key and not route.certificate:
+        yield f"{key}.key", "is of no use without a certificate"
 
 
 def _next_hops(key: str, next_hop: str | tuple[str, ...], config: Config) -> Iterator[tuple[str, str]]:

@@ -88,7 +88,17 @@ def _anchored(config: Config, base: Path) -> Config:
     )
     if log.events:
         log = replace(log, events=str(base / log.events))
-    return replace(config, server=server, log=log)
+    delivery = config.delivery
+    if delivery.tls_ca:
+        delivery = replace(delivery, tls_ca=str(base / delivery.tls_ca))
+    route = tuple(
+        replace(route, **{key: str(base / file) for key in _ROUTE_FILES if (file := getattr(route, key))})
+        for route in config.route
+    )
+    return replace(config, server=server, log=log, delivery=delivery, route=route)
+
+
+_ROUTE_FILES = ("auth", "certificate", "key")
 
 
 def qualified(node: str) -> str:

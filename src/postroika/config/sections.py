@@ -84,8 +84,21 @@ class Route(_Section, frozen=True, kw_only=True):
     ]
     next_hop: Annotated[
         str | tuple[str, ...],
-        '"mx"; or "smtp://host:port" (a smarthost: no MX look-up, may be loopback); or a list of those.',
+        '"mx"; or "smtp://host:port" (a smarthost: no MX look-up, may be loopback), "smtps://host:port" (the same, with '
+        "TLS from the first octet on); or a list of those.",
     ] = "mx"
+    tls: Annotated[
+        Literal["none", "opportunistic", "required", "verify"],
+        'Encryption on the way there: not at all; where it can be had; always; always, and the certificate has to be good '
+        "for the name of the host. Mail that may not go otherwise waits.",
+    ] = "opportunistic"
+    auth: Annotated[
+        str,
+        "A file with `user` and `password` (TOML, mode 0600) to log in with at a smarthost; empty = without.",
+    ] = ""
+    auth_without_tls: Annotated[bool, "Log in though the connection is not encrypted, for all to read."] = False
+    certificate: Annotated[str, "A file with the certificate (PEM, with its chain) to show to a host that asks."] = ""
+    key: Annotated[str, "The file with its key; empty = it is in the file of the certificate."] = ""
 
 
 class Dns(_Section, frozen=True, kw_only=True):
@@ -169,6 +182,14 @@ class Delivery(_Section, frozen=True, kw_only=True):
     ] = 180.0
     final_dot_timeout_s: Annotated[Seconds, "For the reply to the whole message (RFC 5321 4.5.3.2.6: 600)."] = 600.0
     quit_timeout_s: Annotated[Seconds, "For the reply to QUIT."] = 5.0
+    tls_ca: Annotated[
+        str, "A file (PEM) of those who may vouch for the certificates of next hops; empty = those of the system."
+    ] = ""
+    tls_handshake_timeout_s: Annotated[Seconds, "To agree on encryption with a next hop."] = 60.0
+    tls_fallback_s: Annotated[
+        SecondsOrZero,
+        "How long it is remembered that encryption with a host, or the check of its certificate, came to nothing.",
+    ] = 3600.0
     pipelining: Annotated[bool, "Use PIPELINING where it is offered."] = True
     chunking: Annotated[bool, "Use CHUNKING where it is offered."] = True
     loaded_batches: Annotated[Count, "Batches that each worker holds in memory; the rest waits on disk."] = 20_000

@@ -70,6 +70,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
         envid: ENVID= as given (xtext), or "".
         not_before, expires_at: 0 = now, the configured time.
         client_ip, client_helo: who gave it to us.
+        requiretls: MAIL had REQUIRETLS: it goes on over verified TLS only, to who promises the same (RFC 8689).
     """
 
     message: int
@@ -91,6 +92,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     expires_at: float = 0.0
     client_ip: str = ""
     client_helo: str = ""
+    requiretls: bool = False
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):

@@ -27,6 +27,8 @@ class Stage(enum.StrEnum):
     CONNECT = "connect"
     GREETING = "greeting"
     EHLO = "ehlo"
+    TLS = "tls"
+    AUTH = "auth"
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
@@ -69,7 +71,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
         peer: whom we spoke with; empty where no connection was tried.
         site: name of the MX set.
         source: local address used, "" for the system's choice.
-        tls: protocol and cipher, "" in clear.
+        tls: protocol and cipher, and "verified" behind them if the certificate was good; "" in clear.
         counted: False where nothing was tried (an idle connection had been closed, shutdown): the batch is
             simply due again, no attempt is recorded and no event written.
     """

@@ -3,7 +3,8 @@
 Pure. The policy, which is Postfix's:
 
 - A reply of the peer to MAIL, RCPT, DATA or the message: 2xx delivered, 4xx deferred, 5xx failed; by first digit alone.
-- A greeting or EHLO that is refused, 4xx or 5xx, is about the host and not about the mail: next host, then deferred.
+- A greeting, EHLO, STARTTLS or AUTH that is refused, 4xx or 5xx, is about the host and not about the mail: next host,
+  then deferred. So is TLS that the policy wants and that cannot be had.
 - An obstacle that we see ourselves (size, 8-bit, SMTPUTF8) and a routing failure: by our own reply.
 - Whatever breaks a session (connect, timeout, close, nonsense) is deferred; before the final dot the next host may be
   tried at once, after it never: nobody can tell whether the message arrived.
@@ -17,17 +18,18 @@ import os
 from postroika.errors import RemoteProtocolError
 from postroika.mail.outcome import Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
-from postroika.outbound.failure import Failure, PeerClosed, SessionRefused, TimedOut
+from postroika.outbound.failure import Failure, PeerClosed, SessionRefused, TimedOut, TlsFailed
 from postroika.smtp.client_transaction import STAGES, Step, Verdict
 
 _DELIVERED = Outcome.DELIVERED  # looked up for each message
-_ABOUT_THE_HOST = {Stage.CONNECT, Stage.GREETING, Stage.EHLO}
+_ABOUT_THE_HOST = {Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.TLS, Stage.AUTH}
 _WORDS = {
     Step.GREETING: "its greeting", Step.EHLO: "the answer to EHLO", Step.RSET: "the answer to RSET",
     Step.MAIL: "the answer to MAIL FROM", Step.RCPT: "the answer to RCPT TO", Step.DATA: "the answer to DATA",
     Step.BODY: "the end of the message", Step.CHUNK: "the answer to BDAT", Step.SKIP: "the answer to BDAT",
     Step.FINAL_DOT: "the answer to the message", Step.LONE_DOT: "the answer to the final dot",
-    Step.QUIT: "the answer to QUIT", Step.NOTHING: "a connection",
+    Step.QUIT: "the answer to QUIT", Step.NOTHING: "a connection", Step.STARTTLS: "the answer to STARTTLS",
+    Step.HANDSHAKE: "the end of the TLS handshake", Step.AUTH: "the answer to AUTH",
 }  # fmt: skip
 _OURS_TO_MEND = {
     errno.EMFILE,
@@ -60,8 +62,16 @@ def failure(error: Failure, step: Step, peer: Peer) -> Verdict:
     # The message as a whole is not in doubt here, so its last stage is told as the one before.
     stage = Stage.DATA if stage is Stage.FINAL_DOT else stage
     match error:
+        case SessionRefused(remote=False):
+            words = f"{whom}: {error.reply.text}"
+            return Verdict(error.stage, reply(error.reply.code, error.reply.enhanced, words), False)
         case SessionRefused():
             return Verdict(error.stage, error.reply)
+        case TlsFailed() if stage is Stage.TLS:
+            return Verdict(stage, reply(451, "4.7.5", f"TLS with {whom} failed: {error}"), False)
+        case TlsFailed():
+            words = f"TLS with {whom} broke before {_WORDS[step]}: {error}"
+            return Verdict(stage, reply(451, "4.7.5", words), False)
         case PeerClosed(reply=Reply() as said):
             return Verdict(stage, said)
         case PeerClosed():

@@ -1,10 +1,11 @@
-"""One SMTP connection to a next hop: the sans-IO client on a raw non-blocking socket.
+"""One SMTP connection to a next hop: the sans-IO client on a raw non-blocking socket, with TLS between them or not.
 
 Promise: never a deadlock (it reads while it waits to write), never more waiting than the timeouts of RFC 5321
 §4.5.3.2 allow for each reply, never more output in memory than what the driver has given for one write.
 
 How: it is used by one strand at a time; the system call comes first, and the pump is asked only when it would block.
-The deadline is the strand's; a peer that sends single octets does not move it, only whole replies do.
+The deadline is the strand's; a peer that sends single octets does not move it, only whole replies do. With TLS, what
+the client says is encrypted record by record (`cipher`), so that it is known which octets of it the peer may have read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 
@@ -20,11 +21,14 @@ from postroika.config import Delivery
 from postroika.errors import RemoteProtocolError
 from postroika.mail.outcome import Peer
 from postroika.metrics import OUTBOUND_CONNECTION_FAILURES, OUTBOUND_CONNECTIONS, OUTBOUND_CONNECTIONS_OPEN
-from postroika.outbound.failure import FAILURES, NoSession, PeerClosed, SessionRefused, TimedOut
+from postroika.outbound.cipher import Cipher, shake_hands
+from postroika.outbound.failure import FAILURES, NoSession, PeerClosed, SessionRefused, TimedOut, TlsFailed
 from postroika.pump import READ_BYTES, Channel, Late, Strand, breathe, current, now
 from postroika.smtp.client import Client
 from postroika.smtp.client_base import ClientSettings
-from postroika.smtp.client_transaction import Closed, Event, Ready, Refused, Step
+from postroika.smtp.client_transaction import Closed, Event, Ready, Refused, Step, TlsWanted
+from postroika.tls.facts import TlsFacts
+from postroika.tls.layer import TlsLayer
 
 _READS_BEFORE_YIELD = 16  # A peer that never lets us wait would keep the others from being served.
 # What one transaction may take in all, so that a tarpit at one reply per five minutes holds no connection for hours;
@@ -41,6 +45,9 @@ class Connection:
         peer: who is at the other end.
         source: the local address.
         messages: transactions that were answered.
+        facts: of its TLS; None in clear.
+        identity: what it was opened as: who uses it under anything else mixes up what must be kept apart.
+        keep_session: called with its TLS at a good end, for a later connection to resume.
     """
 
     def __init__(
@@ -50,6 +57,10 @@ class Connection:
         self.peer = peer
         self.source = source
         self.messages = 0
+        self.facts: TlsFacts | None = None
+        self.identity = ""
+        self.keep_session: Callable[[TlsLayer], None] | None = None
+        self._cipher: Cipher | None = None
         self._sock = sock
         self._channel = channel
         self._config = config
@@ -75,6 +86,9 @@ class Connection:
             Step.FINAL_DOT: config.final_dot_timeout_s,
             Step.LONE_DOT: config.final_dot_timeout_s,
             Step.QUIT: config.quit_timeout_s,
+            Step.STARTTLS: config.ehlo_timeout_s,
+            Step.HANDSHAKE: config.tls_handshake_timeout_s,
+            Step.AUTH: config.ehlo_timeout_s,
         }
         self._allowed_s = tuple([allowed_s[step] for step in Step])
         OUTBOUND_CONNECTIONS_OPEN.value += 1
@@ -126,8 +140,15 @@ class Connection:
 
     @property
     def unsent_bytes(self) -> int:
-        """How much."""
-        return len(self._unsent)
+        """How much. With TLS: of the client's output, all that is in a record of which a part is missing."""
+        cipher = self._cipher
+        return len(self._unsent) if cipher is None else cipher.unsent_bytes(len(self._unsent))
+
+    @property
+    def tls(self) -> str:
+        """For the record: protocol and cipher, and whether the peer's certificate was good; "" in clear."""
+        facts = self.facts
+        return "" if facts is None else f"{facts.text()} verified" if facts.verified else facts.text()
 
     def next_event(self) -> Event | None:
         """The client's next event; a body is not asked for while there is still output to send.
@@ -143,6 +164,7 @@ class Connection:
 
         Raises:
             OSError: the connection broke; what had been read before is with the client.
+            TlsFailed: the peer broke off, or what came is not from it.
 
         Interruption: any time; what was handed to the kernel is no longer counted in `unsent_bytes`.
         """
@@ -150,6 +172,8 @@ class Connection:
         out = client.take_output()
         if out:
             added = out[0] if len(out) == 1 else b"".join(out)
+            if self._cipher is not None:
+                added = self._cipher.encrypted(added)
             self._unsent = added if not self._unsent else b"".join((self._unsent, added))
         if self._unsent:
             while not self._send():
@@ -167,11 +191,18 @@ class Connection:
             self._read()
             return
         channel = self._channel
-        while (piece := channel.receive()) is None:
-            self._set_deadline()
-            self._reads = 0
-            await channel.readable()
-        client.receive(piece)
+        while True:
+            while (piece := channel.receive()) is None:
+                self._set_deadline()
+                self._reads = 0
+                await channel.readable()
+            if self._cipher is None:
+                client.receive(piece)
+                break
+            if self._decrypt(piece):
+                break
+            if self._unsent:  # TLS itself had something to say, which is never much
+                self._send()
         self._reads += 1
         if self._reads >= _READS_BEFORE_YIELD:
             self._reads = 0
@@ -190,7 +221,7 @@ class Connection:
             # The peer may have said why before it went, and the pump not have heard of it yet.
             while not self.client.ended:
                 try:
-                    self.client.receive(self._sock.recv(READ_BYTES))
+                    self._take_in(self._sock.recv(READ_BYTES))
                 except BlockingIOError:
                     break
             else:
@@ -201,15 +232,33 @@ class Connection:
     def _read(self) -> bool:
         """Give the client what has come; whether there was anything."""
         piece = self._channel.receive()
-        if piece is None:
-            return False
+        return piece is not None and self._take_in(piece)
+
+    def _take_in(self, piece: bytes) -> bool:
+        """What the socket gave, to the client; whether there was anything for it."""
+        if self._cipher is not None:
+            return self._decrypt(piece)
         self.client.receive(piece)
         return True
+
+    def _decrypt(self, ciphertext: bytes) -> bool:
+        assert self._cipher is not None
+        pieces, answer = self._cipher.decrypted(ciphertext)
+        for piece in pieces:
+            self.client.receive(piece)
+        if answer:
+            self._unsent = answer if not self._unsent else b"".join((self._unsent, answer))
+        return bool(pieces)
 
     def looks_closed(self) -> bool:
         """On a connection at rest: the peer has closed, or said something unasked for (a 421, as a rule)."""
         if self._channel.quiet:
             return False
+        if self._cipher is not None:
+            try:
+                return self._read()
+            except (OSError, TlsFailed):
+                return True
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -220,23 +269,34 @@ class Connection:
 
     # --- beginning and end
 
-    async def greet(self) -> None:
-        """Greeting and EHLO.
+    async def greet(self, layer: TlsLayer | None = None, *, implicit: bool = False) -> None:
+        """Greeting and EHLO, with STARTTLS and AUTH if the client's settings want them.
+
+        Args:
+            layer: for TLS; needed where the client asks for it, or with `implicit`: TLS comes before the greeting.
 
         Raises:
             NoSession: there is none; the connection is closed.
         """
-        step = Step.GREETING
+        step = Step.HANDSHAKE if implicit else Step.GREETING
         try:
             with self.attended():
+                if implicit:
+                    assert layer is not None
+                    await self._secure(layer)
                 while True:
-                    step = self.client.waiting
-                    await self.exchange()
                     match self.next_event():
+                        case None:
+                            step = self.client.waiting
+                            await self.exchange()
                         case Ready():
                             return
-                        case Refused(stage, reply):
-                            raise SessionRefused(stage, reply)
+                        case TlsWanted():
+                            assert layer is not None
+                            step = Step.HANDSHAKE
+                            await self._secure(layer)
+                        case Refused(stage, reply, remote):
+                            raise SessionRefused(stage, reply, remote)
                         case Closed(reply):
                             raise PeerClosed(step, reply)
         except SessionRefused as error:
@@ -245,6 +305,22 @@ class Connection:
         except FAILURES as failure:
             self.close()
             raise NoSession(failure, failure.step if isinstance(failure, TimedOut) else step) from failure
+
+    async def _secure(self, layer: TlsLayer) -> None:
+        """Shake hands; from here on everything is encrypted."""
+        strand = self._strand
+        assert strand is not None
+        strand.deadline = now() + self._config.tls_handshake_timeout_s
+        try:
+            early = await shake_hands(layer, self._sock, self._channel)
+        except Late:
+            raise TimedOut(Step.HANDSHAKE) from None
+        self._cipher = Cipher(layer)
+        self.facts = layer.facts
+        self._replies_seen = -1
+        self.client.secured()
+        for piece in early:
+            self.client.receive(piece)
 
     async def quit(self) -> None:
         """Take leave, politely but not for long, and close. Never raises for what the peer does.
@@ -258,7 +334,12 @@ class Connection:
                     await self.exchange()
                     while self.next_event() is not None:
                         pass
-        except (OSError, TimedOut, RemoteProtocolError):
+            if self._cipher is not None and self._sock.fileno() != -1:
+                if self.keep_session is not None:
+                    self.keep_session(self._cipher.layer)
+                if not self._unsent:
+                    self._sock.send(self._cipher.last_words())
+        except (OSError, TimedOut, RemoteProtocolError, TlsFailed):
             return  # There was nothing left to lose.
         finally:
             self.close()
@@ -271,11 +352,14 @@ class Connection:
             OUTBOUND_CONNECTIONS_OPEN.value -= 1
 
 
-async def open_connection(peer: Peer, settings: ClientSettings, config: Delivery) -> Connection:
+async def open_connection(
+    peer: Peer, settings: ClientSettings, config: Delivery, layer: TlsLayer | None = None, *, implicit: bool = False
+) -> Connection:
     """Connect, and open a session.
 
     Args:
         peer: an address as text, and its port.
+        layer, implicit: see `Connection.greet`.
 
     Raises:
         NoSession: it was refused, or anything else went wrong.
@@ -290,7 +374,7 @@ async def open_connection(peer: Peer, settings: ClientSettings, config: Delivery
             raise NoSession(error, Step.NOTHING) from error
         connection = Connection(sock, channel, Client(settings), peer, source, config)
         try:
-            await connection.greet()
+            await connection.greet(layer, implicit=implicit)
         except BaseException:
             connection.close()
             raise

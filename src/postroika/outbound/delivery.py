@@ -6,7 +6,8 @@ at another host, nor is a message whose final dot was sent.
 
 How: `Deliverer.deliver` runs in a strand of the queue's. It takes a place at the site, opens a connection to the first
 host that will have one, and lets a `Session` work there. What hosts deferred is then tried at the next one. Batches
-that lost their connection through no fault of their own go on with a fresh one, uncounted.
+that lost their connection through no fault of their own go on with a fresh one, uncounted. A batch whose sender wants
+other encryption than is the rule there (REQUIRETLS, TLS-Required: No) gets a connection of its own.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import cast
 from postroika.config import Config
 from postroika.mail.outcome import Attempt, Peer, RecipientResult, Stage
 from postroika.outbound import classify
-from postroika.outbound.connection import Connection, open_connection
+from postroika.outbound.connection import Connection
 from postroika.outbound.contract import Bodies, InFlightTable, Lane, Router
 from postroika.outbound.failure import NoSession
 from postroika.outbound.job import Job
+from postroika.outbound.opening import NO_TRUSTED_HOST, Opener, Way, trusted, waives_tls
 from postroika.outbound.pool import SitePool
 from postroika.outbound.session import End, Session
 from postroika.pump import breathe, in_task
 from postroika.routing.router import NoRoute, Route
-from postroika.smtp.client_base import ClientSettings
 from postroika.smtp.client_transaction import Verdict
 
 # With a connect timeout of 30 s this bounds an attempt against dead hosts to five minutes. (Postfix's
@@ -38,19 +39,18 @@ class Deliverer:
     """Delivers what lanes hold. One for each worker.
 
     Args:
-        config: `delivery` and `server.hostname`.
+        config: `delivery`, `server.hostname`, and what the routes log in with.
         router: names the next hops.
         bodies: the store.
         in_flight: the table that outlives a crash.
+
+    Raises:
+        PostroikaError: a file with a password or a certificate cannot be used.
     """
 
     def __init__(self, config: Config, router: Router, bodies: Bodies, in_flight: InFlightTable) -> None:
         self.config = config.delivery
-        self.settings = ClientSettings(
-            ehlo_name=config.delivery.ehlo_name or config.server.hostname,
-            pipelining=config.delivery.pipelining,
-            chunking=config.delivery.chunking,
-        )
+        self.opener = Opener(config)
         self.router = router
         self.bodies = bodies
         self.in_flight = in_flight
@@ -75,9 +75,10 @@ class Deliverer:
         except NoRoute as none:
             await self._no_route(lane, none)
             return False
-        if self.pool.is_full(route.site):
+        place = _place(route)
+        if self.pool.is_full(place):
             lane.pause()
-        warm = await self.pool.acquire(route.site)
+        warm = await self.pool.acquire(place)
         turn = Turn(self, lane, route, warm)
         try:
             await lane.resume()
@@ -114,15 +115,17 @@ class Turn:
     def __init__(self, deliverer: Deliverer, lane: Lane, route: Route, warm: Connection | None) -> None:
         self._tools = deliverer
         self._lane = lane
+        self._route = route
         self._site = route.site
-        self._candidates = [
-            (number, Peer(host.name, address, host.port))
+        self._place = _place(route)
+        self._ways = [
+            Way(Peer(host.name, address, host.port), host.tls, number)
             for number, host in enumerate(route.hosts[:_MAX_HOSTS])
             for address in host.addresses[:_MAX_ADDRESSES_PER_HOST]
         ]
         self._connection = warm
-        self._peer = self._candidates[0][1]
-        self._source = ""
+        self._peer = self._ways[0].peer
+        self._source = self._tls = ""
         self._open: dict[Job, None] = {}
         self._handed_over = False
 
@@ -134,25 +137,30 @@ class Turn:
             if connection is not None and not self._hand_over(connection):
                 await self._leave(connection)
             return False
+        if job.loaded.batch.envelope.requiretls:
+            if connection is not None:
+                await self._leave(connection)
+            await self._serve_strictly(job)
+            return True
         at = 0 if connection is None else self._place_of(connection)
-        if connection is not None and connection.looks_closed():
+        if connection is not None and (connection.looks_closed() or connection.identity != self._route.identity):
             at, self._connection = 0, None
             connection.close()
-        return await self._serve(deque([job]), at, takes=True)
+        return await self._serve(deque([job]), self._ways, at, takes=True)
 
-    async def _serve(self, jobs: deque[Job], start: int, *, takes: bool) -> bool:
+    async def _serve(self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool) -> bool:
         """Work until `jobs` is empty (and, with `takes`, as long as the lane has more). Whether it may have more."""
         while True:
             connection, at = self._connection, start
             if connection is None:
-                opened = await self._first_open(jobs, start, takes=takes)
+                opened = await self._first_open(jobs, ways, start, takes=takes)
                 if opened is None:
                     return False
                 at, connection = opened
             self._connection = connection
-            self._peer, self._source = connection.peer, connection.source
+            self._peer, self._source, self._tls = connection.peer, connection.source, connection.tls
             self._lane.connected()
-            beyond = self._next_host(at)
+            beyond = self._next_host(ways, at)
             session = Session(
                 connection,
                 jobs,
@@ -161,7 +169,7 @@ class Turn:
                 self._tools.in_flight,
                 self._tools.config,
                 takes=takes,
-                alternatives=beyond < len(self._candidates),
+                alternatives=beyond < len(ways),
             )
             end = await session.run()
             while end is End.WANTED and not self._hand_over(connection):
@@ -170,10 +178,12 @@ class Turn:
                 return False
             await self._leave(connection)
             if session.leftovers:
-                await self._serve(deque(session.leftovers), beyond, takes=False)
+                await self._serve(deque(session.leftovers), ways, beyond, takes=False)
+            if session.apart is not None:
+                await self._serve_strictly(session.apart)
             if end is End.LOST and session.spoiled and session.failed is not None:
                 start = at + 1
-                if start >= len(self._candidates):
+                if start >= len(ways):
                     self._give_back(jobs)
                     self._give_up(jobs, session.failed, takes=takes)
                     return False
@@ -182,19 +192,49 @@ class Turn:
             if not jobs:
                 return True
 
-    async def _first_open(self, jobs: deque[Job], start: int, *, takes: bool) -> tuple[int, Connection] | None:
+    async def _serve_strictly(self, job: Job) -> None:
+        """A batch with REQUIRETLS."""
+        ways = trusted(self._ways)
+        if ways:
+            await self._serve(deque([job]), ways, 0, takes=False)
+        else:
+            job.fail(Verdict(Stage.ROUTING, NO_TRUSTED_HOST, remote=False))
+            self.report(job)
+
+    async def _first_open(
+        self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool
+    ) -> tuple[int, Connection] | None:
         """A session with the first host that will have one; None if none will, and then `jobs` are reported."""
         failed: Verdict | None = None
-        for at in range(start, len(self._candidates)):
-            peer = self._candidates[at][1]
+        for at in range(start, len(ways)):
+            peer = ways[at].peer
             try:
-                return at, await open_connection(peer, self._tools.settings, self._tools.config)
+                return at, await self._tools.opener.open(ways[at], self._route)
             except NoSession as error:
                 failed = classify.failure(error.error, error.step, peer)
-                self._peer, self._source = peer, ""
+                self._peer, self._source, self._tls = peer, "", ""
         assert failed is not None, "called with no candidate left"
-        self._give_up(jobs, failed, takes=takes)
+        await self._waive(jobs, ways)
+        if jobs:
+            self._give_up(jobs, failed, takes=takes)
         return None
+
+    async def _waive(self, jobs: deque[Job], ways: list[Way]) -> None:
+        """What the recipient's domain asks for cannot be had: go on without it where the sender has said so."""
+        waived = [Way(way.peer, way.policy.waived(), way.host) for way in ways]
+        if waived == ways:
+            return
+        insecure = [job for job in jobs if waives_tls(self._beginning(job)) and not job.loaded.batch.envelope.requiretls]
+        if insecure:
+            for job in insecure:
+                jobs.remove(job)
+            await self._serve(deque(insecure), waived, 0, takes=False)
+
+    def _beginning(self, job: Job) -> bytes:
+        envelope = job.loaded.batch.envelope
+        if job.loaded.body is not None:
+            return job.loaded.body
+        return self._tools.bodies.read_body(envelope.message, 0, 1) if envelope.chunks else b""
 
     def _give_up(self, jobs: deque[Job], failed: Verdict, *, takes: bool) -> None:
         """No host is left to be tried."""
@@ -221,7 +261,7 @@ class Turn:
     def _hand_over(self, connection: Connection) -> bool:
         """Give the place and the connection to who waits for them, if anybody does and it is of use to them. Only
         when nothing is left to do here."""
-        if connection.client.exhausted or not self._tools.pool.hand_over(self._site, connection):
+        if connection.client.exhausted or not self._tools.pool.hand_over(self._place, connection):
             return False
         self._connection = None
         self._handed_over = True
@@ -230,14 +270,14 @@ class Turn:
 
     def _place_of(self, connection: Connection) -> int:
         """Where the host of a connection that was handed to us is among ours; the last one if it is not."""
-        for at, (_, peer) in enumerate(self._candidates):
-            if peer == connection.peer:
+        for at, way in enumerate(self._ways):
+            if way.peer == connection.peer:
                 return at
-        return len(self._candidates) - 1
+        return len(self._ways) - 1
 
-    def _next_host(self, at: int) -> int:
-        host = self._candidates[at][0]
-        while at < len(self._candidates) and self._candidates[at][0] == host:
+    def _next_host(self, ways: list[Way], at: int) -> int:
+        host = ways[at].host
+        while at < len(ways) and ways[at].host == host:
             at += 1
         return at
 
@@ -255,17 +295,17 @@ class Turn:
     async def wait(self) -> tuple[Job | None, bool]:
         """The lane's next batch; ends early if somebody else wants the connection."""
         pool, lane = self._tools.pool, self._lane
-        if not pool.rest(self._site, lane):
+        if not pool.rest(self._place, lane):
             return None, True
         try:
             loaded = await lane.take(self._tools.config.connection_idle_s)
         finally:
-            wanted = pool.rise(self._site, lane)
+            wanted = pool.rise(self._place, lane)
         if loaded is None:
             return None, wanted
         if wanted:
             # Work came after all. Who called us gets a place of its own if there is one, else it waits on.
-            pool.admit(self._site)
+            pool.admit(self._place)
         job = Job(loaded)
         self._open[job] = None
         return job, False
@@ -273,7 +313,7 @@ class Turn:
     def report(self, job: Job) -> None:
         """To the lane."""
         del self._open[job]
-        self._lane.report(job.loaded, Attempt(_results(job), self._peer, self._site, self._source))
+        self._lane.report(job.loaded, Attempt(_results(job), self._peer, self._site, self._source, self._tls))
 
     # --- the end
 
@@ -292,7 +332,13 @@ class Turn:
         if self._connection is not None:
             self._connection.close()
         if not self._handed_over:
-            self._tools.pool.release(self._site)
+            self._tools.pool.release(self._place)
+
+
+def _place(route: Route) -> str:
+    """Under which name connections are shared: never by those who must not have the same."""
+    identity = route.identity
+    return f"{route.site} ({identity})" if identity else route.site
 
 
 def _results(job: Job) -> tuple[RecipientResult, ...]:

@@ -59,15 +59,30 @@ class SessionRefused(PostroikaError):
     """The peer wants no session with us.
 
     Args:
-        stage: greeting or EHLO.
-        reply: what it said.
+        stage: greeting, EHLO, TLS or AUTH.
+        reply: what it said, or why we do not want one with it.
+        remote: the words are the peer's.
     """
 
-    def __init__(self, stage: Stage, reply: Reply) -> None:
+    def __init__(self, stage: Stage, reply: Reply, remote: bool = True) -> None:
         super().__init__(str(reply))
         self.stage = stage
         self.reply = reply
+        self.remote = remote
 
 
-Failure: TypeAlias = OSError | RemoteProtocolError | TimedOut | PeerClosed | SessionRefused
-FAILURES = (OSError, RemoteProtocolError, TimedOut, PeerClosed, SessionRefused)
+class TlsFailed(PostroikaError):
+    """There is no TLS with the peer, or no more.
+
+    Args:
+        reason: in one line.
+        untrusted: it is the certificate that was not good; the rest would have been.
+    """
+
+    def __init__(self, reason: str, *, untrusted: bool = False) -> None:
+        super().__init__(reason)
+        self.untrusted = untrusted
+
+
+Failure: TypeAlias = OSError | RemoteProtocolError | TimedOut | PeerClosed | SessionRefused | TlsFailed
+FAILURES = (OSError, RemoteProtocolError, TimedOut, PeerClosed, SessionRefused, TlsFailed)

@@ -22,7 +22,7 @@ from postroika.mail.outcome import Outcome, RecipientResult
 from postroika.outbound import classify
 from postroika.outbound.connection import Connection
 from postroika.outbound.contract import Bodies, InFlightTable
-from postroika.outbound.failure import FAILURES, Failure, PeerClosed
+from postroika.outbound.failure import FAILURES, Failure, PeerClosed, TlsFailed
 from postroika.outbound.job import Job, Try
 from postroika.pump import breathe
 from postroika.smtp.client_transaction import BodyWanted, Closed, Done, Fate, Transaction, Verdict
@@ -71,6 +71,7 @@ class Session:
 
     Attributes:
         leftovers: jobs with recipients for the next host.
+        apart: a job that needs another kind of connection (REQUIRETLS); nothing more is taken until it had its turn.
         failed: why the session was lost, as the verdict on what was first under way.
         spoiled: it was lost before the peer had answered anything of a first message: the host is of no use.
     """
@@ -88,6 +89,7 @@ class Session:
         alternatives: bool,
     ) -> None:
         self.leftovers: list[Job] = []
+        self.apart: Job | None = None
         self.failed: Verdict | None = None
         self.spoiled = False
         self._connection = connection
@@ -150,7 +152,7 @@ class Session:
 
     async def _without_work(self) -> End | None:
         """Nothing is under way: wait for the lane, or end."""
-        if self._jobs or self.leftovers or self._client.exhausted or not self._room:
+        if self._jobs or self.leftovers or self.apart is not None or self._client.exhausted or not self._room:
             return End.FULL
         if not self._takes:
             return End.IDLE
@@ -158,6 +160,9 @@ class Session:
         job, wanted = await self._source.wait()
         if job is None:
             return End.WANTED if wanted else End.IDLE
+        if job.loaded.batch.envelope.requiretls:
+            self.apart = job
+            return End.FULL
         self._jobs.append(job)
         return End.STALE if self._connection.looks_closed() else None
 
@@ -173,8 +178,10 @@ class Session:
         if not jobs:
             if not self._takes or not self._room or len(self.leftovers) >= _MAX_LEFTOVERS:
                 return False
-            taken = self._source.take()
-            if taken is None:
+            if self.apart is not None or (taken := self._source.take()) is None:
+                return False
+            if taken.loaded.batch.envelope.requiretls:
+                self.apart = taken
                 return False
             jobs.append(taken)
         job = jobs[0]
@@ -310,7 +317,7 @@ class Session:
         for number, (transaction, fate) in enumerate(rest):
             assert isinstance(transaction, Try)
             # Closing a connection that has done its work, instead of answering MAIL, is no attempt.
-            closed_at_rest = not fresh and isinstance(error, PeerClosed | OSError)
+            closed_at_rest = not fresh and isinstance(error, PeerClosed | OSError | TlsFailed)
             untried = fate is Fate.UNTOUCHED and (number > 0 or closed_at_rest)
             doubtful = fate is Fate.IN_DOUBT
             self.spoiled |= fresh and number == 0 and fate is Fate.UNTOUCHED

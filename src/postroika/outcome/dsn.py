@@ -70,12 +70,14 @@ def select(kind: Kind, envelope: Envelope, reports: Sequence[RecipientReport]) -
 
 
 def returns_full(kind: Kind, envelope: Envelope, max_bytes: int = MAX_RETURNED_BYTES) -> bool:
-    """Whether the whole message goes back: only if asked for, of a failure, and if small enough (RFC 3461 §4.3)."""
+    """Whether the whole message goes back: only if asked for, of a failure, and if small enough (RFC 3461 §4.3). What
+    must not travel without TLS does not: nobody knows whether it is had all the way back (RFC 8689 §5)."""
     return (
         kind in {Kind.FAILED, Kind.EXPIRED}
         and envelope.ret == "FULL"
         and envelope.size_bytes <= max_bytes
         and envelope.body_type is not BodyType.BINARY
+        and not envelope.requiretls
     )
 
 

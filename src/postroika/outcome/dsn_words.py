@@ -84,6 +84,8 @@ _STAGES: Final = {
     Stage.CONNECT: "when connecting",
     Stage.GREETING: "in its greeting",
     Stage.EHLO: "when we introduced ourselves (EHLO)",
+    Stage.TLS: "when the connection was to be encrypted (STARTTLS)",
+    Stage.AUTH: "when we logged in (AUTH)",
     Stage.MAIL: "when told the sender (MAIL FROM)",
     Stage.RCPT: "when told the recipient (RCPT TO)",
     Stage.DATA: "before the message was sent (DATA)",

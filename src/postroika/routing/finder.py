@@ -43,6 +43,7 @@ class Found(msgspec.Struct, frozen=True):
         refused: addresses that there are, but that lead into private space.
         failure: why something may be missing here ("" if it is certain that nothing is).
         expires_at: Trio time until which this may be relied on.
+        implicit_tls: TLS comes first there.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Found(msgspec.Struct, frozen=True):
     refused: tuple[str, ...] = ()
     failure: str = ""
     expires_at: float = math.inf
+    implicit_tls: bool = False
 
     @property
     def usable(self) -> bool:
@@ -96,6 +98,7 @@ class _Search:
             refused=tuple(self.refused),
             failure=self.failure,
             expires_at=self.expires_at,
+            implicit_tls=self.hop.implicit_tls,
         )
 
     def _lacks(self, why: str) -> None:

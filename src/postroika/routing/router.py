@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from postroika.config import Config
+from postroika.config import Route as RouteConfig
 from postroika.errors import RoutingError
 from postroika.mail.reply import Reply, reply
 from postroika.routing import mx
@@ -29,6 +30,7 @@ from postroika.routing.doors import Doors
 from postroika.routing.finder import Finder, Found
 from postroika.routing.resolver import Resolver, Status
 from postroika.routing.table import Hop, RouteTable
+from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -39,11 +41,13 @@ class Host(msgspec.Struct, frozen=True):
             the config or the address literal named one. What to log and what to verify a certificate against.
         addresses: IPv4 and IPv6 addresses in the order to try; never empty.
         port: TCP port.
+        tls: what encryption with it has to be.
     """
 
     name: str
     addresses: tuple[str, ...]
     port: int = 25
+    tls: HostPolicy = OPPORTUNISTIC
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -53,10 +57,27 @@ class Route(msgspec.Struct, frozen=True):
         site: the name under which limits and connections are shared: the same for all destinations with the same
             set of hosts.
         hosts: in the order to try; never empty.
+        auth: the file of the credentials to log in with, "" if there is none.
+        auth_without_tls: log in in clear, too.
     """
 
     site: str
     hosts: tuple[Host, ...]
+    auth: str = ""
+    auth_without_tls: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What tells its connections from others to the same site: as whom, and under which policies, they are opened.
+        "" for what is usual. The order of the hosts does not matter."""
+        policies = {host.tls for host in self.hosts}
+        if len(policies) == 1:
+            words = [self.hosts[0].tls.words]
+        else:
+            words = sorted(f"{host.name}:{host.port} {host.tls.words}" for host in self.hosts if host.tls.words)
+        if self.auth:
+            words.append(f"auth {self.auth!r}{' without TLS' if self.auth_without_tls else ''}")
+        return "; ".join(filter(None, words))
 
 
 class NoRoute(RoutingError):
@@ -79,6 +100,9 @@ class _Plan(msgspec.Struct, frozen=True):
     site: str
     groups: tuple[tuple[Found, ...], ...]
     expires_at: float
+    tls: HostPolicy = OPPORTUNISTIC
+    auth: str = ""
+    auth_without_tls: bool = False
 
 
 class Router:
@@ -142,20 +166,28 @@ class Router:
         counts = [len(host.v4) + len(host.v6) for host in found]
         room = shares(counts, limit) if sum(counts) > limit else counts
         hosts = tuple(
-            Host(host.name, in_order(host.v4, host.v6, policy, places, rng), host.port)
+            Host(
+                host.name,
+                in_order(host.v4, host.v6, policy, places, rng),
+                host.port,
+                plan.tls._replace(implicit=True) if host.implicit_tls else plan.tls,
+            )
             for host, places in zip(found, room, strict=True)
             if places
         )
-        return Route(plan.site, hosts)
+        return Route(plan.site, hosts, plan.auth, plan.auth_without_tls)
 
     async def _plan(self, destination: str) -> _Plan:
         deadline = trio.current_time() + self._dns.timeout_s
         hops = self._table.hops(destination)
         if hops is not None:
-            return await self._smarthost_plan(hops, deadline)
-        if destination.startswith("["):
-            return self._literal_plan(destination)
-        return await self._mx_plan(destination, deadline)
+            plan = await self._smarthost_plan(hops, deadline)
+        elif destination.startswith("["):
+            plan = self._literal_plan(destination)
+        else:
+            plan = await self._mx_plan(destination, deadline)
+        route = self._table.route(destination)
+        return plan if route is None else _secured(plan, route, name_trusted=hops is not None)
 
     async def _smarthost_plan(self, hops: Sequence[Hop], deadline: float) -> _Plan:
         """The hosts that the config names, in its order. What is wrong with them is the administrator's to mend, so
@@ -235,6 +267,17 @@ class Router:
                 raise NoRoute(True, reply(550, "5.4.4", text))
         names = ", ".join(host.name for host in hosts[:3])
         raise NoRoute(True, reply(550, "5.4.4", f"no mail host of {destination} has an address (tried {names})"))
+
+
+def _secured(plan: _Plan, route: RouteConfig, *, name_trusted: bool) -> _Plan:
+    """The plan with what the [[route]] says of encryption and logging in."""
+    level = Level(route.tls)
+    if route.auth and not route.auth_without_tls and level is Level.OPPORTUNISTIC:
+        level = Level.REQUIRED  # In clear there would be no logging in, so that it is of no use.
+    tls = HostPolicy(level, False, route.certificate, route.key, name_trusted)
+    if tls == OPPORTUNISTIC:
+        tls = OPPORTUNISTIC  # the very one, which is told at a glance
+    return msgspec.structs.replace(plan, tls=tls, auth=route.auth, auth_without_tls=route.auth_without_tls)
 
 
 def _loops(destination: str) -> NoRoute:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from postroika.config import Route, parse_next_hop
+from postroika.config import Route, begins_with_tls, parse_next_hop
 
 
 class Hop(NamedTuple):
-    """A host to hand mail to: a name or an IP address, and the TCP port."""
+    """A host to hand mail to: a name or an IP address, the TCP port, and whether TLS comes first there."""
 
     host: str
     port: int
+    implicit_tls: bool = False
 
     @property
     def text(self) -> str:
@@ -34,6 +35,7 @@ class RouteTable:
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = tuple(routes)
         self._hops = [_hops(route) for route in routes]
         self._first: dict[str, int] = {}
         for i, route in enumerate(routes):
@@ -46,16 +48,25 @@ class RouteTable:
         Args:
             destination: in lower case; a domain or an address literal.
         """
+        number = self._number(destination)
+        return None if number is None else self._hops[number]
+
+    def route(self, destination: str) -> Route | None:
+        """The [[route]] that matches, None if none does."""
+        number = self._number(destination)
+        return None if number is None else self._routes[number]
+
+    def _number(self, destination: str) -> int | None:
         matches = [self._first[key] for key in _keys(destination) if key in self._first]
-        return self._hops[min(matches)] if matches else None
+        return min(matches) if matches else None
 
 
 def _hops(route: Route) -> tuple[Hop, ...] | None:
     if route.next_hop == "mx":
         return None
     texts = (route.next_hop,) if isinstance(route.next_hop, str) else route.next_hop
-    hops = (parse_next_hop(text) for text in texts)
-    return tuple(dict.fromkeys(Hop(host.lower(), port) for host, port in hops))
+    hops = ((*parse_next_hop(text), begins_with_tls(text)) for text in texts)
+    return tuple(dict.fromkeys(Hop(host.lower(), port, implicit) for host, port, implicit in hops))
 
 
 def _keys(destination: str) -> Iterator[str]:

@@ -22,7 +22,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         max_size_bytes: its limit, 0 if none was named.
         max_recipients: LIMITS RCPTMAX, 0 if none: RCPT commands in one transaction.
         max_messages: LIMITS MAILMAX, 0 if none: transactions on one connection.
-        starttls, auth: known, not used yet.
+        requiretls: the server takes and keeps REQUIRETLS.
+        auth: mechanisms to log in with, in upper case.
     """
 
     esmtp: bool = False
@@ -38,6 +39,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     max_recipients: int = 0  # RFC 9422
     max_messages: int = 0
     starttls: bool = False  # RFC 3207
+    requiretls: bool = False  # RFC 8689
     auth: tuple[str, ...] = ()  # RFC 4954
 
 
@@ -50,6 +52,7 @@ _FLAGS = {
     "DSN": "dsn",
     "ENHANCEDSTATUSCODES": "enhanced_status_codes",
     "STARTTLS": "starttls",
+    "REQUIRETLS": "requiretls",
 }
 _SEVEN_BIT = BodyType.SEVEN_BIT  # looked up for each message
 _MAX_DIGITS = 18  # More is no size; and int() of a very long string is slow.
@@ -91,10 +94,11 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else 0
 
 
-# Codes of RFC 3463, RFC 6531 §3.5 (6.7); 554 since the whole transaction has failed.
+# Codes of RFC 3463, RFC 6531 §3.5 (6.7), RFC 8689 §6 (7.30); 554 since the whole transaction has failed.
 _TOO_LARGE = "5.3.4"
 _CONVERSION_NEEDED = "5.6.3"
 _UTF8_NEEDED = "5.6.7"
+_REQUIRETLS_NEEDED = "5.7.30"
 
 
 def bare_newline_reply() -> Reply:
@@ -107,14 +111,21 @@ def unusable_address_reply() -> Reply:
     return reply(553, "5.1.3", "An address of the envelope has characters that cannot be sent")
 
 
+def requiretls_reply() -> Reply:
+    """The sender wants TLS all the way, and the server does not promise that."""
+    return reply(550, _REQUIRETLS_NEEDED, "The message requires TLS all the way and the next host offers no REQUIRETLS")
+
+
 def obstacle(envelope: Envelope, recipients: Sequence[Recipient], offered: Capabilities) -> Reply | None:
     """Why this server cannot take the message as it is, as a 5xx of ours; None if it can.
 
     A message that was declared 7-bit goes as it came. One that was declared 8-bit and has only 7-bit octets needs
     no 8BITMIME.
 
-    Source: RFC 1870 §6.1, RFC 3030 §3, RFC 6152 §3, RFC 6531 §3.2.
+    Source: RFC 1870 §6.1, RFC 3030 §3, RFC 6152 §3, RFC 6531 §3.2, RFC 8689 §4.2.1.
     """
+    if envelope.requiretls and not offered.requiretls:
+        return requiretls_reply()
     if 0 < offered.max_size_bytes < envelope.size_bytes:
         return reply(
             552,
@@ -146,7 +157,7 @@ def needs_smtputf8(envelope: Envelope, recipients: Sequence[Recipient]) -> bool:
 def plain_commands(envelope: Envelope, recipients: Sequence[Recipient], offered: Capabilities) -> bytes | None:
     """What `envelope_commands` gives, for a message that has one recipient, nothing special and no obstacle: nearly all
     of them; None if it cannot be told so quickly."""
-    if len(recipients) != 1 or envelope.utf8_needed or 0 < offered.max_size_bytes < envelope.size_bytes:
+    if len(recipients) != 1 or envelope.utf8_needed or envelope.requiretls or 0 < offered.max_size_bytes < envelope.size_bytes:
         return None
     recipient = recipients[0]
     if offered.dsn and (envelope.ret or envelope.envid or recipient.notify or recipient.orcpt):
@@ -190,6 +201,8 @@ def _mail(envelope: Envelope, offered: Capabilities, utf8: bool) -> str:
             command += f" RET={envelope.ret}"
         if envelope.envid:
             command += f" ENVID={envelope.envid}"
+    if envelope.requiretls:
+        command += " REQUIRETLS"
     return command + "\r\n"
 
 

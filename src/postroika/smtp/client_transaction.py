@@ -48,6 +48,9 @@ class Step(enum.IntEnum):
     LONE_DOT = 10  # To a DATA that was accepted although no recipient was: belongs to nobody (RFC 2920 §3.1).
     SKIP = 11  # To the BDAT commands after one that was refused.
     QUIT = 12
+    STARTTLS = 13
+    HANDSHAKE = 14  # None: TLS is being agreed on, below SMTP.
+    AUTH = 15
 
 
 STAGES = {
@@ -64,6 +67,9 @@ STAGES = {
     Step.FINAL_DOT: Stage.FINAL_DOT,
     Step.LONE_DOT: Stage.DATA,
     Step.QUIT: Stage.CONNECT,
+    Step.STARTTLS: Stage.TLS,
+    Step.HANDSHAKE: Stage.TLS,
+    Step.AUTH: Stage.AUTH,
 }
 """The stage of the dialogue that a step belongs to."""
 
@@ -127,11 +133,17 @@ class Ready(NamedTuple):
     capabilities: Capabilities
 
 
+class TlsWanted(NamedTuple):
+    """The server waits for a handshake. Shake hands, then call `secured`; nothing else may be called before."""
+
+
 class Refused(NamedTuple):
-    """The server does not want to speak with us (greeting or EHLO). QUIT, then try another host."""
+    """The server does not want to speak with us (greeting, EHLO, STARTTLS, AUTH), or we not with it as it is (then
+    `remote` is False and the words are ours). QUIT, then try another host."""
 
     stage: Stage
     reply: Reply
+    remote: bool = True
 
 
 class BodyWanted(NamedTuple):
@@ -155,4 +167,4 @@ class Closed(NamedTuple):
     reply: Reply | None
 
 
-Event: TypeAlias = Ready | Refused | BodyWanted | Done | Closed
+Event: TypeAlias = Ready | TlsWanted | Refused | BodyWanted | Done | Closed

@@ -24,6 +24,10 @@ class TlsError(PostroikaError):
     """The handshake failed, or the peer broke the protocol. The text says why, in one line."""
 
 
+class TlsUntrusted(TlsError):
+    """The handshake failed since the peer's certificate is not good, or for somebody else."""
+
+
 class TlsLayer:
     """An end of a connection; its handshake begins with the first `read`.
 
@@ -31,6 +35,10 @@ class TlsLayer:
         context: with certificates and rules.
         server_side: we are the server.
         server_name: as a client, whom we mean to reach: sent as SNI, and checked if the context says so.
+        session: as a client, to be resumed if the server still knows it; one of the same context.
+
+    Raises:
+        TlsError: no such name can be asked for.
 
     Attributes:
         handshaken: plaintext may be read and written.
@@ -39,12 +47,23 @@ class TlsLayer:
 
     __slots__ = ("_closed", "_in", "_object", "_out", "_server_name", "handshaken", "truncated")
 
-    def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_name: str = "") -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_name: str = "",
+        session: ssl.SSLSession | None = None,
+    ) -> None:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
-        self._object = context.wrap_bio(
-            self._in, self._out, server_side=server_side, server_hostname=None if server_side else server_name or None
-        )
+        name = None if server_side else server_name or None
+        try:
+            self._object = context.wrap_bio(
+                self._in, self._out, server_side=server_side, server_hostname=name, session=session
+            )
+        except ValueError as error:
+            raise TlsError(f"{server_name!r} cannot be asked for: {error}") from None
         self._server_name = server_name
         self._closed = False
         self.handshaken = False
@@ -78,6 +97,8 @@ class TlsLayer:
             ended = self.truncated or isinstance(error, ssl.SSLZeroReturnError)
             if ended and not self.handshaken:
                 raise TlsError("the connection was closed in the middle of the handshake") from None
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise TlsUntrusted(_reason(error)) from None
             if not ended:
                 raise TlsError(_reason(error)) from None
             return b""
@@ -125,6 +146,18 @@ class TlsLayer:
         verified = self._object.context.verify_mode is not ssl.CERT_NONE
         certificate = self._object.getpeercert() or {}
         return TlsFacts(version, cipher[0], self._server_name, _name_in(certificate), verified and bool(certificate))
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What a later connection can resume; None if the server gave nothing for that (yet: it comes with the first
+        plaintext, or never)."""
+        session = self._object.session
+        return session if session is not None and session.has_ticket else None
+
+    @property
+    def resumed(self) -> bool:
+        """An earlier session was resumed."""
+        return bool(self._object.session_reused)
 
     def channel_binding(self) -> bytes:
         """The binding "tls-unique" (RFC 5929 §3) for SCRAM-…-PLUS; b"" where the version has none (TLS 1.3)."""

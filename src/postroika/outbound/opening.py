@@ -1,0 +1,156 @@
+"""Opens sessions with hosts, encrypted as the policy for each wants it.
+
+Promise: nothing goes in clear, to an unverified host, or with a password in clear, where the policy or the route forbids
+it. Where encryption is only wished for, a host with which it fails gets a fresh connection and the next best way, and
+that is remembered for a while; what has failed is never talked over again on the same connection.
+
+How: a host is tried on one rung after the other (`tls.policy.Rung`), down to the lowest that its policy allows.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from typing import NamedTuple
+
+import msgspec
+
+from postroika.config import Config, Delivery
+from postroika.errors import PostroikaError
+from postroika.mail.outcome import Peer
+from postroika.mail.reply import reply
+from postroika.outbound.connection import Connection, open_connection
+from postroika.outbound.credentials import CredentialFiles
+from postroika.outbound.failure import NoSession, PeerClosed, TimedOut, TlsFailed
+from postroika.outbound.secrecy import Secrecy
+from postroika.routing.router import Route
+from postroika.smtp.client_base import ClientSettings, StartTls
+from postroika.smtp.client_transaction import Step
+from postroika.tls.layer import TlsLayer
+from postroika.tls.policy import HostPolicy, Level, Rung
+
+log = logging.getLogger(__name__)
+
+
+class Way(NamedTuple):
+    """Whom to connect to, and under which policy.
+
+    Args:
+        host: its number among the hosts of the route: several addresses of one host have the same.
+    """
+
+    peer: Peer
+    policy: HostPolicy
+    host: int = 0
+
+
+class Opener:
+    """Opens sessions. One for each worker.
+
+    Args:
+        config: `delivery`, the routes with their credentials and certificates, and our name.
+
+    Raises:
+        PostroikaError: a file of theirs cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config: Delivery = config.delivery
+        self._settings = ClientSettings(
+            ehlo_name=config.delivery.ehlo_name or config.server.hostname,
+            pipelining=config.delivery.pipelining,
+            chunking=config.delivery.chunking,
+        )
+        self._secrecy = Secrecy(config.delivery, config.route)
+        self._credentials = CredentialFiles(route.auth for route in config.route if route.auth)
+
+    async def open(self, way: Way, route: Route) -> Connection:
+        """A session with a host, in the best way that can be had.
+
+        Raises:
+            NoSession: there is none that the policy allows.
+
+        Interruption: nothing stays open.
+        """
+        peer, policy = way.peer, way.policy
+        rung = self._secrecy.rung(peer, policy)
+        fell = ""
+        while True:
+            try:
+                connection = await self._open(peer, policy, rung, route)
+            except NoSession as error:
+                lower = self._next_rung(way, rung, error)
+                if lower is None:
+                    raise
+                fell = str(error)
+                rung = lower
+                continue
+            if fell:
+                self._secrecy.settled(peer, rung)
+                words = "in clear" if rung is Rung.CLEAR else "with a certificate that is not trusted"
+                log.info("%s [%s]:%d is spoken to %s: %s", peer.host, peer.ip, peer.port, words, fell)
+            return connection
+
+    def _next_rung(self, way: Way, rung: Rung, error: NoSession) -> Rung | None:
+        """Where to go on after a failure; None if it was not TLS that failed, or no worse way is allowed."""
+        failure = error.error
+        if isinstance(failure, TlsFailed):
+            return self._secrecy.failed(way.peer, way.policy, rung, untrusted=failure.untrusted)
+        if error.step is Step.HANDSHAKE and isinstance(failure, OSError | TimedOut | PeerClosed):
+            return self._secrecy.failed(way.peer, way.policy, rung, untrusted=False)
+        return None
+
+    async def _open(self, peer: Peer, policy: HostPolicy, rung: Rung, route: Route) -> Connection:
+        settings, layer = self._settings, None
+        if route.auth:
+            credentials = self._credentials.get(route.auth)
+            settings = msgspec.structs.replace(
+                settings, credentials=credentials, auth_without_tls=route.auth_without_tls
+            )
+        if rung is not Rung.CLEAR:
+            layer = self._layer(peer, policy, rung)
+            if not policy.implicit:
+                optional = policy.level is Level.OPPORTUNISTIC
+                starttls = StartTls.OFFERED if optional else StartTls.REQUIRED
+                settings = msgspec.structs.replace(settings, starttls=starttls)
+        connection = await open_connection(peer, settings, self._config, layer, implicit=policy.implicit)
+        connection.identity = route.identity
+        if connection.facts is not None:
+            connection.keep_session = functools.partial(self._secrecy.keep_session, peer, policy, rung)
+        return connection
+
+    def _layer(self, peer: Peer, policy: HostPolicy, rung: Rung) -> TlsLayer:
+        try:
+            return self._secrecy.layer(peer, policy, rung)
+        except PostroikaError as error:
+            raise NoSession(TlsFailed(str(error)), Step.HANDSHAKE) from error
+
+
+def trusted(ways: list[Way]) -> list[Way]:
+    """Those that a message with REQUIRETLS may take: to hosts whose names nobody can have forged, with a certificate
+    that is good for the name. Whether the host promises the same is told by its EHLO.
+
+    Source: RFC 8689 §4.2.1.
+    """
+    return [Way(way.peer, way.policy.stricter(), way.host) for way in ways if way.policy.name_trusted]
+
+
+NO_TRUSTED_HOST = reply(
+    550, "5.7.30", "The message requires TLS all the way, and nothing vouches for the names of the next hosts"
+)
+
+
+_TLS_REQUIRED_NO = re.compile(rb"(?:\A|\n)tls-required[ \t]*:(?:[ \t]|\r?\n[ \t])*no[ \t]*\r?(?:\n|\Z)", re.IGNORECASE)
+
+
+def waives_tls(beginning: bytes) -> bool:
+    """Whether the header says "TLS-Required: No": the sender would rather have the message arrive than encrypted.
+
+    Args:
+        beginning: of the message, with its header as far as it may be looked at.
+
+    Source: RFC 8689 §3, §4.1.
+    """
+    header = beginning.partition(b"\r\n\r\n")[0]
+    return _TLS_REQUIRED_NO.search(header) is not None

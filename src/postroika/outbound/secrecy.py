@@ -1,0 +1,138 @@
+"""What the TLS of outgoing connections is made with, and what is remembered of it.
+
+Promise: a context, and a session to be resumed, belong to one host, one policy, one way to speak with it, and one
+certificate of ours: what was agreed on as somebody, or without a check, is never used as somebody else, or where a check
+is asked for. That a host cannot do better is remembered for a while and for a bounded number of hosts; it counts only
+where the policy lets it count.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from postroika.config import Delivery, Route
+from postroika.errors import PostroikaError
+from postroika.mail.outcome import Peer
+from postroika.pump import now
+from postroika.routing.cache import TtlCache
+from postroika.tls.context import client_context
+from postroika.tls.layer import TlsLayer
+from postroika.tls.policy import HostPolicy, Rung
+
+_HOSTS = 10_000
+_SESSIONS = 1_000
+# What a server may mean by a lifetime is up to a week (RFC 8446 §4.6.1); a certificate that has expired or was revoked
+# must not live on for that long.
+_SESSION_S = 3_600.0
+
+
+class _Identity(NamedTuple):
+    """What a context is made for."""
+
+    checked: bool
+    certificate: str
+    key: str
+
+
+class _Key(NamedTuple):
+    """What a session may be resumed for."""
+
+    peer: Peer
+    policy: HostPolicy
+    rung: Rung
+
+
+class Secrecy:
+    """The contexts, sessions and memories of one worker.
+
+    Args:
+        config: whom to trust, and how long a failure is remembered.
+        routes: with our certificates.
+
+    Raises:
+        PostroikaError: the file of those to be trusted cannot be used, or one with a certificate of ours.
+    """
+
+    def __init__(self, config: Delivery, routes: Sequence[Route] = ()) -> None:
+        self._config = config
+        self._contexts: dict[_Identity, ssl.SSLContext] = {}
+        self._sessions: TtlCache[_Key, ssl.SSLSession] = TtlCache(_SESSIONS)
+        self._rungs: TtlCache[Peer, Rung] = TtlCache(_HOSTS)
+        if config.tls_ca:
+            self._context(_Identity(checked=True, certificate="", key=""))
+        for route in routes:
+            if route.certificate:
+                self._context(_Identity(checked=True, certificate=route.certificate, key=route.key))
+                self._context(_Identity(checked=False, certificate=route.certificate, key=route.key))
+
+    # --- how to begin
+
+    def rung(self, peer: Peer, policy: HostPolicy) -> Rung:
+        """The best way that has not failed lately, among those that the policy allows."""
+        allowed = policy.rungs
+        known = self._rungs.get(peer, now())
+        return known if known is not None and known in allowed else allowed[0]
+
+    def failed(self, peer: Peer, policy: HostPolicy, rung: Rung, *, untrusted: bool) -> Rung | None:
+        """TLS could not be had in this way: the next one that the policy allows, None if it allows none.
+
+        Args:
+            untrusted: all was well but for the certificate; so there can be TLS with it.
+        """
+        lower = Rung.UNVERIFIED if untrusted else Rung.CLEAR
+        if lower <= rung or lower not in policy.rungs:
+            return None
+        return lower
+
+    def settled(self, peer: Peer, rung: Rung) -> None:
+        """A session stands which could be had in no better way."""
+        self._rungs.put(peer, rung, now(), now() + self._config.tls_fallback_s)
+
+    # --- layers and sessions
+
+    def layer(self, peer: Peer, policy: HostPolicy, rung: Rung) -> TlsLayer:
+        """A client's end, with a session to resume if there is one.
+
+        Raises:
+            TlsError: the host has a name that nobody can be asked for.
+            PostroikaError: a file cannot be used that could be at the start.
+        """
+        context = self._context(_Identity(rung is Rung.VERIFIED, policy.certificate, policy.key))
+        session = self._sessions.get(_Key(peer, policy, rung), now())
+        return TlsLayer(context, server_side=False, server_name=peer.host, session=session)
+
+    def keep_session(self, peer: Peer, policy: HostPolicy, rung: Rung, layer: TlsLayer) -> None:
+        """At the end of a connection that went well."""
+        session = layer.session
+        if session is not None:
+            self._sessions.put(_Key(peer, policy, rung), session, now(), now() + _SESSION_S)
+
+    def _context(self, identity: _Identity) -> ssl.SSLContext:
+        context = self._contexts.get(identity)
+        if context is None:
+            context = self._contexts[identity] = self._made(identity)
+        return context
+
+    def _made(self, identity: _Identity) -> ssl.SSLContext:
+        context = client_context(verify=identity.checked)
+        if identity.checked:
+            try:
+                if self._config.tls_ca:
+                    context.load_verify_locations(self._config.tls_ca)
+                else:
+                    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+            except OSError as error:
+                raise PostroikaError(f"delivery.tls_ca: cannot use {self._config.tls_ca}: {_why(error)}") from None
+        if identity.certificate:
+            try:
+                # Nobody is there to be asked for a passphrase.
+                context.load_cert_chain(identity.certificate, identity.key or None, password="")
+            except OSError as error:
+                raise PostroikaError(f"cannot use the certificate {identity.certificate}: {_why(error)}") from None
+        return context
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror if not isinstance(error, ssl.SSLError) else error.reason) or str(error)
