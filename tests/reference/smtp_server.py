@@ -1,11 +1,13 @@
 """A plain and strict SMTP server, sans-IO: the oracle of the client.
 
 It does what it is told (`decide` may answer any command), keeps what it accepted, and notes in `violations` whatever
-a client must not do: pipelining that was not offered, anything behind DATA before 354, a nested MAIL, bare newlines.
+a client must not do: pipelining that was not offered, anything behind DATA before 354 or behind STARTTLS, a nested MAIL,
+bare newlines.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,14 +25,40 @@ class Received(NamedTuple):
 
 Decide = Callable[[str, str], str | None]
 """(verb, rest of the command) to a reply without CR LF, or None for what an agreeable server says. The verb is MAIL,
-RCPT, DATA, BDAT, RSET, EHLO, HELO, QUIT, "." for the end of a message, "" for the greeting."""
+RCPT, DATA, BDAT, RSET, EHLO, HELO, STARTTLS, AUTH, QUIT, "." for the end of a message, "" for the greeting."""
+
+
+class LoggedIn(NamedTuple):
+    """One AUTH that came to its end."""
+
+    mechanism: str
+    user: str
+    password: str
+    secure: bool
 
 
 class SmtpServer:
-    """One session. Feed `receive`, send what it returns; stop when `closed`."""
+    """One session. Feed `receive`, send what it returns; stop when `closed`.
 
-    def __init__(self, offers: Sequence[str] = (), decide: Decide = lambda _verb, _rest: None) -> None:
+    Args:
+        offers: lines of EHLO, for STARTTLS one among them.
+        secure_offers: what is offered instead once there is TLS; None: the same without STARTTLS.
+
+    Attributes:
+        wants_tls: it waits for a handshake; call `secured` then.
+    """
+
+    def __init__(
+        self,
+        offers: Sequence[str] = (),
+        decide: Decide = lambda _verb, _rest: None,
+        secure_offers: Sequence[str] | None = None,
+    ) -> None:
         self.offers = offers
+        self._secure_offers = secure_offers
+        self.wants_tls = self.secure = False
+        self.logins: list[LoggedIn] = []
+        self._auth: tuple[str, list[str]] | None = None
         self.decide = decide
         self.closed = False
         self.hung = False
@@ -51,10 +79,20 @@ class SmtpServer:
         self._say("", "", "220 oracle.test ESMTP")
         return self._take()
 
+    def secured(self) -> None:
+        """There is TLS now, and nothing that was said before counts."""
+        if self._input:
+            self.violations.append("something behind STARTTLS")
+            self._input = b""
+        offers = [offer for offer in self.offers if offer != "STARTTLS"]
+        self.offers = offers if self._secure_offers is None else self._secure_offers
+        self.wants_tls, self.secure = False, True
+        self._reset()
+
     def receive(self, chunk: bytes) -> bytes:
         """Bytes of the client; the replies to what is complete."""
         self._input += chunk
-        while not self.closed and not self.hung and self._step():
+        while not self.closed and not self.hung and not self.wants_tls and self._step():
             pass
         return self._take()
 
@@ -83,6 +121,10 @@ class SmtpServer:
         if not newline:
             return False
         self._input = rest
+        if self._auth is not None:
+            self._auth[1].append(line.decode())
+            self._log_in()
+            return True
         self._command(line.decode())
         if rest and not self.closed and "PIPELINING" not in self.offers and not self.in_data and not self._chunk_left:
             self.violations.append(f"pipelined behind {line!r}")
@@ -122,12 +164,32 @@ class SmtpServer:
                 self._chunk_left, self._chunk_last = int(size), last == "LAST"
                 if not self._chunk_left:
                     self._chunk()
+            case "STARTTLS" if "STARTTLS" in self.offers:
+                answered = len(self._out)
+                self.wants_tls = self._say(verb, rest, "220 2.0.0 go on") and self._out[answered].startswith("2")
+            case "AUTH":
+                mechanism, _, initial = rest.partition(" ")
+                self._auth = (mechanism, [initial] if initial else [])
+                self._log_in()
             case "QUIT":
                 self._say(verb, rest, "221 bye")
                 self.closed = True
             case _:
                 self.violations.append(f"unknown {line!r}")
                 self._out.append("500 what?")
+
+    def _log_in(self) -> None:
+        assert self._auth is not None
+        mechanism, answers = self._auth
+        if len(answers) < (1 if mechanism == "PLAIN" else 2):
+            self._out.append(f"334 {'' if mechanism == 'PLAIN' else ('VXNlcm5hbWU6', 'UGFzc3dvcmQ6')[len(answers)]}")
+            return
+        self._auth = None
+        words = [b64decode(answer, validate=True).decode() for answer in answers]
+        if mechanism == "PLAIN":
+            words = words[0].split("\0")[1:]
+        self.logins.append(LoggedIn(mechanism, words[0], words[1], self.secure))
+        self._say("AUTH", mechanism, "235 2.7.0 welcome")
 
     def _data(self) -> bool:
         lone = self._input.startswith(b".\r\n")
