@@ -150,17 +150,22 @@ class FakeRouter:
         self.hosts = hosts
         self.error = error
         self.site = site
+        self.auth = ""
+        self.auth_without_tls = False
         self.looked_up: set[str] = set()
 
+    def _route(self) -> Route:
+        return Route(self.site, self.hosts, self.auth, self.auth_without_tls)
+
     def known(self, destination: str) -> Route | None:
-        return Route(self.site, self.hosts) if destination in self.looked_up else None
+        return self._route() if destination in self.looked_up else None
 
     async def route(self, destination: str) -> Route:
         await trio.lowlevel.checkpoint()
         if self.error is not None:
             raise self.error
         self.looked_up.add(destination)
-        return Route(self.site, self.hosts)
+        return self._route()
 
 
 class FakeBodies:

@@ -45,7 +45,7 @@ class ScriptedPeer:
         self.clients: list[str] = []
         self.open = 0
         self.most_open = 0
-        self._streams: list[trio.SocketStream] = []
+        self._streams: list[trio.abc.Stream] = []
         self._read_bytes = read_bytes
         self._deaf_in_data = deaf_in_data
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -80,28 +80,36 @@ class ScriptedPeer:
         for stream in list(self._streams):
             await stream.aclose()
 
+    def session(self) -> SmtpServer:
+        """For a new connection."""
+        return SmtpServer(self.offers, self.decide)
+
     async def _serve(self, stream: trio.SocketStream) -> None:
-        session = SmtpServer(self.offers, self.decide)
+        session = self.session()
         self.sessions.append(session)
         self.clients.append(stream.socket.getpeername()[0])
         self._streams.append(stream)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            await stream.send_all(session.greet())
-            while not session.closed:
-                if session.hung or (self._deaf_in_data and session.in_data):
-                    await trio.sleep_forever()
-                chunk = await stream.receive_some(self._read_bytes)
-                if not chunk:
-                    break
-                await stream.send_all(session.receive(chunk))
+            await self.converse(stream, session)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
             self.open -= 1
             self._streams.remove(stream)
             await trio.aclose_forcefully(stream)
+
+    async def converse(self, stream: trio.abc.Stream, session: SmtpServer) -> None:
+        """From the greeting to the end."""
+        await stream.send_all(session.greet())
+        while not session.closed:
+            if session.hung or (self._deaf_in_data and session.in_data):
+                await trio.sleep_forever()
+            chunk = await stream.receive_some(self._read_bytes)
+            if not chunk:
+                break
+            await stream.send_all(session.receive(chunk))
 
 
 def refused_port() -> Host:

@@ -1,0 +1,487 @@
+"""Delivery under each policy on encryption, against peers of every kind. Their TLS is Trio's."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trio
+
+from postroika.config import Route
+from postroika.errors import PostroikaError
+from postroika.mail.outcome import Outcome, Stage
+from postroika.routing.router import Host
+from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level
+from tests.component.delivery_world import PATIENT_S, TAKEN, World, on, world
+from tests.component.outbound_fakes import BODY, FakeLane, loaded
+from tests.component.scripted_peer import FULL, ScriptedPeer
+from tests.component.tls_peer import (
+    CA,
+    NAME,
+    OFFERS,
+    TlsPeer,
+    expired,
+    good,
+    hopeless,
+    of_a_stranger,
+    of_another_name,
+    server_context,
+    trust_file,
+)
+from tests.reference.smtp_server import LoggedIn
+
+TLS = "TLSv1.3 TLS_AES_256_GCM_SHA384"
+REQUIRED, VERIFY = HostPolicy(Level.REQUIRED), HostPolicy(Level.VERIFY)
+TRUSTED = HostPolicy(name_trusted=True)
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> str:
+    return trust_file(tmp_path)
+
+
+# --- each policy, each kind of peer
+
+
+PEERS: Mapping[str, Callable[[], ssl.SSLContext]] = {
+    "good": good,
+    "other name": of_another_name,
+    "expired": expired,
+    "stranger": of_a_stranger,
+    "hopeless": hopeless,
+}
+
+
+class Row(NamedTuple):
+    """What comes of it: `tls` of the event, connections by whether they ended with TLS; a reason if it is deferred."""
+
+    tls: str
+    connections: tuple[bool, ...]
+    reason: str = ""
+
+
+CLEAR = Row("", (False,))
+_FAILED = "451 4.7.5 TLS with mx.y.test [127.0.0.1]:{port} failed: "
+_NOT_TRUSTED = _FAILED + "certificate verify failed: "
+_NOT_OFFERED = "451 4.7.4 mx.y.test [127.0.0.1]:{port}: TLS is required, but was not offered"
+_WRONG_NAME = _NOT_TRUSTED + "Hostname mismatch, certificate is not valid for 'mx.y.test'."
+_SELF_SIGNED = _NOT_TRUSTED + "unable to get local issuer certificate"
+UNVERIFIED = Row(TLS, (False, True))
+ROWS = [
+    *[(Level.NONE, kind, CLEAR) for kind in PEERS],
+    (Level.OPPORTUNISTIC, "none offered", CLEAR),
+    (Level.OPPORTUNISTIC, "good", Row(f"{TLS} verified", (True,))),
+    (Level.OPPORTUNISTIC, "other name", UNVERIFIED),
+    (Level.OPPORTUNISTIC, "expired", UNVERIFIED),
+    (Level.OPPORTUNISTIC, "stranger", UNVERIFIED),
+    (Level.OPPORTUNISTIC, "hopeless", Row("", (False, False))),
+    (Level.REQUIRED, "none offered", Row("", (False,), _NOT_OFFERED)),
+    (Level.REQUIRED, "good", Row(f"{TLS} verified", (True,))),
+    (Level.REQUIRED, "other name", UNVERIFIED),
+    (Level.REQUIRED, "expired", UNVERIFIED),
+    (Level.REQUIRED, "stranger", UNVERIFIED),
+    (Level.REQUIRED, "hopeless", Row("", (False,), _FAILED)),
+    (Level.VERIFY, "none offered", Row("", (False,), _NOT_OFFERED)),
+    (Level.VERIFY, "good", Row(f"{TLS} verified", (True,))),
+    (Level.VERIFY, "other name", Row("", (False,), _WRONG_NAME)),
+    (Level.VERIFY, "expired", Row("", (False,), _NOT_TRUSTED + "certificate has expired")),
+    (Level.VERIFY, "stranger", Row("", (False,), _SELF_SIGNED)),
+    (Level.VERIFY, "hopeless", Row("", (False,), _FAILED)),
+]
+
+
+@pytest.mark.parametrize(("level", "kind", "row"), ROWS)
+async def test_policy_decides_what_may_be_said_to_whom(level: Level, kind: str, row: Row, ca: str) -> None:
+    policy = HostPolicy(level)
+    peer = TlsPeer(PEERS.get(kind, good)(), policy, FULL if kind == "none offered" else OFFERS)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+        (attempt,) = [attempt for _, attempt in lane.attempts]
+    assert (attempt.tls, tuple(peer.secure)) == (row.tls, row.connections)
+    outcome, said, stage = lane.outcomes["r1@y.test"]
+    if row.reason:
+        assert (outcome, stage) == (Outcome.DEFERRED, Stage.TLS)
+        assert said.startswith(row.reason.format(port=peer.port))
+        assert peer.messages == []
+        assert not any(command.startswith("MAIL") for session in peer.sessions for command in session.commands)
+        assert [str(reply) for reply, _ in lane.down] == [said]
+    else:
+        assert lane.outcomes == {"r1@y.test": TAKEN}
+        assert [message.body for message in peer.messages] == [BODY]
+
+
+@pytest.mark.parametrize("policy", [OPPORTUNISTIC, REQUIRED, VERIFY])
+async def test_host_is_asked_for_by_its_name(policy: HostPolicy, ca: str) -> None:
+    peer = TlsPeer(good(), policy)
+    async with world(peer, tls_ca=ca) as w:
+        await w.deliver(loaded(1))
+    assert [handshake.server_name for handshake in peer.handshakes] == [NAME]
+
+
+@pytest.mark.parametrize("level", [Level.OPPORTUNISTIC, Level.REQUIRED, Level.VERIFY])
+async def test_implicit_tls_begins_before_the_greeting(level: Level, ca: str) -> None:
+    peer = TlsPeer(good(), HostPolicy(level, implicit=True), FULL)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(*[loaded(n) for n in range(1, 6)])
+    assert lane.outcomes == {f"r{n}@y.test": TAKEN for n in range(1, 6)}
+    assert {attempt.tls for _, attempt in lane.attempts} == {f"{TLS} verified"}
+    assert peer.sessions[0].commands[0] == "EHLO me.test"
+
+
+async def test_nothing_is_said_in_clear_to_an_implicit_tls_port_that_fails(ca: str) -> None:
+    peer = TlsPeer(hopeless(), HostPolicy(implicit=True), FULL)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes["r1@y.test"][::2] == (Outcome.DEFERRED, Stage.TLS)
+    assert [session.commands for session in peer.sessions] == [[]]
+
+
+@pytest.mark.parametrize("offers", [OFFERS, ("STARTTLS",), (*OFFERS, "CHUNKING")])
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_large_bodies_arrive_whole_over_tls(offers: tuple[str, ...], in_memory: bool, ca: str) -> None:
+    body = b".abcdefghijklmnopqrstuvwxyz\r\n" * 100_000
+    peer = TlsPeer(good(), VERIFY, offers)
+    async with world(peer, tls_ca=ca) as w:
+        w.bodies.chunks[1] = [body[at : at + 65536] for at in range(0, len(body), 65536)]
+        chunks = len(w.bodies.chunks[1])
+        big = loaded(1, body=body if in_memory else None, size_bytes=len(body), chunks=chunks)
+        lane = await w.deliver(big, loaded(2))
+    assert [message.body for message in peer.messages] == [body, BODY]
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": TAKEN}
+
+
+async def test_tls_1_2_is_spoken_and_told(ca: str) -> None:
+    context = good()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    peer = TlsPeer(context, VERIFY)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert [attempt.tls.split()[0] for _, attempt in lane.attempts] == ["TLSv1.2"]
+
+
+# --- injection, stripping
+
+
+@pytest.mark.parametrize("policy", [OPPORTUNISTIC, REQUIRED, VERIFY])
+async def test_replies_that_are_injected_behind_the_220_end_the_session(policy: HostPolicy, ca: str) -> None:
+    peer = TlsPeer(good(), policy, injected=b"250-x\r\n250 PIPELINING\r\n")
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    outcome, said, _stage = lane.outcomes["r1@y.test"]
+    assert outcome is Outcome.DEFERRED
+    # As one packet, the client sees it; as two, TLS does.
+    assert "before the handshake" in said or "TLS with" in said or policy is OPPORTUNISTIC
+    assert peer.messages == []
+
+
+@pytest.mark.parametrize("answer", ["454 4.7.0 not now", "502 5.5.1 what?"])
+async def test_starttls_that_is_refused_counts_as_not_offered(answer: str, ca: str) -> None:
+    for policy, expected in ((OPPORTUNISTIC, TAKEN), (REQUIRED, (Outcome.DEFERRED, answer, Stage.TLS))):
+        peer = TlsPeer(good(), policy, decide=on({"STARTTLS": answer}))
+        async with world(peer, tls_ca=ca) as w:
+            lane = await w.deliver(loaded(1))
+        assert lane.outcomes == {"r1@y.test": expected}
+        assert peer.secure == [False]
+
+
+async def test_next_host_is_tried_where_the_first_does_not_satisfy_the_policy(ca: str) -> None:
+    stripped = TlsPeer(good(), REQUIRED, FULL)
+    peer = TlsPeer(good(), REQUIRED)
+    async with world(stripped, peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes == {"r1@y.test": TAKEN}
+    assert (stripped.messages, len(peer.messages)) == ([], 1)
+
+
+# --- what is remembered
+
+
+async def test_host_with_which_tls_fails_is_spoken_to_in_clear_at_once_the_next_time(ca: str) -> None:
+    peer = TlsPeer(hopeless())
+    async with world(peer, tls_ca=ca) as w:
+        for number in (1, 2, 3):
+            await w.deliver(loaded(number))
+    assert (peer.failed, len(peer.sessions)) == (1, 4)
+    assert "STARTTLS" not in peer.sessions[-1].commands
+
+
+async def test_certificate_that_is_not_trusted_is_not_checked_again_for_a_while(ca: str) -> None:
+    peer = TlsPeer(of_a_stranger())
+    async with world(peer, tls_ca=ca) as w:
+        for number in (1, 2, 3):
+            await w.deliver(loaded(number))
+    assert (peer.failed, peer.secure) == (1, [False, True, True, True])
+
+
+async def test_nothing_is_remembered_if_the_config_says_so(ca: str) -> None:
+    peer = TlsPeer(of_a_stranger())
+    async with world(peer, tls_ca=ca, tls_fallback_s=0.0) as w:
+        for number in (1, 2):
+            await w.deliver(loaded(number))
+    assert peer.failed == 2
+
+
+@pytest.mark.parametrize("policy", [REQUIRED, VERIFY])
+async def test_memory_of_a_failure_never_weakens_a_stricter_policy(policy: HostPolicy, ca: str) -> None:
+    peer = TlsPeer(hopeless())
+    async with world(peer, tls_ca=ca) as w:
+        await w.deliver(loaded(1))
+        w.router.hosts = (Host(NAME, ("127.0.0.1",), peer.port, policy),)
+        lane = await w.deliver(loaded(2))
+    assert lane.outcomes["r2@y.test"][::2] == (Outcome.DEFERRED, Stage.TLS)
+    assert len(peer.messages) == 1
+
+
+async def test_handshake_that_never_ends_is_given_up_and_the_host_spoken_to_in_clear(ca: str) -> None:
+    class Silent(TlsPeer):
+        async def _shake_hands(self, stream: trio.abc.Stream) -> trio.SSLStream[trio.abc.Stream]:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    for policy, expected in ((OPPORTUNISTIC, Outcome.DELIVERED), (REQUIRED, Outcome.DEFERRED)):
+        peer = Silent(good(), policy)
+        async with world(peer, tls_ca=ca, tls_handshake_timeout_s=0.3) as w:
+            lane = await w.deliver(loaded(1))
+        outcome, said, _ = lane.outcomes["r1@y.test"]
+        assert outcome is expected
+        if policy is REQUIRED:
+            assert said.startswith("451 4.4.2 waiting for the end of the TLS handshake of mx.y.test")
+
+
+async def test_connection_that_is_cut_in_the_handshake_is_told_as_such(ca: str) -> None:
+    class Rude(TlsPeer):
+        async def _shake_hands(self, stream: trio.abc.Stream) -> trio.SSLStream[trio.abc.Stream]:
+            raise trio.ClosedResourceError
+
+    peer = Rude(good(), REQUIRED)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    outcome, said, stage = lane.outcomes["r1@y.test"]
+    assert (outcome, stage) == (Outcome.DEFERRED, Stage.TLS)
+    assert "the connection was closed in the middle of the handshake" in said or "was lost before" in said
+
+
+# --- identities are kept apart
+
+
+async def test_sessions_are_resumed_for_the_same_host_policy_and_certificate_only(ca: str) -> None:
+    peer = TlsPeer(good())
+    async with world(peer, tls_ca=ca) as w:
+        for policy in (OPPORTUNISTIC, OPPORTUNISTIC, VERIFY, VERIFY, REQUIRED):
+            w.router.hosts = (Host(NAME, ("127.0.0.1",), peer.port, policy),)
+            await w.deliver(loaded(1))
+    assert [handshake.resumed for handshake in peer.handshakes] == [False, True, False, True, False]
+
+
+async def test_idle_connection_is_not_used_under_another_policy(ca: str) -> None:
+    peer = TlsPeer(good())
+    async with world(peer, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane = FakeLane(loaded(1))
+        w.nursery.start_soon(w.run, lane)
+        await lane.idle.wait()
+        w.router.hosts = (Host(NAME, ("127.0.0.1",), peer.port, VERIFY),)
+        other = FakeLane(loaded(2))
+        w.nursery.start_soon(w.run, other)
+        with trio.fail_after(PATIENT_S):
+            await other.idle.wait()
+        assert (lane.outcomes, other.outcomes) == ({"r1@y.test": TAKEN}, {"r2@y.test": TAKEN})
+    assert [len(session.messages) for session in peer.sessions] == [1, 1]
+
+
+async def test_idle_connection_is_used_under_the_same_policy(ca: str) -> None:
+    peer = TlsPeer(good(), VERIFY)
+    async with world(peer, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane, other = FakeLane(loaded(1)), FakeLane(loaded(2))
+        w.nursery.start_soon(w.run, lane)
+        await lane.idle.wait()
+        w.nursery.start_soon(w.run, other)
+        with trio.fail_after(PATIENT_S):
+            await other.idle.wait()
+    assert [len(session.messages) for session in peer.sessions] == [2]
+    assert {attempt.tls for _, attempt in (*lane.attempts, *other.attempts)} == {f"{TLS} verified"}
+
+
+async def test_our_certificate_is_shown_to_who_asks(ca: str, tmp_path: Path) -> None:
+    leaf = CA.issue_cert("client.test")
+    file = tmp_path / "client.pem"
+    file.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+    policy = HostPolicy(Level.VERIFY, certificate=str(file))
+    peer = TlsPeer(server_context(CA.issue_cert(NAME), clients=CA), policy)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes == {"r1@y.test": TAKEN}
+    assert [handshake.client_names for handshake in peer.handshakes] == [("client.test",)]
+
+
+async def test_host_that_insists_on_a_certificate_that_we_have_not_gets_nothing_under_required(ca: str) -> None:
+    peer = TlsPeer(server_context(CA.issue_cert(NAME), clients=CA), REQUIRED)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes["r1@y.test"][0] is Outcome.DEFERRED
+    assert peer.messages == []
+
+
+def test_files_that_cannot_be_used_refuse_the_start(tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("no certificate")
+    bad = str(tmp_path / "x.pem")
+    for options, route in (
+        ({"tls_ca": bad}, None),
+        ({"tls_ca": str(tmp_path / "missing")}, None),
+        ({}, Route(domains=("*",), certificate=bad)),
+        ({}, Route(domains=("*",), auth=bad)),
+    ):
+        with pytest.raises(PostroikaError, match="x.pem|missing"):
+            World(None, None, route=route, **options)  # type: ignore[arg-type]
+
+
+# --- AUTH
+
+
+def credentials(directory: Path, text: str = 'user = "alice"\npassword = "s3cret"\n') -> str:
+    file = directory / "smarthost.toml"
+    file.write_text(text)
+    file.chmod(0o600)
+    return str(file)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+async def test_it_logs_in_at_a_smarthost(mechanism: str, ca: str, tmp_path: Path) -> None:
+    route = Route(domains=("*",), auth=credentials(tmp_path))
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, f"AUTH {mechanism}"))
+    async with world(peer, route=route, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1), loaded(2))
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": TAKEN}
+    assert [session.logins for session in peer.sessions] == [[LoggedIn(mechanism, "alice", "s3cret", True)]]
+
+
+async def test_password_that_is_refused_defers_the_mail(ca: str, tmp_path: Path) -> None:
+    route = Route(domains=("*",), auth=credentials(tmp_path))
+    decide = on({"AUTH": "535 5.7.8 wrong"})
+    peer = TlsPeer(good(), VERIFY, decide=decide, secure_offers=(*FULL, "AUTH PLAIN"))
+    async with world(peer, route=route, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes == {"r1@y.test": (Outcome.DEFERRED, "535 5.7.8 wrong", Stage.AUTH)}
+    assert peer.messages == []
+
+
+async def test_changed_password_counts_from_the_next_connection_on(ca: str, tmp_path: Path) -> None:
+    file = credentials(tmp_path)
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, "AUTH PLAIN"))
+    async with world(peer, route=Route(domains=("*",), auth=file), tls_ca=ca) as w:
+        await w.deliver(loaded(1))
+        credentials(tmp_path, 'user = "alice"\npassword = "another one"\n')
+        await w.deliver(loaded(2))
+        Path(file).write_text("broken")
+        await w.deliver(loaded(3))
+    passwords = [login.password for session in peer.sessions for login in session.logins]
+    assert passwords == ["s3cret", "another one", "another one"]
+
+
+async def test_logged_in_connection_is_not_used_by_who_is_not(ca: str, tmp_path: Path) -> None:
+    route = Route(domains=("*",), auth=credentials(tmp_path))
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, "AUTH PLAIN"))
+    async with world(peer, route=route, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane = FakeLane(loaded(1))
+        w.nursery.start_soon(w.run, lane)
+        await lane.idle.wait()
+        w.router.auth = ""
+        other = FakeLane(loaded(2))
+        w.nursery.start_soon(w.run, other)
+        with trio.fail_after(PATIENT_S):
+            await other.idle.wait()
+    assert [(len(session.logins), len(session.messages)) for session in peer.sessions] == [(1, 1), (0, 1)]
+
+
+# --- what senders ask for
+
+
+async def test_requiretls_goes_over_a_connection_of_its_own_to_a_host_that_keeps_it(ca: str) -> None:
+    peer = TlsPeer(good(), TRUSTED, secure_offers=(*FULL, "REQUIRETLS"))
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1), loaded(2, requiretls=True), loaded(3))
+    assert lane.outcomes == {f"r{n}@y.test": TAKEN for n in (1, 2, 3)}
+    mails = [[message.mail.partition(" SIZE")[0] for message in session.messages] for session in peer.sessions]
+    assert mails == [["FROM:<s1@x.test>"], ["FROM:<s2@x.test>"], ["FROM:<s3@x.test>"]]
+    assert [message.mail.endswith(" REQUIRETLS") for message in peer.messages] == [False, True, False]
+
+
+async def test_requiretls_as_the_first_message_of_a_lane(ca: str) -> None:
+    peer = TlsPeer(good(), TRUSTED, secure_offers=(*FULL, "REQUIRETLS"))
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1, requiretls=True), loaded(2))
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": TAKEN}
+    assert [message.mail.endswith(" REQUIRETLS") for message in peer.messages] == [True, False]
+
+
+async def test_requiretls_is_not_sent_to_a_host_without_a_good_certificate_though_other_mail_is(ca: str) -> None:
+    peer = TlsPeer(of_a_stranger(), TRUSTED, secure_offers=(*FULL, "REQUIRETLS"))
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1), loaded(2, requiretls=True), loaded(3))
+    outcomes = dict(lane.outcomes)
+    outcome, said, stage = outcomes.pop("r2@y.test")
+    assert (outcome, stage) == (Outcome.DEFERRED, Stage.TLS)
+    assert "certificate verify failed" in said
+    assert outcomes == {"r1@y.test": TAKEN, "r3@y.test": TAKEN}
+    assert lane.down == []
+
+
+async def test_requiretls_fails_where_nobody_promises_it(ca: str) -> None:
+    peer = TlsPeer(good(), TRUSTED)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1, requiretls=True))
+    said = "550 5.7.30 The message requires TLS all the way and the next host offers no REQUIRETLS"
+    assert lane.outcomes == {"r1@y.test": (Outcome.FAILED, said, Stage.MAIL)}
+    assert peer.messages == []
+
+
+async def test_requiretls_fails_where_the_name_of_the_host_may_be_forged(ca: str) -> None:
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, "REQUIRETLS"))
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1, requiretls=True))
+    said = "550 5.7.30 The message requires TLS all the way, and nothing vouches for the names of the next hosts"
+    assert lane.outcomes == {"r1@y.test": (Outcome.FAILED, said, Stage.ROUTING)}
+    assert peer.sessions == []
+
+
+@pytest.mark.parametrize(
+    ("published", "header", "arrives"),
+    [
+        (True, b"TLS-Required: No\r\n", True),
+        (True, b"tls-required:\r\n no\r\n", True),
+        (True, b"", False),
+        (True, b"TLS-Required: Yes\r\n", False),
+        (False, b"TLS-Required: No\r\n", False),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_sender_may_waive_what_the_recipients_domain_asks_for_and_nothing_else(
+    published: bool, header: bytes, arrives: bool, in_memory: bool, ca: str
+) -> None:
+    body = header + b"Subject: x\r\n\r\nTLS-Required: No\r\n"
+    peer = TlsPeer(of_a_stranger(), HostPolicy(Level.VERIFY, published=published))
+    async with world(peer, tls_ca=ca) as w:
+        w.bodies.chunks[1] = [body]
+        lane = await w.deliver(loaded(1, body=body if in_memory else None, size_bytes=len(body)))
+    assert lane.outcomes["r1@y.test"][0] is (Outcome.DELIVERED if arrives else Outcome.DEFERRED)
+    assert len(peer.messages) == arrives
+
+
+async def test_requiretls_beats_tls_required_no(ca: str) -> None:
+    body = b"TLS-Required: No\r\n\r\nx\r\n"
+    policy = HostPolicy(Level.VERIFY, published=True, name_trusted=True)
+    peer = TlsPeer(of_a_stranger(), policy, secure_offers=(*FULL, "REQUIRETLS"))
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1, body=body, size_bytes=len(body), requiretls=True))
+    assert lane.outcomes["r1@y.test"][0] is Outcome.DEFERRED
+    assert peer.messages == []
+
+
+async def test_clear_peer_is_not_disturbed(ca: str) -> None:
+    peer = ScriptedPeer()
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(*[loaded(n) for n in range(1, 4)])
+    assert lane.outcomes == {f"r{n}@y.test": TAKEN for n in (1, 2, 3)}
+    assert {attempt.tls for _, attempt in lane.attempts} == {""}
