@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -14,8 +15,10 @@ from postroika.mail.reply import Reply
 from postroika.routing.finder import GRACE_S, INCOMPLETE_S
 from postroika.routing.router import Host, NoRoute, Router
 from postroika.routing.router import Route as Found
+from postroika.tls.policy import HostPolicy, Level
 from tests.component.name_server import NameServer
 
+NAMED = HostPolicy(name_trusted=True)
 ZONE = """
 shop.test. 300 IN MX 20 mx2.shop.test.
 shop.test. 300 IN MX 10 mx1.shop.test.
@@ -335,7 +338,10 @@ async def test_smarthosts_are_tried_in_order_wherever_they_are() -> None:
         route = Route(domains=("*",), next_hop=("smtp://inside1.test:2526", "smtp://[::1]:26", "smtp://mx2.shop.test"))
         assert await _router(server, route=(route,)).route("anything.test") == Found(
             "[::1]:26,inside1.test:2526,mx2.shop.test",
-            (Host("inside1.test", ("127.0.0.1",), 2526), Host("::1", ("::1",), 26), MX2),
+            tuple(
+                msgspec.structs.replace(host, tls=NAMED)
+                for host in (Host("inside1.test", ("127.0.0.1",), 2526), Host("::1", ("::1",), 26), MX2)
+            ),
         )
         assert server.questions("MX") == 0
 
@@ -344,7 +350,7 @@ async def test_smarthost_that_cannot_be_found_is_passed_over() -> None:
     async with NameServer(ZONE).serve() as server:
         route = Route(domains=("*",), next_hop=("smtp://mx.nowhere.test", "smtp://127.0.0.1:2526"))
         assert (await _router(server, route=(route,)).route("x.test")).hosts == (
-            Host("127.0.0.1", ("127.0.0.1",), 2526),
+            Host("127.0.0.1", ("127.0.0.1",), 2526, NAMED),
         )
 
 
@@ -361,7 +367,9 @@ async def test_localhost_as_a_smarthost_needs_no_dns() -> None:
     async with NameServer(ZONE).serve() as server:
         route = Route(domains=(".test",), next_hop="smtp://localhost:2526")
         router = _router(server, route=(route,), ipv6="after_ipv4")
-        assert await router.route("x.test") == Found("localhost:2526", (Host("localhost", ("127.0.0.1", "::1"), 2526),))
+        assert await router.route("x.test") == Found(
+            "localhost:2526", (Host("localhost", ("127.0.0.1", "::1"), 2526, NAMED),)
+        )
         assert server.asked.total() == 0
 
 
@@ -379,3 +387,53 @@ async def test_wildcard_listener_on_the_mx_port_makes_local_addresses_ours() -> 
         )
         assert (await _refusal(Router(config), "a.test"))[1].enhanced == "5.4.6"
         assert (await Router(config).route("b.test")).hosts == (Host("b.test", ("192.0.2.1",), 2500),)
+
+
+# --- what encryption has to be
+
+
+@pytest.mark.parametrize("level", list(Level))
+async def test_route_says_what_encryption_has_to_be(level: Level) -> None:
+    async with NameServer(ZONE).serve() as server:
+        by_mx = Route(domains=("shop.test",), tls=level.value)
+        smarthost = Route(domains=("*",), next_hop=("smtp://mx1.shop.test", "smtps://mx2.shop.test"), tls=level.value)
+        router = _router(server, route=(by_mx, smarthost))
+        assert {host.tls for host in (await router.route("shop.test")).hosts} == {HostPolicy(level)}
+        if level is not Level.NONE:
+            assert [(host.port, host.tls) for host in (await router.route("x.test")).hosts] == [
+                (25, HostPolicy(level, name_trusted=True)),
+                (465, HostPolicy(level, implicit=True, name_trusted=True)),
+            ]
+
+
+async def test_logging_in_asks_for_encryption_unless_told_otherwise() -> None:
+    async with NameServer(ZONE).serve() as server:
+        hop = "smtp://mx1.shop.test"
+        for without, level in ((False, Level.REQUIRED), (True, Level.OPPORTUNISTIC)):
+            route = Route(domains=("*",), next_hop=hop, auth="/a", auth_without_tls=without)
+            found = await _router(server, route=(route,)).route("x.test")
+            assert (found.auth, found.auth_without_tls, found.hosts[0].tls.level) == ("/a", without, level)
+
+
+def test_identity_tells_policies_and_logins_apart_and_not_the_order_of_hosts() -> None:
+    def identity(*policies: HostPolicy, auth: str = "", auth_without_tls: bool = False) -> str:
+        hosts = tuple(Host(f"h{i}.test", ("192.0.2.1",), 25, policy) for i, policy in enumerate(policies))
+        one, other = Found("s", hosts, auth, auth_without_tls), Found("s", hosts[::-1], auth, auth_without_tls)
+        assert one.identity == other.identity
+        return one.identity
+
+    usual, verify = HostPolicy(), HostPolicy(Level.VERIFY)
+    assert identity(usual) == identity(usual, usual) == identity(HostPolicy(name_trusted=True)) == ""
+    told = [
+        identity(verify),
+        identity(usual, verify),
+        identity(verify, usual),
+        identity(HostPolicy(Level.VERIFY, certificate="/c")),
+        identity(HostPolicy(Level.VERIFY, published=True)),
+        identity(HostPolicy(implicit=True)),
+        identity(usual, auth="/a"),
+        identity(usual, auth="/b"),
+        identity(usual, auth="/a", auth_without_tls=True),
+    ]
+    assert len(set(told)) == len(told)
+    assert "" not in told

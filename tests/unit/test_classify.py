@@ -11,7 +11,7 @@ from postroika.errors import RemoteProtocolError
 from postroika.mail.outcome import Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply
 from postroika.outbound import classify
-from postroika.outbound.failure import Failure, PeerClosed, SessionRefused, TimedOut
+from postroika.outbound.failure import Failure, PeerClosed, SessionRefused, TimedOut, TlsFailed
 from postroika.smtp.client_transaction import Step, Verdict
 
 PEER = Peer("mx.y.test", "192.0.2.1", 25)
@@ -38,7 +38,7 @@ def test_reply_about_the_mail_counts_by_its_first_digit(stage: Stage, code: int,
     assert classify.result(3, Verdict(stage, reply)) == RecipientResult(3, outcome, reply, stage)
 
 
-@pytest.mark.parametrize("stage", [Stage.CONNECT, Stage.GREETING, Stage.EHLO])
+@pytest.mark.parametrize("stage", [Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.TLS, Stage.AUTH])
 @pytest.mark.parametrize("code", [421, 450, 521, 550, 554])
 def test_reply_about_the_host_is_never_final(stage: Stage, code: int) -> None:
     assert classify.result(0, Verdict(stage, Reply(code))).outcome is Outcome.DEFERRED
@@ -73,6 +73,16 @@ def test_success_notice_is_asked_of_us_only_with_success(code: int) -> None:
          "451 4.4.2 mx.y.test [192.0.2.1]:25 closed the connection before the answer to the message"),
         (RemoteProtocolError("not a reply: 'x'"), Step.MAIL, Stage.MAIL,
          "451 4.5.0 mx.y.test [192.0.2.1]:25 does not speak SMTP properly: not a reply: 'x'"),
+        (SessionRefused(Stage.TLS, Reply(451, "4.7.4", ("not offered",)), False), Step.EHLO, Stage.TLS,
+         "451 4.7.4 mx.y.test [192.0.2.1]:25: not offered"),
+        (TlsFailed("certificate verify failed: expired", untrusted=True), Step.HANDSHAKE, Stage.TLS,
+         "451 4.7.5 TLS with mx.y.test [192.0.2.1]:25 failed: certificate verify failed: expired"),
+        (TlsFailed("bad record mac"), Step.FINAL_DOT, Stage.DATA,
+         "451 4.7.5 TLS with mx.y.test [192.0.2.1]:25 broke before the answer to the message: bad record mac"),
+        (TimedOut(Step.HANDSHAKE), Step.HANDSHAKE, Stage.TLS,
+         "451 4.4.2 waiting for the end of the TLS handshake of mx.y.test [192.0.2.1]:25 timed out"),
+        (PeerClosed(Step.STARTTLS), Step.STARTTLS, Stage.TLS,
+         "451 4.4.2 mx.y.test [192.0.2.1]:25 closed the connection before the answer to STARTTLS"),
     ],
 )  # fmt: skip
 def test_failure_is_told_in_plain_words_and_deferred(error: Failure, step: Step, stage: Stage, words: str) -> None:
@@ -97,7 +107,9 @@ def test_words_of_the_peer_are_kept() -> None:
     assert classify.failure(PeerClosed(Step.MAIL, SAID), Step.MAIL, PEER) == Verdict(Stage.MAIL, SAID)
 
 
-@pytest.mark.parametrize("error", [TimedOut(Step.FINAL_DOT), PeerClosed(Step.FINAL_DOT), OSError(errno.EPIPE, "x")])
+@pytest.mark.parametrize(
+    "error", [TimedOut(Step.FINAL_DOT), PeerClosed(Step.FINAL_DOT), OSError(errno.EPIPE, "x"), TlsFailed("x")]
+)
 def test_doubt_shows_by_its_stage_and_is_ours(error: Failure) -> None:
     verdict = classify.doubt(error, PEER)
     assert (verdict.stage, verdict.remote, verdict.reply.enhanced) == (Stage.FINAL_DOT, False, "4.4.2")

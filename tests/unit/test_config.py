@@ -55,6 +55,28 @@ def test_empty_file_means_the_defaults_with_absolute_paths() -> None:
     assert parse('server.hostname = "mx.shop.example"', FILE) == settled(Config())
 
 
+def test_files_of_routes_are_made_absolute() -> None:
+    text = """
+[delivery]
+tls_ca = "ca.pem"
+[[route]]
+domains = ["*"]
+next_hop = "smtps://relay.example"
+auth = "relay.toml"
+certificate = "/etc/ssl/us.pem"
+"""
+    config = parse(text, FILE)
+    assert config.delivery.tls_ca == "/etc/mail/ca.pem"
+    assert config.route == (
+        Route(
+            domains=("*",),
+            next_hop="smtps://relay.example",
+            auth="/etc/mail/relay.toml",
+            certificate="/etc/ssl/us.pem",
+        ),
+    )
+
+
 def test_absolute_paths_and_no_event_log_stay() -> None:
     config = parse('[server]\nspool = "/srv/spool"\ncontrol = "/run/p.sock"\n[log]\nevents = ""', FILE)
     assert (config.server.spool, config.server.control, config.log.events) == ("/srv/spool", "/run/p.sock", "")
@@ -200,13 +222,20 @@ def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: s
         ("[relay]\ndomains = ['a b']", "relay.domains[0]: 'a b' is not a domain or \".subdomains\""),
         ("[relay]\ndomains = ['user@a.example']", "relay.domains[0]: 'user@a.example' is not a domain or \".subdomains\""),
         ("[[route]]\ndomains = ['[300.1.1.1]']", "route[0].domains[0]: '[300.1.1.1]' is not an address literal"),
-        ("[[route]]\ndomains = ['a']\nnext_hop = 'MX'", "route[0].next_hop: 'MX' is neither \"mx\" nor smtp://host:port"),
-        ("[[route]]\ndomains = ['a']\nnext_hop = 'relay.example:25'", "route[0].next_hop: 'relay.example:25' is neither \"mx\" nor smtp://host:port"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'MX'", "route[0].next_hop: 'MX' is neither \"mx\" nor smtp://host:port nor smtps://host:port"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'relay.example:25'", "route[0].next_hop: 'relay.example:25' is neither \"mx\" nor smtp://host:port nor smtps://host:port"),
         ("[[route]]\ndomains = ['a']\nnext_hop = 'smtp://h:0'", "route[0].next_hop: 'smtp://h:0' has no usable host and port"),
         ("[[route]]\ndomains = ['a']\nnext_hop = 'smtp://h/x'", "route[0].next_hop: 'smtp://h/x' has no usable host and port"),
         ("[[route]]\ndomains = ['a']\nnext_hop = []", "route[0].next_hop: names no host"),
         ("[[route]]\ndomains = ['a']\nnext_hop = ['smtp://h', 'mx']", 'route[0].next_hop: "mx" stands alone, not in a list'),
         ("[[route]]\ndomains = ['a']\nnext_hop = 'smtp://127.0.0.1:2525'", "route[0].next_hop: smtp://127.0.0.1:2525 is our own listener: mail would go in a circle"),
+        ("[[route]]\ndomains = ['a']\nnext_hop = 'smtps://h'\ntls = 'none'", 'route[0].tls: an smtps:// next hop cannot be reached with "none"'),
+        ("[[route]]\ndomains = ['a']\nauth = 'f'", "route[0].auth: needs smarthosts as next_hop: the password would go to whoever the DNS names"),
+        (
+            "[[route]]\ndomains = ['a']\nnext_hop = 'smtp://h'\nauth = 'f'\ntls = 'none'",
+            'route[0].auth: needs TLS, which tls = "none" forbids; auth_without_tls = true would let it be read by all',
+        ),
+        ("[[route]]\ndomains = ['a']\nkey = 'f'", "route[0].key: is of no use without a certificate"),
         ("[[listener]]\naddress = '0.0.0.0:25'\n[[route]]\ndomains = ['a']\nnext_hop = 'smtp://localhost'", "route[0].next_hop: smtp://localhost is our own listener: mail would go in a circle"),
         ("[[route]]\ndomains = ['*']\n[[route]]\ndomains = ['a.example']", "route[1].domains[0]: 'a.example' is never reached: route[0] takes it first"),
         ("[[route]]\ndomains = ['a.example']\n[[route]]\ndomains = ['b', 'A.example']", "route[1].domains[1]: 'A.example' is never reached: route[0] takes it first"),

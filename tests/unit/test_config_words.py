@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postroika.config import (
+    begins_with_tls,
     canonical_domain,
     parse_next_hop,
     split_host_port,
@@ -41,14 +42,20 @@ def test_host_and_port_that_make_no_sense(text: str) -> None:
         ("smtp://127.0.0.1:2526", ("127.0.0.1", 2526)),
         ("smtp://[2001:db8::1]:587", ("2001:db8::1", 587)),
         ("smtp://_relay.local:26", ("_relay.local", 26)),
+        ("smtps://relay.example", ("relay.example", 465)),
+        ("smtps://[::1]:2465", ("::1", 2465)),
     ],
 )
 def test_next_hop_is_read(text: str, expected: tuple[str, int]) -> None:
     assert parse_next_hop(text) == expected
 
 
+def test_scheme_says_whether_tls_comes_first() -> None:
+    assert [begins_with_tls(text) for text in ("smtp://h", "smtps://h", "mx")] == [False, True, False]
+
+
 @pytest.mark.parametrize(
-    "text", ["", "mx", "smtp://", "smtps://h", "smtp:h", "smtp://1.2.3", "smtp://u@h", "smtp://h:0"]
+    "text", ["", "mx", "smtp://", "smtps://", "smtpss://h", "SMTPS://h", "smtp:h", "smtp://1.2.3", "smtp://u@h", "smtp://h:0"]
 )
 def test_next_hop_that_makes_no_sense(text: str) -> None:
     with pytest.raises(ValueError):

@@ -267,6 +267,7 @@ def test_a_notice_to_nobody_or_about_nobody_is_a_bug(envelope: dict[str, Any], r
         (Kind.RELAYED, {"ret": "FULL"}, False),
         (Kind.FAILED, {"ret": "FULL", "size_bytes": MAX_RETURNED_BYTES + 1}, False),
         (Kind.FAILED, {"ret": "FULL", "body_type": BodyType.BINARY}, False),
+        (Kind.FAILED, {"ret": "FULL", "requiretls": True}, False),
     ],
 )
 def test_the_whole_message_goes_back_only_if_asked_for_and_small(
