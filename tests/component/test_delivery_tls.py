@@ -272,7 +272,8 @@ async def test_sessions_are_resumed_for_the_same_host_policy_and_certificate_onl
     async with world(peer, tls_ca=ca) as w:
         for policy in (OPPORTUNISTIC, OPPORTUNISTIC, VERIFY, VERIFY, REQUIRED):
             w.router.hosts = (Host(NAME, ("127.0.0.1",), peer.port, policy),)
-            await w.deliver(loaded(1))
+            lane = await w.deliver(loaded(1))
+            assert [attempt.tls for _, attempt in lane.attempts] == [f"{TLS} verified"]
     assert [handshake.resumed for handshake in peer.handshakes] == [False, True, False, True, False]
 
 

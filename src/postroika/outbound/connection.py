@@ -196,17 +196,16 @@ class Connection:
                 self._set_deadline()
                 self._reads = 0
                 await channel.readable()
-            if self._cipher is None:
-                client.receive(piece)
-                break
-            if self._decrypt(piece):
-                break
+            heard = self._take_in(piece)
+            self._reads += 1
+            if self._reads >= _READS_BEFORE_YIELD:
+                self._reads = 0
+                self._set_deadline()
+                await breathe()
+            if heard:
+                return
             if self._unsent:  # TLS itself had something to say, which is never much
                 self._send()
-        self._reads += 1
-        if self._reads >= _READS_BEFORE_YIELD:
-            self._reads = 0
-            await breathe()
 
     def _send(self) -> bool:
         """Hand over what the kernel takes; whether that was all."""

@@ -11,6 +11,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from postroika.errors import PostroikaError
@@ -51,7 +52,7 @@ class CredentialFiles:
         """What is in the file now, as far as it can be used."""
         kept = self._kept[file]
         try:
-            if _seen(os.stat(file)) != kept.seen:
+            if _seen(Path(file).stat()) != kept.seen:
                 kept = self._kept[file] = _Kept(*read(file))
         except (OSError, PostroikaError) as error:
             log.warning("%s: the credentials that were read before go on to be used: %s", file, error)
@@ -65,8 +66,8 @@ def read(file: str) -> tuple[_Seen, Credentials]:
         PostroikaError: it is not there, not such a file, or not for its owner alone.
     """
     try:
-        with open(file, "rb") as opened:  # noqa: PTH123 - the mode that counts is that of what was opened
-            status = os.fstat(opened.fileno())
+        with Path(file).open("rb") as opened:
+            status = os.fstat(opened.fileno())  # The mode that counts is that of what was opened.
             if not stat.S_ISREG(status.st_mode):
                 raise PostroikaError(f"{file}: not a file")
             if stat.S_IMODE(status.st_mode) & 0o077:
