@@ -470,6 +470,22 @@ async def test_sender_may_waive_what_the_recipients_domain_asks_for_and_nothing_
     assert len(peer.messages) == arrives
 
 
+async def test_those_who_waive_it_do_not_wait_for_those_who_do_not(ca: str) -> None:
+    waiving = b"TLS-Required: No\r\n\r\nx\r\n"
+    peer = TlsPeer(of_a_stranger(), HostPolicy(Level.VERIFY, published=True))
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(
+            loaded(1, body=waiving), loaded(2, body=waiving), loaded(3), loaded(4, body=waiving)
+        )
+    told = {address: outcome for address, (outcome, _, _) in lane.outcomes.items()}
+    assert told == {
+        "r1@y.test": Outcome.DELIVERED,
+        "r2@y.test": Outcome.DELIVERED,
+        "r3@y.test": Outcome.DEFERRED,
+    }
+    assert len(lane.down) == 1
+
+
 async def test_requiretls_beats_tls_required_no(ca: str) -> None:
     body = b"TLS-Required: No\r\n\r\nx\r\n"
     policy = HostPolicy(Level.VERIFY, published=True, name_trusted=True)

@@ -79,7 +79,7 @@ class Deliverer:
         if self.pool.is_full(place):
             lane.pause()
         warm = await self.pool.acquire(place)
-        turn = Turn(self, lane, route, warm)
+        turn = Turn(self, lane, route, place, warm)
         try:
             await lane.resume()
             return await turn.run()
@@ -109,15 +109,18 @@ class Turn:
         deliverer: the tools.
         lane: where batches come from.
         route: where they go.
+        place: what the place is called in the pool.
         warm: a connection that came with the place.
     """
 
-    def __init__(self, deliverer: Deliverer, lane: Lane, route: Route, warm: Connection | None) -> None:
+    def __init__(
+        self, deliverer: Deliverer, lane: Lane, route: Route, place: str, warm: Connection | None
+    ) -> None:
         self._tools = deliverer
         self._lane = lane
         self._route = route
         self._site = route.site
-        self._place = _place(route)
+        self._place = place
         self._ways = [
             Way(Peer(host.name, address, host.port), host.tls, number)
             for number, host in enumerate(route.hosts[:_MAX_HOSTS])
@@ -153,8 +156,12 @@ class Turn:
         while True:
             connection, at = self._connection, start
             if connection is None:
-                opened = await self._first_open(jobs, ways, start, takes=takes)
-                if opened is None:
+                opened = await self._first_open(ways, start)
+                if isinstance(opened, Verdict):
+                    await self._waive(jobs, ways)
+                    if not jobs:
+                        return takes
+                    self._give_up(jobs, opened, takes=takes)
                     return False
                 at, connection = opened
             self._connection = connection
@@ -201,10 +208,8 @@ class Turn:
             job.fail(Verdict(Stage.ROUTING, NO_TRUSTED_HOST, remote=False))
             self.report(job)
 
-    async def _first_open(
-        self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool
-    ) -> tuple[int, Connection] | None:
-        """A session with the first host that will have one; None if none will, and then `jobs` are reported."""
+    async def _first_open(self, ways: list[Way], start: int) -> tuple[int, Connection] | Verdict:
+        """A session with the first host that will have one, or why none will."""
         failed: Verdict | None = None
         for at in range(start, len(ways)):
             peer = ways[at].peer
@@ -214,21 +219,20 @@ class Turn:
                 failed = classify.failure(error.error, error.step, peer)
                 self._peer, self._source, self._tls = peer, "", ""
         assert failed is not None, "called with no candidate left"
-        await self._waive(jobs, ways)
-        if jobs:
-            self._give_up(jobs, failed, takes=takes)
-        return None
+        return failed
 
     async def _waive(self, jobs: deque[Job], ways: list[Way]) -> None:
         """What the recipient's domain asks for cannot be had: go on without it where the sender has said so."""
         waived = [Way(way.peer, way.policy.waived(), way.host) for way in ways]
         if waived == ways:
             return
-        insecure = [job for job in jobs if waives_tls(self._beginning(job)) and not job.loaded.batch.envelope.requiretls]
+        insecure = [job for job in jobs if not job.loaded.batch.envelope.requiretls and waives_tls(self._beginning(job))]
         if insecure:
+            peer = self._peer
             for job in insecure:
                 jobs.remove(job)
             await self._serve(deque(insecure), waived, 0, takes=False)
+            self._peer, self._source, self._tls = peer, "", ""
 
     def _beginning(self, job: Job) -> bytes:
         envelope = job.loaded.batch.envelope
