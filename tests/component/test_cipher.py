@@ -62,7 +62,9 @@ def test_unsent_is_what_the_peer_cannot_read_wherever_it_breaks(said: list[bytes
     ciphertext = b"".join(produced.cipher.encrypted(piece) for piece in said)
     total = sum(map(len, said))
     ends = {end for end, _ in produced.cipher._ends}
-    cuts = sorted({0, 1, len(ciphertext)} | {end + by for end in ends for by in (-1, 0, 1)} & set(range(len(ciphertext) + 1)))
+    cuts = sorted(
+        {0, 1, len(ciphertext)} | {end + by for end in ends for by in (-1, 0, 1)} & set(range(len(ciphertext) + 1))
+    )
     for cut in cuts:
         one = Ends(version)
         out = b"".join(one.cipher.encrypted(piece) for piece in said)

@@ -474,9 +474,7 @@ async def test_those_who_waive_it_do_not_wait_for_those_who_do_not(ca: str) -> N
     waiving = b"TLS-Required: No\r\n\r\nx\r\n"
     peer = TlsPeer(of_a_stranger(), HostPolicy(Level.VERIFY, published=True))
     async with world(peer, tls_ca=ca) as w:
-        lane = await w.deliver(
-            loaded(1, body=waiving), loaded(2, body=waiving), loaded(3), loaded(4, body=waiving)
-        )
+        lane = await w.deliver(loaded(1, body=waiving), loaded(2, body=waiving), loaded(3), loaded(4, body=waiving))
     told = {address: outcome for address, (outcome, _, _) in lane.outcomes.items()}
     assert told == {
         "r1@y.test": Outcome.DELIVERED,

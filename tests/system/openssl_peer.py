@@ -78,4 +78,3 @@ def _listens(port: int) -> bool:
     wanted = f":{port:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return any(line.split()[1].endswith(wanted) and line.split()[3] == "0A" for line in lines)
-

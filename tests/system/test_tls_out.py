@@ -131,7 +131,9 @@ def test_postfix_without_tls_gets_its_mail_in_clear_by_default(world: World) -> 
 def test_many_messages_over_tls_with_postfix_of_each_size(world: World) -> None:
     hop = world.postfix(world.authority.issue("localhost"))
     server = world.server(f"smtp://localhost:{hop.port}", 'tls = "verify"')
-    bodies = [b"Subject: %d\r\n\r\n" % size + b"0123456789abcd\r\n" * size for size in (0, 1, 500, 1100, 20_000, 200_000)]
+    bodies = [
+        b"Subject: %d\r\n\r\n" % size + b"0123456789abcd\r\n" * size for size in (0, 1, 500, 1100, 20_000, 200_000)
+    ]
     with server.dialogue() as client:
         for body in bodies:
             assert client.message("s@x.test", ["r@shop.test"], body).startswith("250")
@@ -227,7 +229,9 @@ def test_openssl_that_insists_on_a_certificate_gets_ours(world: World, open_dire
 
 
 def test_openssl_that_speaks_old_tls_only_gets_nothing(world: World, open_directory: Path) -> None:
-    with run_s_server(open_directory, world.authority.issue("localhost"), "-tls1_1", "-cipher", "ALL@SECLEVEL=0") as peer:
+    with run_s_server(
+        open_directory, world.authority.issue("localhost"), "-tls1_1", "-cipher", "ALL@SECLEVEL=0"
+    ) as peer:
         event = sent(world.server(f"smtps://localhost:{peer.port}"), "deferred")
         assert event["reply"]["stage"] == "tls"
         assert peer.session.commands == []

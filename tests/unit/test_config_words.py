@@ -55,7 +55,8 @@ def test_scheme_says_whether_tls_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mx", "smtp://", "smtps://", "smtpss://h", "SMTPS://h", "smtp:h", "smtp://1.2.3", "smtp://u@h", "smtp://h:0"]
+    "text",
+    ["", "mx", "smtp://", "smtps://", "smtpss://h", "SMTPS://h", "smtp:h", "smtp://1.2.3", "smtp://u@h", "smtp://h:0"],
 )
 def test_next_hop_that_makes_no_sense(text: str) -> None:
     with pytest.raises(ValueError):

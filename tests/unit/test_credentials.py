@@ -33,7 +33,9 @@ def test_file_for_its_owner_alone_is_taken(tmp_path: Path, mode: int) -> None:
 
 @pytest.mark.parametrize("mode", [0o604, 0o640, 0o644, 0o660, 0o666, 0o777])
 def test_file_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(PostroikaError, match=r"relay\.toml: others than its owner may read it; mend it with: chmod 600"):
+    with pytest.raises(
+        PostroikaError, match=r"relay\.toml: others than its owner may read it; mend it with: chmod 600"
+    ):
         CredentialFiles([file_with(tmp_path, GOOD, mode)])
 
 

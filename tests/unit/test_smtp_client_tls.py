@@ -48,9 +48,7 @@ CUTS = (whole, single)
 class Talk:
     """A client and the oracle, until nobody has anything to say. Handshakes always succeed."""
 
-    def __init__(
-        self, server: SmtpServer, cut: Pieces = whole, *, implicit: bool = False, **options: object
-    ) -> None:
+    def __init__(self, server: SmtpServer, cut: Pieces = whole, *, implicit: bool = False, **options: object) -> None:
         self.server = server
         self.client = Client(ClientSettings(ehlo_name="me.test", **options))  # type: ignore[arg-type]
         self.cut = cut

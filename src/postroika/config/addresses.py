@@ -1,4 +1,4 @@
-"""Reads the small languages of the config file: "host:port", "smtp://host:port", "smtps://host:port", host names and domains.
+"""Reads the small languages of the config file: "host:port", "smtp://host:port" and smtps://, host names, domains.
 
 Pure functions that return the canonical form or raise ValueError with a text that can follow the key's name.
 """

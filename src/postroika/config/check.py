@@ -193,7 +193,10 @@ def _route_security(key: str, route: Route) -> Iterator[tuple[str, str]]:
     if route.auth and "mx" in hops:
         yield f"{key}.auth", "needs smarthosts as next_hop: the password would go to whoever the DNS names"
     if route.auth and route.tls == "none" and not route.auth_without_tls:
-        yield f"{key}.auth", 'needs TLS, which tls = "none" forbids; auth_without_tls = true would let it be read by all'
+        yield (
+            f"{key}.auth",
+            'needs TLS, which tls = "none" forbids; auth_without_tls = true would let it be read by all',
+        )
     if route.key and not route.certificate:
         yield f"{key}.key", "is of no use without a certificate"
 

@@ -78,7 +78,7 @@ def read(file: str) -> tuple[_Seen, Credentials]:
     try:
         table = tomllib.loads(content.decode())
     except ValueError:  # Its words would have a piece of the file in them.
-        raise PostroikaError(f"{file}: not TOML; write user = \"…\" and password = \"…\"") from None
+        raise PostroikaError(f'{file}: not TOML; write user = "…" and password = "…"') from None
     user, password = table.get("user"), table.get("password")
     if not isinstance(user, str) or not isinstance(password, str) or len(table) != 2:
         raise PostroikaError(f"{file}: needs `user` and `password`, both text, and nothing else")

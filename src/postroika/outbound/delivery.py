@@ -113,9 +113,7 @@ class Turn:
         warm: a connection that came with the place.
     """
 
-    def __init__(
-        self, deliverer: Deliverer, lane: Lane, route: Route, place: str, warm: Connection | None
-    ) -> None:
+    def __init__(self, deliverer: Deliverer, lane: Lane, route: Route, place: str, warm: Connection | None) -> None:
         self._tools = deliverer
         self._lane = lane
         self._route = route
@@ -226,7 +224,9 @@ class Turn:
         waived = [Way(way.peer, way.policy.waived(), way.host) for way in ways]
         if waived == ways:
             return
-        insecure = [job for job in jobs if not job.loaded.batch.envelope.requiretls and waives_tls(self._beginning(job))]
+        insecure = [
+            job for job in jobs if not job.loaded.batch.envelope.requiretls and waives_tls(self._beginning(job))
+        ]
         if insecure:
             peer = self._peer
             for job in insecure:

@@ -157,7 +157,12 @@ def needs_smtputf8(envelope: Envelope, recipients: Sequence[Recipient]) -> bool:
 def plain_commands(envelope: Envelope, recipients: Sequence[Recipient], offered: Capabilities) -> bytes | None:
     """What `envelope_commands` gives, for a message that has one recipient, nothing special and no obstacle: nearly all
     of them; None if it cannot be told so quickly."""
-    if len(recipients) != 1 or envelope.utf8_needed or envelope.requiretls or 0 < offered.max_size_bytes < envelope.size_bytes:
+    if (
+        len(recipients) != 1
+        or envelope.utf8_needed
+        or envelope.requiretls
+        or 0 < offered.max_size_bytes < envelope.size_bytes
+    ):
         return None
     recipient = recipients[0]
     if offered.dsn and (envelope.ret or envelope.envid or recipient.notify or recipient.orcpt):

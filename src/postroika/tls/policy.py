@@ -71,7 +71,9 @@ class HostPolicy(NamedTuple):
         if self.level is Level.OPPORTUNISTIC and not self.implicit and not self.certificate and not self.published:
             return ""
         parts = [str(self.level), "implicit" if self.implicit else "", "published" if self.published else ""]
-        return " ".join([part for part in parts if part] + [f"{self.certificate!r}" if self.certificate else ""]).strip()
+        return " ".join(
+            [part for part in parts if part] + [f"{self.certificate!r}" if self.certificate else ""]
+        ).strip()
 
     def stricter(self) -> HostPolicy:
         """As REQUIRETLS wants it, whatever is enough for other mail."""
