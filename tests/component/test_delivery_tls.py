@@ -334,7 +334,7 @@ def test_files_that_cannot_be_used_refuse_the_start(tmp_path: Path) -> None:
         ({}, Route(domains=("*",), certificate=bad)),
         ({}, Route(domains=("*",), auth=bad)),
     ):
-        with pytest.raises(PostroikaError, match="x.pem|missing"):
+        with pytest.raises(PostroikaError, match=r"x\.pem|missing"):
             World(None, None, route=route, **options)  # type: ignore[arg-type]
 
 

@@ -1,8 +1,8 @@
 """A plain and strict SMTP server, sans-IO: the oracle of the client.
 
 It does what it is told (`decide` may answer any command), keeps what it accepted, and notes in `violations` whatever
-a client must not do: pipelining that was not offered, anything behind DATA before 354 or behind STARTTLS, a nested MAIL,
-bare newlines.
+a client must not do: pipelining that was not offered, anything behind DATA before 354 or behind STARTTLS, a nested
+MAIL, bare newlines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encrypted delivery to software that we did not write: Postfix, with Dovecot for its passwords, and OpenSSL's server."""
+"""Encrypted delivery to software that we did not write: Postfix, with Dovecot for its passwords, and OpenSSL."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class Route(_Section, frozen=True, kw_only=True):
     ]
     next_hop: Annotated[
         str | tuple[str, ...],
-        '"mx"; or "smtp://host:port" (a smarthost: no MX look-up, may be loopback), "smtps://host:port" (the same, with '
-        "TLS from the first octet on); or a list of those.",
+        '"mx"; or "smtp://host:port" (a smarthost: no MX look-up, may be loopback), "smtps://host:port" (the same, '
+        "with TLS from the first octet on); or a list of those.",
     ] = "mx"
     tls: Annotated[
         Literal["none", "opportunistic", "required", "verify"],

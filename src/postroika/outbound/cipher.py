@@ -1,7 +1,7 @@
 """TLS between the client and the socket of a connection: the handshake, and then octets into records and back.
 
-Promise: it is known of each octet of the client's output whether the peer can have read it: it can as soon as the kernel
-has the last octet of the record that it is in, and not before.
+Promise: it is known of each octet of the client's output whether the peer can have read it: it can as soon as the
+kernel has the last octet of the record that it is in, and not before.
 
 How: each piece that is encrypted at once makes one record, so that the ends of records are known in both countings.
 """

@@ -2,8 +2,8 @@
 
 Promise: never more than `limit` places of a site are taken; who waits longest is served first; a connection that is
 idle, or given up with a session that still stands, goes to whoever waits for its site, whatever the destination:
-the domains of one big provider share its connections. Those that are opened as somebody else, or under another policy on
-encryption, do not: "site" here is a name that says so (see `delivery`).
+the domains of one big provider share its connections. Those that are opened as somebody else, or under another policy
+on encryption, do not: "site" here is a name that says so (see `delivery`).
 
 A place is taken with `acquire`. Its holder gives it back with `release`, or hands it over together with the connection.
 While it has nothing to do it is at `rest`, and is hurried as soon as somebody else wants the place.
