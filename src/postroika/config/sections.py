@@ -89,8 +89,8 @@ class Route(_Section, frozen=True, kw_only=True):
     ] = "mx"
     tls: Annotated[
         Literal["none", "opportunistic", "required", "verify"],
-        "Encryption on the way there: not at all; where it can be had; always; always, and the certificate has to be good "
-        "for the name of the host. Mail that may not go otherwise waits.",
+        "Encryption on the way there: not at all; where it can be had; always; always, and the certificate has to be "
+        "good for the name of the host. Mail that may not go otherwise waits.",
     ] = "opportunistic"
     auth: Annotated[
         str,

@@ -1,8 +1,8 @@
 """Opens sessions with hosts, encrypted as the policy for each wants it.
 
 Promise: nothing goes in clear, to an unverified host, or with a password in clear, where the policy or the route
-forbids it. Where encryption is only wished for, a host with which it fails gets a fresh connection and the next best way, and
-that is remembered for a while; what has failed is never talked over again on the same connection.
+forbids it. Where encryption is only wished for, a host with which it fails gets a fresh connection and the next best
+way, and that is remembered for a while; what has failed is never talked over again on the same connection.
 
 How: a host is tried on one rung after the other (`tls.policy.Rung`), down to the lowest that its policy allows.
 """

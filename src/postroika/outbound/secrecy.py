@@ -2,8 +2,8 @@
 
 Promise: a context, and a session to be resumed, belong to one host, one policy, one way to speak with it, and one
 certificate of ours: what was agreed on as somebody, or without a check, is never used as somebody else, or where a
-check is asked for. That a host cannot do better is remembered for a while and for a bounded number of hosts; it counts only
-where the policy lets it count.
+check is asked for. That a host cannot do better is remembered for a while and for a bounded number of hosts; it counts
+only where the policy lets it count.
 """
 
 from __future__ import annotations
