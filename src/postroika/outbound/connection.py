@@ -10,8 +10,6 @@ the client says is encrypted record by record (`cipher`), so that it is known wh
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from postroika.errors import RemoteProtocolError
 from postroika.mail.outcome import Peer
 from postroika.metrics import OUTBOUND_CONNECTION_FAILURES, OUTBOUND_CONNECTIONS, OUTBOUND_CONNECTIONS_OPEN
 from postroika.outbound.cipher import Cipher, shake_hands
+from postroika.outbound.connecting import connect
 from postroika.outbound.failure import FAILURES, NoSession, PeerClosed, SessionRefused, TimedOut, TlsFailed
 from postroika.pump import READ_BYTES, Channel, Late, Strand, breathe, current, now
 from postroika.smtp.client import Client
@@ -368,7 +367,7 @@ async def open_connection(
     OUTBOUND_CONNECTIONS.value += 1
     try:
         try:
-            sock, channel, source = await _connect(peer, config)
+            sock, channel, source = await connect(peer, config)
         except (OSError, TimedOut) as error:
             raise NoSession(error, Step.NOTHING) from error
         connection = Connection(sock, channel, Client(settings), peer, source, config)
@@ -381,39 +380,3 @@ async def open_connection(
         OUTBOUND_CONNECTION_FAILURES.value += 1
         raise
     return connection
-
-
-async def _connect(peer: Peer, config: Delivery) -> tuple[socket.socket, Channel, str]:
-    """A connected socket, and the configured source address if it was bound to it."""
-    family = socket.AF_INET6 if ":" in peer.ip else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        channel = Channel(sock)
-    except OSError:
-        sock.close()
-        raise
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # What we write is whole; nothing is worth a wait.
-        source = config.source_address
-        if (":" in source) != (":" in peer.ip):
-            source = ""
-        if source:
-            sock.bind((source, 0))
-        number = sock.connect_ex((peer.ip, peer.port))
-        if number == errno.EINPROGRESS:
-            strand = current()
-            strand.deadline = now() + config.connect_timeout_s
-            try:
-                await channel.writable()
-            except Late:
-                raise TimedOut(Step.NOTHING) from None
-            finally:
-                strand.deadline = inf
-            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            raise OSError(number, os.strerror(number))
-    except BaseException:
-        channel.close()
-        sock.close()
-        raise
-    return sock, channel, source

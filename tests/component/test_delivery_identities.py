@@ -1,0 +1,159 @@
+"""What is kept apart when mail goes out encrypted: policies, certificates, logins; and logging in itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from postroika.config import Route
+from postroika.errors import PostroikaError
+from postroika.mail.outcome import Outcome, Stage
+from postroika.routing.router import Host
+from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level
+from tests.component.delivery_world import PATIENT_S, TAKEN, World, on, world
+from tests.component.outbound_fakes import FakeLane, loaded
+from tests.component.scripted_peer import FULL
+from tests.component.tls_peer import CA, NAME, TlsPeer, good, server_context, trust_file
+from tests.reference.smtp_server import LoggedIn
+
+TLS = "TLSv1.3 TLS_AES_256_GCM_SHA384"
+REQUIRED, VERIFY = HostPolicy(Level.REQUIRED), HostPolicy(Level.VERIFY)
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> str:
+    return trust_file(tmp_path)
+
+
+# --- identities are kept apart
+
+
+async def test_sessions_are_resumed_for_the_same_host_policy_and_certificate_only(ca: str) -> None:
+    peer = TlsPeer(good())
+    async with world(peer, tls_ca=ca) as w:
+        for policy in (OPPORTUNISTIC, OPPORTUNISTIC, VERIFY, VERIFY, REQUIRED):
+            w.router.hosts = (Host(NAME, ("127.0.0.1",), peer.port, policy),)
+            lane = await w.deliver(loaded(1))
+            assert [attempt.tls for _, attempt in lane.attempts] == [f"{TLS} verified"]
+    assert [handshake.resumed for handshake in peer.handshakes] == [False, True, False, True, False]
+
+
+async def test_idle_connection_is_not_used_under_another_policy(ca: str) -> None:
+    peer = TlsPeer(good())
+    async with world(peer, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane = FakeLane(loaded(1))
+        w.nursery.start_soon(w.run, lane)
+        await lane.idle.wait()
+        w.router.hosts = (Host(NAME, ("127.0.0.1",), peer.port, VERIFY),)
+        other = FakeLane(loaded(2))
+        w.nursery.start_soon(w.run, other)
+        with trio.fail_after(PATIENT_S):
+            await other.idle.wait()
+        assert (lane.outcomes, other.outcomes) == ({"r1@y.test": TAKEN}, {"r2@y.test": TAKEN})
+    assert [len(session.messages) for session in peer.sessions] == [1, 1]
+
+
+async def test_idle_connection_is_used_under_the_same_policy(ca: str) -> None:
+    peer = TlsPeer(good(), VERIFY)
+    async with world(peer, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane, other = FakeLane(loaded(1)), FakeLane(loaded(2))
+        w.nursery.start_soon(w.run, lane)
+        await lane.idle.wait()
+        w.nursery.start_soon(w.run, other)
+        with trio.fail_after(PATIENT_S):
+            await other.idle.wait()
+    assert [len(session.messages) for session in peer.sessions] == [2]
+    assert {attempt.tls for _, attempt in (*lane.attempts, *other.attempts)} == {f"{TLS} verified"}
+
+
+async def test_our_certificate_is_shown_to_who_asks(ca: str, tmp_path: Path) -> None:
+    leaf = CA.issue_cert("client.test")
+    file = tmp_path / "client.pem"
+    file.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+    policy = HostPolicy(Level.VERIFY, certificate=str(file))
+    peer = TlsPeer(server_context(CA.issue_cert(NAME), clients=CA), policy)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes == {"r1@y.test": TAKEN}
+    assert [handshake.client_names for handshake in peer.handshakes] == [("client.test",)]
+
+
+async def test_host_that_insists_on_a_certificate_that_we_have_not_gets_nothing_under_required(ca: str) -> None:
+    peer = TlsPeer(server_context(CA.issue_cert(NAME), clients=CA), REQUIRED)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes["r1@y.test"][0] is Outcome.DEFERRED
+    assert peer.messages == []
+
+
+def test_files_that_cannot_be_used_refuse_the_start(tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("no certificate")
+    bad = str(tmp_path / "x.pem")
+    for options, route in (
+        ({"tls_ca": bad}, None),
+        ({"tls_ca": str(tmp_path / "missing")}, None),
+        ({}, Route(domains=("*",), certificate=bad)),
+        ({}, Route(domains=("*",), auth=bad)),
+    ):
+        with pytest.raises(PostroikaError, match=r"x\.pem|missing"):
+            World(None, None, route=route, **options)  # type: ignore[arg-type]
+
+
+# --- AUTH
+
+
+def credentials(directory: Path, text: str = 'user = "alice"\npassword = "s3cret"\n') -> str:
+    file = directory / "smarthost.toml"
+    file.write_text(text)
+    file.chmod(0o600)
+    return str(file)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+async def test_it_logs_in_at_a_smarthost(mechanism: str, ca: str, tmp_path: Path) -> None:
+    route = Route(domains=("*",), auth=credentials(tmp_path))
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, f"AUTH {mechanism}"))
+    async with world(peer, route=route, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1), loaded(2))
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": TAKEN}
+    assert [session.logins for session in peer.sessions] == [[LoggedIn(mechanism, "alice", "s3cret", True)]]
+
+
+async def test_password_that_is_refused_defers_the_mail(ca: str, tmp_path: Path) -> None:
+    route = Route(domains=("*",), auth=credentials(tmp_path))
+    decide = on({"AUTH": "535 5.7.8 wrong"})
+    peer = TlsPeer(good(), VERIFY, decide=decide, secure_offers=(*FULL, "AUTH PLAIN"))
+    async with world(peer, route=route, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes == {"r1@y.test": (Outcome.DEFERRED, "535 5.7.8 wrong", Stage.AUTH)}
+    assert peer.messages == []
+
+
+async def test_changed_password_counts_from_the_next_connection_on(ca: str, tmp_path: Path) -> None:
+    file = credentials(tmp_path)
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, "AUTH PLAIN"))
+    async with world(peer, route=Route(domains=("*",), auth=file), tls_ca=ca) as w:
+        await w.deliver(loaded(1))
+        credentials(tmp_path, 'user = "alice"\npassword = "another one"\n')
+        await w.deliver(loaded(2))
+        Path(file).write_text("broken")
+        await w.deliver(loaded(3))
+    passwords = [login.password for session in peer.sessions for login in session.logins]
+    assert passwords == ["s3cret", "another one", "another one"]
+
+
+async def test_logged_in_connection_is_not_used_by_who_is_not(ca: str, tmp_path: Path) -> None:
+    route = Route(domains=("*",), auth=credentials(tmp_path))
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, "AUTH PLAIN"))
+    async with world(peer, route=route, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane = FakeLane(loaded(1))
+        w.nursery.start_soon(w.run, lane)
+        await lane.idle.wait()
+        w.router.auth = ""
+        other = FakeLane(loaded(2))
+        w.nursery.start_soon(w.run, other)
+        with trio.fail_after(PATIENT_S):
+            await other.idle.wait()
+    assert [(len(session.logins), len(session.messages)) for session in peer.sessions] == [(1, 1), (0, 1)]
