@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from postroika.mail.outcome import Outcome, Stage
 from postroika.tls.policy import HostPolicy, Level
 from tests.component.delivery_world import TAKEN, world
 from tests.component.outbound_fakes import loaded
-from tests.component.scripted_peer import FULL
+from tests.component.scripted_peer import FULL, refused_port
 from tests.component.tls_peer import TlsPeer, good, of_a_stranger, trust_file
 
+NOT_OFFERED = "The message requires TLS all the way and the next host offers no REQUIRETLS"
 VERIFY = HostPolicy(Level.VERIFY)
 TRUSTED = HostPolicy(name_trusted=True)
 
@@ -56,9 +58,24 @@ async def test_requiretls_fails_where_nobody_promises_it(ca: str) -> None:
     peer = TlsPeer(good(), TRUSTED)
     async with world(peer, tls_ca=ca) as w:
         lane = await w.deliver(loaded(1, requiretls=True))
-    said = "550 5.7.30 The message requires TLS all the way and the next host offers no REQUIRETLS"
+    said = f"550 5.7.30 mx.y.test [127.0.0.1]:{peer.port}: {NOT_OFFERED}"
     assert lane.outcomes == {"r1@y.test": (Outcome.FAILED, said, Stage.MAIL)}
     assert peer.messages == []
+
+
+async def test_requiretls_goes_to_the_first_host_that_promises_it(ca: str) -> None:
+    without, promises = TlsPeer(good(), TRUSTED), TlsPeer(good(), TRUSTED, secure_offers=(*FULL, "REQUIRETLS"))
+    async with world(without, promises, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1, requiretls=True))
+    assert lane.outcomes == {"r1@y.test": TAKEN}
+    assert (without.messages, len(promises.messages)) == ([], 1)
+
+
+async def test_requiretls_waits_as_long_as_some_host_may_yet_promise_it(ca: str) -> None:
+    down, without = refused_port(), TlsPeer(good(), TRUSTED)
+    async with world(msgspec.structs.replace(down, tls=TRUSTED), without, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1, requiretls=True))
+    assert lane.outcomes["r1@y.test"][::2] == (Outcome.DEFERRED, Stage.CONNECT)
 
 
 async def test_requiretls_fails_where_the_name_of_the_host_may_be_forged(ca: str) -> None:

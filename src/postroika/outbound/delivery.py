@@ -207,21 +207,23 @@ class Turn:
             self.report(job)
 
     async def _first_open(self, ways: list[Way], start: int) -> tuple[int, Connection] | Verdict:
-        """A session with the first host that will have one, or why none will."""
+        """A session with the first host that will have one, or why none will: the last reason, but rather one that may pass."""
         failed: Verdict | None = None
         for at in range(start, len(ways)):
             peer = ways[at].peer
             try:
                 return at, await self._tools.opener.open(ways[at], self._route)
             except NoSession as error:
-                failed = classify.failure(error.error, error.step, peer)
-                self._peer, self._source, self._tls = peer, "", ""
+                verdict = classify.failure(error.error, error.step, peer)
+                if failed is None or verdict.stage is not Stage.MAIL or failed.stage is Stage.MAIL:
+                    failed = verdict
+                    self._peer, self._source, self._tls = peer, "", ""
         assert failed is not None, "called with no candidate left"
         return failed
 
     async def _waive(self, jobs: deque[Job], ways: list[Way]) -> None:
         """What the recipient's domain asks for cannot be had: go on without it where the sender has said so."""
-        waived = [Way(way.peer, way.policy.waived(), way.host) for way in ways]
+        waived = [way._replace(policy=way.policy.waived()) for way in ways]
         if waived == ways:
             return
         insecure = [

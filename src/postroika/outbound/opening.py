@@ -18,14 +18,15 @@ import msgspec
 
 from postroika.config import Config, Delivery
 from postroika.errors import PostroikaError
-from postroika.mail.outcome import Peer
+from postroika.mail.outcome import Peer, Stage
 from postroika.mail.reply import reply
 from postroika.outbound.connection import Connection, open_connection
 from postroika.outbound.credentials import CredentialFiles
-from postroika.outbound.failure import NoSession, PeerClosed, TimedOut, TlsFailed
+from postroika.outbound.failure import NoSession, PeerClosed, SessionRefused, TimedOut, TlsFailed
 from postroika.outbound.secrecy import Secrecy
 from postroika.routing.router import Route
 from postroika.smtp.client_base import ClientSettings, StartTls
+from postroika.smtp.client_capabilities import requiretls_reply
 from postroika.smtp.client_transaction import Step
 from postroika.tls.layer import TlsLayer
 from postroika.tls.policy import HostPolicy, Level, Rung
@@ -38,11 +39,13 @@ class Way(NamedTuple):
 
     Args:
         host: its number among the hosts of the route: several addresses of one host have the same.
+        requiretls: it has to promise that for the rest of the way.
     """
 
     peer: Peer
     policy: HostPolicy
     host: int = 0
+    requiretls: bool = False
 
 
 class Opener:
@@ -90,6 +93,9 @@ class Opener:
                 self._secrecy.settled(peer, rung)
                 words = "in clear" if rung is Rung.CLEAR else "with a certificate that is not trusted"
                 log.info("%s [%s]:%d is spoken to %s: %s", peer.host, peer.ip, peer.port, words, fell)
+            if way.requiretls and not connection.client.capabilities.requiretls:
+                await connection.quit()
+                raise NoSession(SessionRefused(Stage.MAIL, requiretls_reply(), remote=False), Step.MAIL)
             return connection
 
     def _next_rung(self, way: Way, rung: Rung, error: NoSession) -> Rung | None:
@@ -129,11 +135,11 @@ class Opener:
 
 def trusted(ways: list[Way]) -> list[Way]:
     """Those that a message with REQUIRETLS may take: to hosts whose names nobody can have forged, with a certificate
-    that is good for the name. Whether the host promises the same is told by its EHLO.
+    that is good for the name, if they promise the same.
 
     Source: RFC 8689 §4.2.1.
     """
-    return [Way(way.peer, way.policy.stricter(), way.host) for way in ways if way.policy.name_trusted]
+    return [Way(way.peer, way.policy.stricter(), way.host, True) for way in ways if way.policy.name_trusted]
 
 
 NO_TRUSTED_HOST = reply(
