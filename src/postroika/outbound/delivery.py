@@ -207,7 +207,7 @@ class Turn:
             self.report(job)
 
     async def _first_open(self, ways: list[Way], start: int) -> tuple[int, Connection] | Verdict:
-        """A session with the first host that will have one, or why none will: the last reason, but rather one that may pass."""
+        """A session with the first host that will have one, or why none will (rather a reason that may pass)."""
         failed: Verdict | None = None
         for at in range(start, len(ways)):
             peer = ways[at].peer
