@@ -31,7 +31,8 @@ async def shake_hands(layer: TlsLayer, sock: socket.socket, channel: Channel) ->
         out = memoryview(layer.take_output())
         while out:
             try:
-                out = out[sock.send(out) :]
+                sent = sock.send(out)
+                out = out[sent:]
             except BlockingIOError:
                 await channel.writable()
         if layer.handshaken:
