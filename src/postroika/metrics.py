@@ -88,13 +88,14 @@ def _family(name: str, label: str, values: Iterable[str], text: str, key: str) -
 
 SESSIONS = _counter("sessions", "SMTP sessions that clients opened with us")
 SESSIONS_OPEN = _gauge("sessions_open", "SMTP sessions that are open now")
+TLS_SESSIONS = _counter("tls_sessions", "SMTP sessions of clients that came through the TLS handshake")
 ACCEPTED_MESSAGES = _counter("accepted_messages", "Messages taken over with 250, after the sync")
 ACCEPTED_RECIPIENTS = _counter("accepted_recipients", "Recipients of those messages")
 ACCEPTED_BYTES = _counter("accepted", "Size of those messages", "bytes")
 REJECTED: Final = _family(
     "rejections",
     "stage",
-    ("connect", "ehlo", "mail", "rcpt", "data", "final_dot"),
+    ("connect", "tls", "ehlo", "mail", "rcpt", "data", "final_dot"),
     "Refusals that we gave to clients, by the stage of the dialogue",
     "rejected_{}",
 )

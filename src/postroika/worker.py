@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 import trio
@@ -50,6 +50,7 @@ from postroika.spool.inflight import InFlight
 from postroika.spool.recovery import forget_old_doubts, recover
 from postroika.spool.store import Store
 from postroika.spool.writer import Intake
+from postroika.tls.certificates import Certificates
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,11 @@ _DELIVERY_GRACE_S = 15.0
 _COMMIT_GRACE_S = 10.0
 _SPARE_SLOTS = 256
 _GC_EVERY = 5_000
+_TLS_AT_FIRST: Final[dict[str, Literal["none", "offered", "active"]]] = {
+    "none": "none",
+    "starttls": "offered",
+    "implicit": "active",
+}
 
 
 class Worker:
@@ -75,6 +81,7 @@ class Worker:
 
     def __init__(self, config: Config, shard: int, handoff: socket.socket, channel: wire.Channel) -> None:
         config = _own_share(config)
+        self._certificates = Certificates(config)
         self._channel = channel
         self._stopping = trio.Event()
         delivery = config.delivery
@@ -153,17 +160,22 @@ class Worker:
                 max_bad_commands=limits.max_bad_commands,
                 max_received=limits.max_received,
                 max_header_bytes=limits.max_header_bytes,
+                tls=_TLS_AT_FIRST[listener.tls],
             )
-        ] * len(config.listener)
+            for listener in config.listener
+        ]
         # Line ends are mended only for those whom we trust: a stranger could hide a second message in them.
         trusted = [
             msgspec.structs.replace(settings, bare_newlines=listener.bare_newlines)
             for settings, listener in zip(strict, config.listener, strict=True)
         ]
 
+        certificates = self._certificates.listeners
+
         def start_session(sock: socket.socket, client: Client) -> Session:
             client.trusted = relay.trusts(client.ip)
-            return Session(sock, client, (trusted if client.trusted else strict)[client.listener], services)
+            settings = (trusted if client.trusted else strict)[client.listener]
+            return Session(sock, client, settings, services, certificates[client.listener])
 
         return Listener(
             handoff,
@@ -172,6 +184,7 @@ class Worker:
             hostname=config.server.hostname,
             max_connections=limits.max_connections,
             max_connections_per_ip=limits.max_connections_per_ip,
+            tls_at_once=[number for number, listener in enumerate(config.listener) if listener.tls == "implicit"],
         )
 
     def _rejected(self, refusal: Refusal) -> None:
@@ -270,6 +283,7 @@ class Worker:
     async def _reopen(self) -> None:
         """Open anew what is in files. One that fails does not keep the others from it."""
         errors = []
+        self._certificates.reload()
         for reopen in self._reopened:
             try:
                 await reopen()
@@ -307,9 +321,17 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = decode_whole(sys.stdin.buffer.read(), Config)
     operations_log.write_to_stderr(config.log.level, f"worker {shard}")
+    sys.unraisablehook = _log_unraisable
     handoff = socket.socket(fileno=handoff_fd)
     control = socket.socket(fileno=control_fd)
     trio.run(_run, config, shard, handoff, control)
+
+
+def _log_unraisable(failure: sys.UnraisableHookArgs) -> None:
+    """Tell of an error that nobody can be told of. A name of a client (SNI) that is none is one, and not our fault: the
+    `ssl` module decodes it while OpenSSL shakes hands."""
+    foreign = isinstance(failure.exc_value, UnicodeError)
+    log.log(logging.DEBUG if foreign else logging.ERROR, "passed over: %r in %r", failure.exc_value, failure.object)
 
 
 async def _run(config: Config, shard: int, handoff: socket.socket, control: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import trio
 import trio.testing
@@ -20,6 +20,7 @@ from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
 from postroika.pump import Wake, open_pump
 from postroika.smtp.server import ServerSettings
+from postroika.tls.certificates import ListenerTls
 
 AT = 1_700_000_000.0
 GREETED = (
@@ -104,6 +105,7 @@ class Inbound:
     Args:
         nursery: the session runs in it, in a pump of its own.
         kind: SOCK_SEQPACKET shows each send of the session as one packet.
+        tls: STARTTLS is offered, or ("active") TLS begins with the first octet; needs `certificates`.
     """
 
     def __init__(
@@ -114,6 +116,8 @@ class Inbound:
         pipeline: Pipeline | None = None,
         ip: str = "10.0.0.1",
         kind: socket.SocketKind = socket.SOCK_STREAM,
+        tls: Literal["none", "offered", "active"] = "none",
+        certificates: ListenerTls | None = None,
     ) -> None:
         theirs, ours = socket.socketpair(socket.AF_UNIX, kind)
         theirs.setblocking(False)
@@ -129,8 +133,9 @@ class Inbound:
             rejected=self.events.append,
             limits=limits,
         )
-        settings = ServerSettings(hostname="mx.test", max_message_bytes=100_000, max_recipients=1000)
-        self.session = Session(ours, Client(ip), settings, services)
+        settings = ServerSettings(hostname="mx.test", max_message_bytes=100_000, max_recipients=1000, tls=tls)
+        self.client = Client(ip)
+        self.session = Session(ours, self.client, settings, services, certificates)
         self.ended = trio.Event()
         nursery.start_soon(self._run)
         nursery.start_soon(self._close_at_the_end)

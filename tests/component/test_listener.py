@@ -59,6 +59,7 @@ class House:
             hostname="mx.test",
             max_connections=max_connections,
             max_connections_per_ip=max_connections_per_ip,
+            tls_at_once=[2],
         )
 
     def close(self) -> None:
@@ -126,6 +127,14 @@ async def test_too_many_of_one_address_are_sent_away_and_room_comes_back(house: 
     await first.send_all(b"QUIT\r\n")
     await read_all(first)
     assert await read(await house.connect()) == BANNER
+
+
+async def test_nothing_is_said_in_the_clear_where_tls_comes_first(house: House, nursery: trio.Nursery) -> None:
+    nursery.start_soon(house.listener.run, 1)
+    for _ in range(2):
+        assert await read(await house.connect()) == BANNER
+    assert await read_all(await house.connect(2)) == b""
+    assert [(event.stage, event.reply.code) for event in house.events] == [("connect", 421)]
 
 
 async def test_too_many_in_all_are_sent_away(nursery: trio.Nursery) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from postroika import __version__, cli
 from postroika.cli import ExitCode, run
+from postroika.config import Listener
 from postroika.errors import ConfigError, ControlError, PostroikaError, SpoolLockedError
 from tests.outputs import Output
 
@@ -126,7 +127,7 @@ def test_check_for_programs(postroika, tmp_path: Path) -> None:
     (tmp_path / "postroika.toml").write_text(GOOD)
     config = msgspec.json.decode(postroika("check", "--json").out)
     assert config["server"]["hostname"] == "mx.shop.example"
-    assert config["listener"] == [{"address": "127.0.0.1:2525", "bare_newlines": "refuse"}]
+    assert config["listener"] == [msgspec.to_builtins(Listener(address="127.0.0.1:2525"))]
 
 
 def test_config_file_from_the_environment(postroika, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

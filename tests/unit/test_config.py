@@ -11,6 +11,7 @@ import pytest
 
 from postroika.config import (
     SECTIONS,
+    Certificate,
     Config,
     Listener,
     Relay,
@@ -261,6 +262,67 @@ def test_ways_to_write_name_servers() -> None:
     assert parse(f"dns.servers = {list(servers)}", FILE).dns.servers == servers
 
 
+# -- TLS
+
+LISTENER = "[[listener]]\naddress = '127.0.0.1:25'\n"
+FILES = "certificate = 'mx.pem'\nkey = 'mx.key'\n"
+IMPLICIT = f"{LISTENER}tls = 'implicit'\n{FILES}"
+MORE = "[[certificate]]\ncertificate = 'a.pem'\nkey = 'a.key'\n"
+
+
+def test_names_of_certificate_files_come_out_absolute_and_names_canonical() -> None:
+    config = parse(
+        f"{IMPLICIT}client_certificates = 'request'\nclient_ca = '/etc/ca.pem'\n{MORE}"
+        "names = ['*.BÜCHER.example', 'MX.Shop.Example.']",
+        FILE,
+    )
+    assert config.listener == (
+        Listener(
+            address="127.0.0.1:25",
+            tls="implicit",
+            certificate="/etc/mail/mx.pem",
+            key="/etc/mail/mx.key",
+            client_certificates="request",
+            client_ca="/etc/ca.pem",
+        ),
+    )
+    assert config.certificate == (
+        Certificate(
+            names=("*.xn--bcher-kva.example", "mx.shop.example"),
+            certificate="/etc/mail/a.pem",
+            key="/etc/mail/a.key",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{LISTENER}tls = 'always'", ["listener[0].tls: 'always' is not one of 'none', 'starttls', 'implicit'"]),
+        (f"{LISTENER}tls = 'starttls'", ['listener[0].certificate: is needed with tls = "starttls"', 'listener[0].key: is needed with tls = "starttls"']),
+        (f"{LISTENER}{FILES}client_ca = 'x'", [f'listener[0].{key}: has no use with tls = "none"' for key in ("certificate", "key", "client_ca")]),
+        (f"{LISTENER}client_certificates = 'require'", ['listener[0].client_certificates: cannot be had with tls = "none"']),
+        (f"{IMPLICIT}client_certificates = 'require'", ['listener[0].client_ca: is needed with client_certificates = "require"']),
+        (f"{IMPLICIT}client_ca = 'x'", ['listener[0].client_ca: has no use with client_certificates = "none"']),
+        (f"{LISTENER}{MORE}names = ['a.example']", ["certificate: has no use: no [[listener]] has TLS"]),
+        (f"{IMPLICIT}{MORE}", ["certificate[0]: the key 'names' is missing"]),
+        (f"{IMPLICIT}{MORE}names = []", ["certificate[0].names: expected a list of length >= 1"]),
+        (
+            f"{IMPLICIT}{MORE}names = ['.a.example', '*', 'a b', '[192.0.2.1]', '*.a.example', 'a.example', 'A.example.']",
+            [
+                "certificate[0].names[0]: '.a.example' is not a name or \"*.name\"",
+                "certificate[0].names[1]: '*' is not a domain or \".subdomains\"",
+                "certificate[0].names[2]: 'a b' is not a domain or \".subdomains\"",
+                "certificate[0].names[3]: '[192.0.2.1]' is not a name or \"*.name\"",
+                "certificate[0].names[6]: 'A.example.' is already a name of certificate[0]",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_for_tls_is_refused(text: str, expected: list[str]) -> None:
+    assert problems(f"server.hostname = 'mx.shop.example'\n{text}") == expected
+
+
 # -- files
 
 
@@ -321,8 +383,10 @@ def test_default_file_routes_test_mail_to_the_built_in_sink() -> None:
 
 def test_default_file_stays_the_same_with_all_keys_uncommented() -> None:
     text = default_text()
-    uncommented = re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE)
-    assert parse(uncommented, FILE) == parse(text, FILE)
+    tables = [re.sub(r"^#(?=[\w\[])", "", table, flags=re.MULTILINE) for table in text.split("\n\n")]
+    uncommented = "\n\n".join(tables)
+    needed = "\n\n".join(new for new, old in zip(tables, text.split("\n\n"), strict=True) if "\n#[" not in old)
+    assert parse(needed, FILE) == parse(text, FILE)
     keys = {f"{section}.{field.name}" for section, s in SECTIONS.items() for field in msgspec.structs.fields(s)}
     section, written = "", set()
     for line in uncommented.splitlines():

@@ -53,6 +53,13 @@ def test_received_event_is_complete_and_in_order() -> None:
     )
 
 
+def test_received_event_tells_of_tls() -> None:
+    envelope = msgspec.structs.replace(ENVELOPE, tls="TLSv1.3 X")
+    line, plain = (writer().received(of, ALICE, "example.net") for of in (envelope, ENVELOPE))
+    assert b'"queued_at":1799999000.25,"tls":"TLSv1.3 X","client":{' in line
+    assert line == plain.replace(b',"client"', b',"tls":"TLSv1.3 X","client"')
+
+
 def test_rejected_event_tells_the_reply_and_the_client() -> None:
     line = writer().rejected(
         Refusal(
@@ -316,8 +323,9 @@ def test_lines_joined_from_text_are_those_of_the_encoder(
     sender, recipient, domain, site, source, host, ip, tls, enhanced, text, tenant, campaign, client_ip, helo = words
     size, tried, port = numbers
     envelope = Envelope(
-        MESSAGE, sender, received_at, size, 1, tenant=tenant, campaign=campaign, client_ip=client_ip, client_helo=helo
-    )
+        MESSAGE, sender, received_at, size, 1, tenant=tenant, campaign=campaign, client_ip=client_ip, client_helo=helo,
+        tls=tls,
+    )  # fmt: skip
     told = Recipient(recipient)
     result = RecipientResult(0, outcome, Reply(250, enhanced, (text,)), stage, remote)
     attempt = Attempt((result,), Peer(host, ip, port), site, source, tls)
@@ -336,6 +344,7 @@ def test_lines_joined_from_text_are_those_of_the_encoder(
         destination=domain,
         size_bytes=size,
         queued_at=queued_at,
+        tls=tls if client_ip else "",
         client=EventClient(client_ip, helo) if client_ip else None,
         tenant=tenant,
         stream="transactional",

@@ -99,8 +99,9 @@ BITS = st.sampled_from([
     b"MAIL FROM:<a@b.example>\r\n", b"MAIL FROM:<", b"mail from:<", b"RCPT TO:<", b"RCPT TO:<c@D.example>\r\n",
     b"DATA\r\n", b"a", b"a.b", b"@", b"B.example", b".", b"-", b">", b" ", b"SIZE=", b"900", b"1001", b"BODY=", b"7BIT",
     b"8bitmime", b"BINARYMIME", b"SMTPUTF8", b"\r\n", b"\r\n", b"\r", b"\n", b"\0", b"\xc3\xa4", b"x\r\n.\r\n",
-    b".\r\n", b"..", b"RSET\r\n", b"BDAT 2 LAST\r\n", b"QUIT\r\n",
+    b".\r\n", b"..", b"RSET\r\n", b"BDAT 2 LAST\r\n", b"STARTTLS\r\n", b"QUIT\r\n",
 ])  # fmt: skip
+TLS = st.sampled_from(["none", "offered", "active"])
 OFFERS = st.sets(st.sampled_from(sorted(EXTENSIONS))).map(lambda less: EXTENSIONS - less)
 
 
@@ -109,13 +110,14 @@ OFFERS = st.sets(st.sampled_from(sorted(EXTENSIONS))).map(lambda less: EXTENSION
     hello=st.sampled_from([b"EHLO c\r\n", b"HELO c\r\n", b""]),
     offers=OFFERS,
     normalise=st.booleans(),
+    tls=TLS,
     at=st.lists(st.integers(min_value=0, max_value=400), max_size=6),
 )
 def test_lane_makes_no_difference(
-    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, at: list[int]
+    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, tls: str, at: list[int]
 ) -> None:
     settings = msgspec.structs.replace(
-        SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9
+        SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9, tls=tls
     )
     wire = hello + b"".join(bits)
     at = [0, *sorted(at), len(wire)]
@@ -136,14 +138,15 @@ def held(pieces: list[bytes], settings: ServerSettings = SETTINGS, room: int = 2
     hello=st.sampled_from([b"EHLO c\r\n", b"HELO c\r\n", b""]),
     offers=OFFERS,
     normalise=st.booleans(),
+    tls=TLS,
     at=st.lists(st.integers(min_value=0, max_value=400), max_size=6),
     room=st.integers(min_value=0, max_value=2),
 )
 def test_nothing_differs_where_nobody_is_asked(
-    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, at: list[int], room: int
+    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, tls: str, at: list[int], room: int
 ) -> None:
     settings = msgspec.structs.replace(
-        SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9
+        SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9, tls=tls
     )
     wire = hello + b"".join(bits)
     at = [0, *sorted(at), len(wire)]

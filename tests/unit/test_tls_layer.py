@@ -75,7 +75,50 @@ def test_both_ends_know_what_was_agreed_on() -> None:
     facts = client.facts
     assert facts == TlsFacts("TLSv1.3", facts.cipher, NAME, facts.peer_name, verified=True)
     assert facts.text() == f"TLSv1.3 {facts.cipher}"
-    assert server.facts == TlsFacts("TLSv1.3", facts.cipher)
+    assert facts.comment() == f"using TLSv1.3 with cipher {facts.cipher}"
+    assert server.facts == TlsFacts("TLSv1.3", facts.cipher, NAME)
+
+
+def test_a_handshake_by_itself_reads_nothing_of_what_follows_it() -> None:
+    client, server = pair()
+    assert (client.shake_hands(), server.shake_hands()) == (False, False)
+    server.feed(client.take_output())
+    assert not server.shake_hands()
+    client.feed(server.take_output())
+    assert client.shake_hands()
+    client.write(b"EHLO there\r\n")
+    assert not server.idle
+    server.feed(client.take_output())  # the end of the handshake, and the first words, at once
+    assert (server.shake_hands(), server.shake_hands(), server.idle) == (True, True, False)
+    assert (server.read(), server.idle, server.read()) == (b"EHLO there\r\n", True, None)
+
+
+def test_what_was_fed_is_read_to_its_end_though_it_is_more_than_a_record() -> None:
+    client, server = pair()
+    pump(client, server)
+    body = bytes(range(256)) * 1000
+    client.write(body)
+    ciphertext = client.take_output()
+    server.feed(ciphertext[:-1])
+    got = b""
+    while piece := server.read():
+        assert not server.idle or server.read() is None
+        got += piece
+    assert (got, server.idle, len(body) - len(got) < 1 << 14) == (body[: len(got)], True, True)
+    server.feed(ciphertext[-1:])
+    while piece := server.read():
+        got += piece
+    assert (got == body, server.idle) == (True, True)
+
+
+def test_a_failed_handshake_stays_failed() -> None:
+    _, server = pair()
+    server.feed(b"EHLO there\r\n" * 3)
+    with pytest.raises(TlsError):
+        server.shake_hands()
+    with pytest.raises(TlsError, match=r"^the handshake has failed$"):
+        server.shake_hands()
+    assert (server.read(), server.handshaken) == (b"", False)
 
 
 def test_a_good_end_and_a_cut_are_told_apart() -> None:

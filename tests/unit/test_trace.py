@@ -14,9 +14,16 @@ from postroika.mail.trace import clean_helo, received_field, with_protocol
 AT = 1_700_000_000.9
 
 
-def stamp(helo: str = "client.example", ip: str = "192.0.2.1", recipient: str = "") -> bytes:
+def stamp(helo: str = "client.example", ip: str = "192.0.2.1", recipient: str = "", tls: str = "") -> bytes:
     return received_field(
-        helo=helo, ip=ip, hostname="mx.test", protocol="ESMTP", id_text="0123456789abc", at=AT, recipient=recipient
+        helo=helo,
+        ip=ip,
+        hostname="mx.test",
+        protocol="ESMTPS" if tls else "ESMTP",
+        id_text="0123456789abc",
+        at=AT,
+        recipient=recipient,
+        tls=tls,
     )
 
 
@@ -32,6 +39,15 @@ def test_field_for_several_recipients_names_none() -> None:
     assert stamp(ip="2001:db8::1") == (
         b"Received: from client.example ([IPv6:2001:db8::1])\r\n"
         b"\tby mx.test (Postroika) with ESMTP id 0123456789abc; Tue, 14 Nov 2023 22:13:20 +0000\r\n"
+    )
+
+
+def test_field_of_a_message_that_came_over_tls_says_how() -> None:
+    assert stamp(recipient="a@b.example", tls="using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384") == (
+        b"Received: from client.example ([192.0.2.1])\r\n"
+        b"\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)\r\n"
+        b"\tby mx.test (Postroika) with ESMTPS id 0123456789abc\r\n"
+        b"\tfor <a@b.example>; Tue, 14 Nov 2023 22:13:20 +0000\r\n"
     )
 
 

@@ -38,8 +38,11 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(function)
 
 
-def load_config(config_file: str | None) -> tuple[Path, Config]:
+def load_config(config_file: str | None, *, with_files: bool = False) -> tuple[Path, Config]:
     """The config file that applies, and what it says.
+
+    Args:
+        with_files: look at the files that it names, too; for who starts the server, or asks whether it could start.
 
     Raises:
         ConfigError: there is none, or it cannot be used.
@@ -47,7 +50,10 @@ def load_config(config_file: str | None) -> tuple[Path, Config]:
     from postroika import config
 
     path = config.find(config_file)
-    return path, config.load(path)
+    loaded = config.load(path)
+    if with_files:
+        config.check_files(path, loaded)
+    return path, loaded
 
 
 def print_json(value: object) -> None:

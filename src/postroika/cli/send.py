@@ -45,7 +45,9 @@ class Result(NamedTuple):
 @click.option("--subject", default="A message from Postroika", show_default=True, help="Without --file.")
 @click.option("--body", help="The text, without --file.")
 @click.option("--file", "file", type=click.File("rb"), metavar="FILE", help="The whole message; -: standard input.")
-@click.option("--server", metavar="HOST:PORT", help="Where to.  [the first listener of the config]")
+@click.option(
+    "--server", metavar="HOST:PORT", help="Where to.  [the first listener of the config without implicit TLS]"
+)
 @click.option("--wait", is_flag=True, help="Wait for the outcome of each recipient.")
 @click.option("--timeout", "timeout_s", default="60s", show_default=True, callback=parse_duration, help="To wait.")
 @json_option
@@ -102,7 +104,10 @@ def _where(config: Config, server: str | None) -> tuple[str, int]:
             return split_host_port(server, 25)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--server") from None
-    host, port = split_host_port(config.listener[0].address)
+    address = next((listener.address for listener in config.listener if listener.tls != "implicit"), None)
+    if address is None:
+        raise click.UsageError("all listeners of the config want TLS from the first octet: name another with --server")
+    host, port = split_host_port(address)
     if port == 0:
         raise click.UsageError("the first listener of the config takes any free port: name the real one with --server")
     # A listener on all addresses is reached by the loopback one.

@@ -21,8 +21,8 @@ def command(config_file: str | None) -> None:
     """Accept mail, keep it safe, deliver it, until SIGTERM or Ctrl-C.
 
     What is under way is finished first; a second signal ends at once (nothing that was accepted is lost). SIGHUP opens
-    the log files anew. Started by root it becomes the user that the config names ([process]). Exit code 75: the spool
-    is in use by another instance.
+    the log files and loads the certificates anew. Started by root it becomes the user that the config names
+    ([process]). Exit code 75: the spool is in use by another instance.
     """
     import os
 
@@ -33,7 +33,7 @@ def command(config_file: str | None) -> None:
     from postroika.process.service_manager import ServiceManager
     from postroika.supervisor import Supervisor
 
-    path, config = load_config(config_file)
+    path, config = load_config(config_file, with_files=True)
     operations_log.write_to_stderr(config.log.level)
     call_process("postroika")
     manager = ServiceManager.of_environment(os.environ)

@@ -4,17 +4,19 @@ Promise: what `load` returns can be used. An unknown or impossible key is a Conf
 the nearest valid key. Units are in the key names: `_s` seconds, `_bytes` octets.
 
 `sections` has the structs, with the meaning, default and bounds of every key; `addresses` reads host:port and domain
-names; `check` finds what is wrong with a file; `file` finds, reads and settles it; `text` writes it. `secret` has the
-type of what nobody is to see, `named_files` knows the files that the config names, as of keys, and reads them.
+names; `check` finds what is wrong with a file, `certificates` with the files that it names for TLS; `file` finds, reads
+and settles it; `text` writes it. `secret` has the type of what nobody is to see, `named_files` knows the files that the
+config names, as of keys, and reads them.
 """
 
 from __future__ import annotations
 
 from postroika.config.addresses import begins_with_tls, canonical_domain, parse_next_hop, split_host_port
-from postroika.config.file import DEFAULT_PATHS, find, load, parse
+from postroika.config.file import DEFAULT_PATHS, check_files, find, load, parse
 from postroika.config.secret import Secret, decode_whole, encode_shown, encode_whole
 from postroika.config.sections import (
     SECTIONS,
+    Certificate,
     Config,
     Delivery,
     Dns,
@@ -35,6 +37,7 @@ from postroika.config.text import default_text, to_toml
 __all__ = [
     "DEFAULT_PATHS",
     "SECTIONS",
+    "Certificate",
     "Config",
     "Delivery",
     "Dns",
@@ -52,6 +55,7 @@ __all__ = [
     "Spool",
     "begins_with_tls",
     "canonical_domain",
+    "check_files",
     "decode_whole",
     "default_text",
     "encode_shown",

@@ -88,6 +88,19 @@ def is_host_name(text: str) -> bool:
     return _HOST_NAME.fullmatch(text) is not None
 
 
+def canonical_certificate_name(text: str) -> str:
+    """A name that a certificate is chosen for: a domain, or "*.domain", in canonical form.
+
+    Raises:
+        ValueError: it is none.
+    """
+    star = "*." if text.startswith("*.") else ""
+    name = text[len(star) :]
+    if not name or name[0] in ".[":
+        raise ValueError(f'{text!r} is not a name or "*.name"')
+    return star + canonical_domain(name)
+
+
 def canonical_domain(text: str) -> str:
     """A domain, ".subdomains" or [address literal] in lower case, with A-labels and without a dot at the end.
 

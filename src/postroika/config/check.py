@@ -1,7 +1,7 @@
 """Finds what is wrong with a config file, in words for the person who wrote it.
 
-Three looks, each of which gives (key, problem): `unknown_keys` at the parsed TOML, `conversion_problem` at what msgspec
-said about types and bounds, `impossible` at values of the right type that cannot be meant.
+Four looks, each of which gives (key, problem): `unknown_keys` at the parsed TOML, `conversion_problem` at what msgspec
+said about types and bounds, `impossible` at values of the right type that cannot be meant, `unusable_files` at files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 
 from postroika.config.addresses import (
     begins_with_tls,
+    canonical_certificate_name,
     canonical_domain,
     is_host_name,
     is_ip,
@@ -94,6 +95,7 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
     yield from _server(config)
     yield from _process(config)
     yield from _addresses(config)
+    yield from _tls(config)
     yield from _relay(config)
     yield from _routes(config)
     yield from _networks("dns.allow_private", config.dns.allow_private)
@@ -152,6 +154,63 @@ def _addresses(config: Config) -> Iterator[tuple[str, str]]:
         seen.setdefault(address, key)
         if key == "sink.address" and not ipaddress.ip_address(address[0]).is_loopback:
             yield key, f"{text}: the sink swallows all mail, so it listens on loopback only"
+
+
+def _tls(config: Config) -> Iterator[tuple[str, str]]:
+    """What belongs to TLS stands where there is TLS, and all of it does."""
+    for i, listener in enumerate(config.listener):
+        for key in ("certificate", "key"):
+            if listener.tls != "none" and not getattr(listener, key):
+                yield f"listener[{i}].{key}", f'is needed with tls = "{listener.tls}"'
+        for key in ("certificate", "key", "client_ca"):
+            if listener.tls == "none" and getattr(listener, key):
+                yield f"listener[{i}].{key}", 'has no use with tls = "none"'
+        asks = listener.client_certificates != "none"
+        if asks and listener.tls == "none":
+            yield f"listener[{i}].client_certificates", 'cannot be had with tls = "none"'
+        elif asks and not listener.client_ca:
+            yield f"listener[{i}].client_ca", f'is needed with client_certificates = "{listener.client_certificates}"'
+        elif listener.client_ca and listener.tls != "none" and not asks:
+            yield f"listener[{i}].client_ca", 'has no use with client_certificates = "none"'
+    if config.certificate and all(listener.tls == "none" for listener in config.listener):
+        yield "certificate", "has no use: no [[listener]] has TLS"
+    taken: dict[str, int] = {}
+    for i, entry in enumerate(config.certificate):
+        for j, text in enumerate(entry.names):
+            key = f"certificate[{i}].names[{j}]"
+            try:
+                name = canonical_certificate_name(text)
+            except ValueError as error:
+                yield key, str(error)
+                continue
+            if name in taken:
+                yield key, f"{text!r} is already a name of certificate[{taken[name]}]"
+            taken.setdefault(name, i)
+
+
+def unusable_files(config: Config) -> Iterator[tuple[str, str]]:
+    """Files that the server needs and cannot use."""
+    entries = [(f"listener[{i}]", entry) for i, entry in enumerate(config.listener) if entry.tls != "none"]
+    if not entries:
+        return
+    import ssl  # takes longer than all of this module, and few commands need it
+
+    from postroika.config.certificates import UnusableFileError, load_authorities, load_pair
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pairs = [(where, entry.certificate, entry.key) for where, entry in entries]
+    pairs += [(f"certificate[{i}]", entry.certificate, entry.key) for i, entry in enumerate(config.certificate)]
+    for where, certificate, key in pairs:
+        try:
+            load_pair(context, certificate, key)
+        except UnusableFileError as error:
+            yield f"{where}.{error.key}", str(error)
+    for where, listener in entries:
+        try:
+            if listener.client_ca:
+                load_authorities(context, listener.client_ca)
+        except UnusableFileError as error:
+            yield f"{where}.client_ca", str(error)
 
 
 def _relay(config: Config) -> Iterator[tuple[str, str]]:

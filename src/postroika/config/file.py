@@ -9,15 +9,18 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from postroika.config.addresses import canonical_domain, is_host_name
-from postroika.config.check import conversion_problem, impossible, unknown_keys
+from postroika.config.addresses import canonical_certificate_name, canonical_domain, is_host_name
+from postroika.config.check import conversion_problem, impossible, unknown_keys, unusable_files
 from postroika.config.secret import secret_from
 from postroika.config.sections import Config
 from postroika.errors import ConfigError
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 DEFAULT_PATHS = (Path("postroika.toml"), Path("/etc/postroika/postroika.toml"))
 
@@ -72,6 +75,16 @@ def parse(text: str, path: Path) -> Config:
     return _canonical(config)
 
 
+def check_files(path: Path, config: Config) -> None:
+    """Look at the files that `config`, read from `path`, names. Not part of `load`: who only asks a running server
+    something need not be allowed to read its keys.
+
+    Raises:
+        ConfigError: one that the server needs is missing, unreadable or not what it has to be: one line a problem.
+    """
+    _raise_for(path, list(unusable_files(config)))
+
+
 def _raise_for(path: Path, problems: list[tuple[str, str]]) -> None:
     if problems:
         raise ConfigError("\n".join(f"{path}: {key}: {problem}" for key, problem in problems))
@@ -91,14 +104,20 @@ def _anchored(config: Config, base: Path) -> Config:
     delivery = config.delivery
     if delivery.tls_ca:
         delivery = replace(delivery, tls_ca=str(base / delivery.tls_ca))
-    route = tuple(
-        replace(route, **{key: str(base / file) for key in _ROUTE_FILES if (file := getattr(route, key))})
-        for route in config.route
+    return replace(
+        config,
+        server=server,
+        log=log,
+        delivery=delivery,
+        route=tuple(_with_absolute(entry, base, "auth", "certificate", "key") for entry in config.route),
+        listener=tuple(_with_absolute(entry, base, "certificate", "key", "client_ca") for entry in config.listener),
+        certificate=tuple(_with_absolute(entry, base, "certificate", "key") for entry in config.certificate),
     )
-    return replace(config, server=server, log=log, delivery=delivery, route=route)
 
 
-_ROUTE_FILES = ("auth", "certificate", "key")
+def _with_absolute(section: S, base: Path, *keys: str) -> S:
+    """The same section with the file names absolute that are not empty."""
+    return replace(section, **{key: str(base / name) for key in keys if (name := getattr(section, key))})
 
 
 def qualified(node: str) -> str:
@@ -114,4 +133,7 @@ def _canonical(config: Config) -> Config:
         replace(route, domains=tuple(d if d == "*" else canonical_domain(d) for d in route.domains))
         for route in config.route
     )
-    return replace(config, relay=relay, route=route)
+    certificate = tuple(
+        replace(entry, names=tuple(map(canonical_certificate_name, entry.names))) for entry in config.certificate
+    )
+    return replace(config, relay=relay, route=route, certificate=certificate)

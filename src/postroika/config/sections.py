@@ -11,6 +11,8 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from postroika.config.named_files import PublicFile, SecretFile
+
 MiB = 1024 * 1024
 
 # No wait is longer than a year, which also refuses TOML's `inf`; `nan` fails every bound.
@@ -58,6 +60,32 @@ class Listener(_Section, frozen=True, kw_only=True):
         Literal["refuse", "normalise"],
         'A CR or LF that is not part of CRLF: "refuse" the message, or "normalise" it (for trusted networks only).',
     ] = "refuse"
+    tls: Annotated[
+        Literal["none", "starttls", "implicit"],
+        "TLS 1.2 or newer: not at all, after STARTTLS (ports 25 and 587), or from the first octet (port 465).",
+    ] = "none"
+    certificate: Annotated[
+        PublicFile, "PEM file of our certificate with its chain; needed with TLS. It is read again when it changes."
+    ] = ""
+    key: Annotated[SecretFile, "PEM file of its private key, without a passphrase; needed with TLS."] = ""
+    client_certificates: Annotated[
+        Literal["none", "request", "require"],
+        "Whether clients are asked for a certificate, and have to have one. One that is shown has to be good.",
+    ] = "none"
+    client_ca: Annotated[PublicFile, "PEM file of the authorities that client certificates have to come from."] = ""
+
+
+class Certificate(_Section, frozen=True, kw_only=True):
+    """A certificate more, for clients that ask for another name (SNI) than that of the listener's own; at all listeners
+    with TLS. Several [[certificate]] tables may stand in the file."""
+
+    names: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1),
+        'The names it is chosen for: exact, or "*.name" for all names one level below.',
+    ]
+    certificate: Annotated[PublicFile, Meta(min_length=1), "PEM file of the certificate with its chain."]
+    key: Annotated[SecretFile, Meta(min_length=1), "PEM file of its private key, without a passphrase."]
 
 
 class Relay(_Section, frozen=True, kw_only=True):
@@ -151,6 +179,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     transaction_timeout_s: Annotated[Seconds, "From MAIL to the end of the message."] = 3600.0
     commit_timeout_s: Annotated[Seconds, "For the spool to make a message durable; then the client gets 451."] = 60.0
     policy_timeout_s: Annotated[Seconds, "For the policy to judge one command."] = 30.0
+    tls_handshake_timeout_s: Annotated[Seconds, "For a client to come through the TLS handshake."] = 30.0
 
 
 class Delivery(_Section, frozen=True, kw_only=True):
@@ -263,6 +292,7 @@ class Config(_Section, frozen=True, kw_only=True):
     server: Server = Server()
     process: Process = Process()
     listener: tuple[Listener, ...] = (Listener(address="127.0.0.1:2525"),)
+    certificate: tuple[Certificate, ...] = ()
     relay: Relay = Relay()
     route: tuple[Route, ...] = (Route(domains=("*",)),)
     dns: Dns = Dns()

@@ -1,7 +1,8 @@
 """Writes configs as TOML: the commented default file, and the effective config.
 
 `default_text` is made from the structs, so that it cannot go stale. Its conventions: a line that begins with "# " is
-prose; one that begins with "#" and a letter is a key with its default, to be uncommented and changed.
+prose; one that begins with "#" and a letter is a key with its default, to be uncommented and changed. Where the head
+of a table is behind a "#", too, the table is an example of one that there need not be.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ _STARTER: dict[str, list[dict[str, Any]]] = {
     "sink": [{"address": "127.0.0.1:2526"}],
 }
 
+# Tables that there need not be, and that make no sense without values of their own.
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "certificate": {"names": ["mx.other.example"], "certificate": "tls/other.pem", "key": "tls/other.key"},
+}
+
 
 def default_text(*, user: str = "") -> str:
     """The commented config file of a new installation; it can be used as it is.
@@ -48,6 +54,12 @@ def _default_lines(starter: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]
     for name, struct in SECTIONS.items():
         header = f"[[{name}]]\n" if name in repeated else f"[{name}]\n"
         yield "\n" + _prose((struct.__doc__ or "").strip())
+        if name in _EXAMPLES:
+            yield f"#{header}"
+            for field in msgspec.structs.fields(struct):
+                yield _prose(meaning(field))
+                yield f"#{field.name} = {toml_value(_EXAMPLES[name].get(field.name, field.default))}\n"
+            continue
         for i, live in enumerate(starter.get(name, [{}])):
             yield f"\n{header}" if i else header
             for field in msgspec.structs.fields(struct):

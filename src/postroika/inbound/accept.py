@@ -52,6 +52,7 @@ class MessageWriter(Protocol):
         envid: str,
         client_ip: str,
         client_helo: str,
+        tls: str,
     ) -> None:
         """Commit; returns when it is on disk. Raises SpoolError."""
 
@@ -134,14 +135,16 @@ class Acceptance:
         self._failure: Reply | None = None
         self._writer = writer = door.spool.begin()
         self._id_text = id_text(writer.message)
+        tls = client.tls
         self._stamp: bytes | None = received_field(
             helo=client.helo,
             ip=client.ip,
             hostname=door.hostname,
-            protocol=with_protocol(esmtp=esmtp, smtputf8=mail.smtputf8),
+            protocol=with_protocol(esmtp=esmtp, smtputf8=mail.smtputf8, tls=tls is not None),
             id_text=self._id_text,
             at=door.clock(),
             recipient=recipients[0].address if len(recipients) == 1 else "",
+            tls="" if tls is None else tls.comment(),
         )
 
     def write(self, piece: bytes) -> Awaitable[None] | None:
@@ -176,7 +179,7 @@ class Acceptance:
             await wait
         if self._failure is not None:
             return self._failure
-        mail = self._mail
+        mail, tls = self._mail, self._client.tls
         try:
             await self._writer.finish(
                 reverse_path=mail.reverse_path,
@@ -191,6 +194,7 @@ class Acceptance:
                 envid=mail.envid,
                 client_ip=self._client.ip,
                 client_helo=self._client.helo,
+                tls="" if tls is None else tls.text(),
             )
         except SpoolError as error:
             return self._fail(error)

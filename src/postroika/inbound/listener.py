@@ -12,7 +12,7 @@ from __future__ import annotations
 import array
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -41,6 +41,7 @@ class Listener:
         hostname: ours, for the 421.
         max_connections: of this worker.
         max_connections_per_ip: of this worker.
+        tls_at_once: numbers of the listeners where nothing can be said before the handshake.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Listener:
         hostname: str,
         max_connections: int,
         max_connections_per_ip: int,
+        tls_at_once: Collection[int] = (),
     ) -> None:
         handoff.setblocking(False)
         self._handoff = handoff
@@ -59,6 +61,7 @@ class Listener:
         self._rejected = rejected
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
+        self._tls_at_once = frozenset(tls_at_once)
         self._too_many = reply(421, "4.3.2", f"{hostname} too many connections, please try again later")
         self._too_many_of_one = reply(421, "4.7.0", f"{hostname} too many connections from your address")
         self._sessions: set[Session] = set()
@@ -152,7 +155,8 @@ class Listener:
 
     def _send_away(self, sock: socket.socket, client: Client, refusal: Reply) -> None:
         with sock, contextlib.suppress(OSError):  # it has not waited for an answer
-            sock.send(refusal.wire())
+            if client.listener not in self._tls_at_once:
+                sock.send(refusal.wire())
         second = int(trio.current_time())
         if second != self._noted_in:
             self._noted_in, self._noted = second, 0

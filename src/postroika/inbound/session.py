@@ -2,11 +2,13 @@
 
 Promise: a client that is slow, rude or gone costs only its own session: every wait has a deadline, what it sends is
 bounded by `smtp.server`, and a broken connection ends here. A message whose content is complete is answered even
-when the worker is shutting down. A bug is not caught: it goes to the root nursery.
+when the worker is shutting down. Nothing that came in the clear counts for anything in TLS. A bug is not caught: it
+goes to the root nursery.
 
 How: the socket is tried first and waited for only when it has nothing; all replies to what one read brought go out
 in one send; the deadline of a wait is a number that the pump looks at. What needs no decision of ours is answered by
-`_advance` while the strand goes on waiting: of the usual message, all but its end.
+`_advance` while the strand goes on waiting: of the usual message, all but its end. After STARTTLS a new server takes
+the place of the one that spoke in the clear, and what is read and said goes through `encrypted`.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import msgspec
+
 from postroika import metrics
 from postroika.config import Limits
 from postroika.inbound.accept import NO_ROOM, Acceptance, Door
+from postroika.inbound.encrypted import Encrypted
 from postroika.kernels.server_lane import REST_OF_COMMAND
 from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
@@ -41,17 +46,29 @@ from postroika.smtp.server_events import (
     Rcpt,
     Refused,
     Reset,
+    StartTls,
 )
+from postroika.tls.certificates import ListenerTls
+from postroika.tls.layer import TlsError
 
 READS_IN_A_ROW = 32  # then others get their turn, however much the client has sent
 _READS_IN_A_LARGE_ONE = LARGE_READ_BYTES // READ_BYTES
 MAX_REJECTED_EVENTS = 1000  # of one session: a client that is refused for ever must not fill our disk
 LINGER_S = 2.0  # how long a client that is sent away gets to read why
 LINGER_BYTES = 1024 * 1024
+_MOST_DROPPED_BYTES = 1024 * 1024  # of what a client has sent behind STARTTLS without waiting
 
 _TIMED_OUT = reply(421, "4.4.2", "timeout: closing the connection")
 _SHUTTING_DOWN = reply(421, "4.3.2", "the service is shutting down, please try again")
-_GOT = {"connect": "connect", "helo": "ehlo", "mail": "mail", "rcpt": "rcpt", "data": "data", "body": "final_dot"}
+_GOT = {
+    "connect": "connect",
+    "tls": "tls",
+    "helo": "ehlo",
+    "mail": "mail",
+    "rcpt": "rcpt",
+    "data": "data",
+    "body": "final_dot",
+}
 
 
 Pending = Awaitable[None] | None
@@ -83,32 +100,37 @@ class Session:
     Args:
         sock: connected and non-blocking; the session closes it.
         client: who is there.
+        settings: if TLS is active in them, it begins with the first octet.
+        tls: of the listener; None where there is none.
     """
 
     __slots__ = (
-        "_acceptance", "_channel", "_client", "_gone", "_has_room", "_judges_data", "_judges_mail", "_judges_rcpt",
-        "_line_deadline", "_patience_s", "_reads", "_recorded", "_seen", "_server", "_services", "_sock", "_stop",
-        "_strand", "_stuck", "_transaction_deadline", "_unread", "_unsent", "_utf8_recipient",
+        "_acceptance", "_channel", "_client", "_encrypted", "_gone", "_has_room", "_judges_data", "_judges_mail",
+        "_judges_rcpt", "_line_deadline", "_patience_s", "_reads", "_recorded", "_seen", "_server", "_services",
+        "_settings", "_sock", "_stop", "_strand", "_stuck", "_tls", "_transaction_deadline", "_unread", "_unsent",
+        "_utf8_recipient",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, client: Client, settings: ServerSettings, services: Services) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        client: Client,
+        settings: ServerSettings,
+        services: Services,
+        tls: ListenerTls | None = None,
+    ) -> None:
         self._sock = sock
         self._client = client
         client.trusted = services.relay.trusts(client.ip)
         self._services = services
+        self._settings = settings
+        self._tls = tls
+        self._encrypted: Encrypted | None = None
         self._seen: set[str] = set()
-        self._server = Server(settings)
         self._has_room = services.door.has_room
         judges = services.pipeline.judges
         self._judges_mail, self._judges_rcpt, self._judges_data = judges("mail"), judges("rcpt"), judges("data")
-        self._server.accept_unasked(
-            client,
-            self._seen,
-            self._has_room,
-            mail=not self._judges_mail,
-            rcpt=client.trusted and not self._judges_rcpt,
-            data=not self._judges_data,
-        )
+        self._server = self._new_server(greet=True)
         limits = services.limits
         self._patience_s = (  # by what the server awaits
             limits.idle_timeout_s, limits.command_timeout_s, limits.command_timeout_s, limits.data_timeout_s
@@ -125,6 +147,19 @@ class Session:
         self._gone = False
         self._reads = 0  # in a row
         self._recorded = 0
+
+    def _new_server(self, *, greet: bool) -> Server:
+        client = self._client
+        server = Server(self._settings, greet=greet)
+        server.accept_unasked(
+            client,
+            self._seen,
+            self._has_room,
+            mail=not self._judges_mail,
+            rcpt=client.trusted and not self._judges_rcpt,
+            data=not self._judges_data,
+        )
+        return server
 
     @property
     def ip(self) -> str:
@@ -149,6 +184,8 @@ class Session:
         self._strand = current()
         self._channel = Channel(self._sock)
         try:
+            if self._settings.tls == "active":
+                await self._shake_hands()
             await self._converse()
         except (Late, Interrupted) as end:
             if isinstance(end, Interrupted) and not self._stop:
@@ -157,6 +194,7 @@ class Session:
             if not self._stuck:
                 with suppress(_GoneError):  # then nobody needs to be told
                     self._say(self._server.take_output())
+                    self._part()
         except _GoneError:
             pass
         finally:
@@ -182,12 +220,15 @@ class Session:
                     await pending
             if isinstance(last, Quit):
                 self._unread = False
+            elif isinstance(last, StartTls):
+                server = self._server
             output = server.take_output()
             if output:
                 self._say(output)
             if self._unsent:
                 await self._send_rest()
             if server.closed:
+                self._part()
                 if self._unread:
                     await self._linger()
                 return
@@ -212,6 +253,8 @@ class Session:
     def _advance(self, at: float) -> bool:
         """Take what has come, and answer as far as that needs neither a wait nor an event. Called by the strand, and by
         the channel while the strand waits. Whether there is nothing left to do but to wait for more."""
+        if self._encrypted is not None:
+            return self._advance_encrypted(self._encrypted, at)
         channel, strand = self._channel, self._strand
         assert strand is not None
         try:
@@ -233,6 +276,37 @@ class Session:
         strand.deadline = self._next_deadline(at)
         return True
 
+    def _advance_encrypted(self, encrypted: Encrypted, at: float) -> bool:
+        """`_advance` where there is TLS."""
+        strand = self._strand
+        assert strand is not None
+        try:
+            piece = encrypted.receive()
+            if piece is not None:
+                self._unread = bool(piece)
+                output = self._server.advance(piece)
+                if output is None:
+                    return False
+                if output:
+                    self._say(output)
+            if not self._unsent and encrypted.speaks:
+                self._send(encrypted.take_output())
+            # A socket that is quiet does not mean that all has been read: one read of it brings several records.
+            if self._unsent or not encrypted.quiet:
+                return False
+        except TlsError:
+            with suppress(_GoneError):
+                self._send(encrypted.take_output())  # why, in an alert
+            self._gone = True
+            return False
+        except (OSError, _GoneError):
+            self._gone = True
+            return False
+        if piece is not None or strand.deadline == math.inf:
+            # Octets that are no whole record yet give no more time, or a client could send one now and then for ever.
+            strand.deadline = self._next_deadline(at)
+        return True
+
     def _next_deadline(self, at: float) -> float:
         """Until when the next bytes have to come, as things are at `at`."""
         awaited = self._server.awaits
@@ -246,6 +320,65 @@ class Session:
         if limit == math.inf and self._client.mail is not None:
             limit = self._transaction_deadline = at + self._services.limits.transaction_timeout_s
         return min(deadline, limit)
+
+    # ---- TLS
+
+    async def _start_tls(self, _event: StartTls) -> None:
+        """From here on in TLS. What the client, or somebody in its name, has said so far is forgotten, and so is what
+        it has sent without waiting for our 220 (RFC 3207 §4.2, and §6 on what is put in between)."""
+        self._forget_transaction()
+        self._drop_input()
+        self._say(self._server.take_output())
+        if self._unsent:
+            await self._send_rest()
+        await self._shake_hands()
+        self._client.helo = ""
+        self._settings = msgspec.structs.replace(self._settings, tls="active")
+        self._server = self._new_server(greet=False)
+
+    def _drop_input(self) -> None:
+        dropped = 0
+        try:
+            while dropped < _MOST_DROPPED_BYTES:
+                # Not through the channel, which asks only once it has been told of something new.
+                piece = self._sock.recv(READ_BYTES)
+                if not piece:
+                    raise _GoneError
+                dropped += len(piece)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise _GoneError from error
+        raise _GoneError
+
+    async def _shake_hands(self) -> None:
+        """Begin TLS. If that fails, the client learns it by an alert at most: nothing else can be said."""
+        assert self._tls is not None
+        encrypted = Encrypted(self._tls.layer(), self._sock, self._channel)
+        strand = current()
+        self._stuck = True
+        strand.deadline = now() + self._services.limits.tls_handshake_timeout_s
+        try:
+            await encrypted.shake_hands()
+        except TlsError as failure:
+            self._note("tls", reply(421, "4.7.0", f"the TLS handshake failed: {failure}"))
+            raise _GoneError from failure
+        except Late:
+            self._note("tls", reply(421, "4.7.0", "the TLS handshake took too long"))
+            raise _GoneError from None
+        except OSError as error:
+            raise _GoneError from error
+        strand.deadline = math.inf
+        self._stuck = False
+        self._encrypted = encrypted
+        self._client.tls = encrypted.facts
+        metrics.TLS_SESSIONS.value += 1
+
+    def _part(self) -> None:
+        """Say that no more will be said, where there is a way to say so."""
+        if self._encrypted is not None and not self._unsent and not self._stuck:
+            with suppress(_GoneError):
+                self._send(self._encrypted.part())
 
     # ---- events
 
@@ -402,6 +535,15 @@ class Session:
     def _say(self, output: bytes) -> None:
         """Send what the socket takes at once; the rest becomes `_unsent`."""
         self._line_deadline = math.inf
+        if self._encrypted is not None:
+            try:
+                output = self._encrypted.sealed(output)
+            except TlsError as failure:
+                raise _GoneError from failure
+        self._send(output)
+
+    def _send(self, output: bytes) -> None:
+        """`_say` for what is sent as it is."""
         try:
             sent = self._sock.send(output)
         except BlockingIOError:
@@ -468,5 +610,6 @@ _HANDLERS: dict[type[Event], Callable[[Session, Any], Pending]] = {
     Helo: Session._helo,
     BodyRefused: Session._body_refused,
     Reset: Session._reset,
+    StartTls: Session._start_tls,
     Quit: Session._quit,
 }

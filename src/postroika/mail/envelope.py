@@ -71,6 +71,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
         not_before, expires_at: 0 = now, the configured time.
         client_ip, client_helo: who gave it to us.
         requiretls: MAIL had REQUIRETLS: it goes on over verified TLS only, to who promises the same (RFC 8689).
+        tls: version and cipher that it came in with, or "".
     """
 
     message: int
@@ -93,6 +94,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     client_ip: str = ""
     client_helo: str = ""
     requiretls: bool = False
+    tls: str = ""
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):

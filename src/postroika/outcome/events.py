@@ -94,8 +94,8 @@ def _member(name: str, text: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _client_text(ip: str, helo: str) -> str:
-    return f',"client":{encode(EventClient(ip, helo)).decode()}'
+def _client_text(ip: str, helo: str, tls: str) -> str:
+    return f'{_member("tls", tls)},"client":{encode(EventClient(ip, helo)).decode()}'
 
 
 @functools.lru_cache(maxsize=1024)
@@ -134,7 +134,7 @@ class EventWriter:
             told = self._tell(envelope)
         address = recipient.address
         if address and destination and is_plain(address + destination):
-            client = _client_text(envelope.client_ip, envelope.client_helo) if envelope.client_ip else ""
+            client = _client_text(envelope.client_ip, envelope.client_helo, envelope.tls) if envelope.client_ip else ""
             return (
                 f'{{"id":"{self._id(ms)}","type":"received","at":{told.queued_at}{told.head},"recipient":"{address}",'
                 f'"destination":"{destination}"{told.size}{client}{told.tail}'
@@ -151,6 +151,7 @@ class EventWriter:
                 destination=destination,
                 size_bytes=envelope.size_bytes,
                 queued_at=queued_at,
+                tls=envelope.tls if envelope.client_ip else "",
                 client=EventClient(envelope.client_ip, envelope.client_helo) if envelope.client_ip else None,
                 tenant=envelope.tenant,
                 stream=_STREAM_NAMES[envelope.stream],

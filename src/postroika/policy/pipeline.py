@@ -20,6 +20,7 @@ from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
 from postroika.pump import in_task
 from postroika.smtp.server_events import Mail
+from postroika.tls.facts import TlsFacts
 
 Stage = Literal["connect", "helo", "mail", "rcpt", "data"]
 STAGES: tuple[Stage, ...] = ("connect", "helo", "mail", "rcpt", "data")
@@ -36,6 +37,7 @@ class Client:
         listener: number of the [[listener]] that took the connection.
         trusted: `ip` is in [relay] networks.
         helo: "" before EHLO.
+        tls: what was agreed on; None while the client speaks in the clear.
     """
 
     ip: str
@@ -46,6 +48,7 @@ class Client:
     helo: str = ""
     mail: Mail | None = None
     recipients: list[Recipient] = field(default_factory=list)
+    tls: TlsFacts | None = None
 
 
 Verdict = Reply | None

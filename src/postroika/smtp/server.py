@@ -2,13 +2,13 @@
 
 Promise: what a client sends is understood in one way only, however TCP has cut it. Commands and messages end at
 CR LF (CR LF . CR LF, or the count of BDAT) and nowhere else; replies come out in the order of the commands; every
-buffer is bounded; what comes after a refused DATA or BDAT is never run as commands.
+buffer is bounded; what comes after a refused DATA or BDAT is never run as commands, nor is what comes after STARTTLS.
 
 How: `receive` keeps the bytes, `next_event` takes them apart until there is something that the session has to know.
 Events marked * in `server_events` stop the machine until `answer` gives the verdict. Replies pile up until
 `take_output`. Which command is allowed when is in the table of `states`; what arguments mean is in `grammar`;
 the content of messages is watched by `kernels.server_lane`, which also takes plain commands without asking here.
-Source: RFC 5321, 1870, 2034, 2920, 3030, 3461, 6152, 6531, 9422.
+Source: RFC 5321, 1870, 2034, 2920, 3030, 3207, 3461, 6152, 6531, 9422.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from postroika.smtp.server_base import (
     OK,
     ServerBase,
 )
-from postroika.smtp.server_events import BodyRefused, DataBegin, Helo, Quit, Reset
+from postroika.smtp.server_events import BodyRefused, DataBegin, Helo, Quit, Reset, StartTls
 from postroika.smtp.server_settings import EXTENSIONS, ServerSettings, greetings
 from postroika.smtp.states import AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
 
@@ -46,18 +46,22 @@ _NO_ARGUMENT = reply(501, "5.5.4", "this command takes no argument")
 _BINARY_DATA = reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")
 _BAD_BDAT = reply(501, "5.5.4", "syntax: BDAT octets [LAST]; closing, as what follows cannot be told apart")
 _NO_CHUNKING = reply(502, "5.5.1", "BDAT is not offered")
+_BEGIN_TLS = reply(220, "2.0.0", "ready to start TLS").wire()
+_NO_TLS = reply(502, "5.5.1", "STARTTLS is not offered")
+_IN_TLS = reply(503, "5.5.1", "TLS has begun already")
 
 
 class Server(ServerBase):
     """One SMTP session as the server sees it. The banner is in the output from the start.
 
-    `state` is where the session is; `closed` says that nothing more is read: send the output, then close.
+    `state` is where the session is; `closed` says that nothing more is read: send the output, then close (or, after
+    `StartTls`, go on with a Server that does not greet).
     """
 
     __slots__ = ("_chunk_last", "_chunk_left", "_chunk_refusal", "_says_ehlo", "esmtp")
 
-    def __init__(self, settings: ServerSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: ServerSettings, *, greet: bool = True) -> None:
+        super().__init__(settings, greet=greet)
         self.esmtp = False
         self._says_ehlo = False
         self._chunk_left = 0
@@ -90,6 +94,8 @@ class Server(ServerBase):
             self._give_up("that is not SMTP", buffer[start:behind])
             return True
         entry = TABLE[self.state][code]
+        if code == command.STARTTLS and self.settings.tls == "none":
+            entry = _NO_TLS
         if code == command.BDAT:
             self._bdat(argument, entry)
         elif isinstance(entry, Reply):
@@ -268,6 +274,21 @@ class Server(ServerBase):
         self._events.append(Quit())
         self.closed = True
 
+    def _starttls_command(self, argument: bytes) -> None:
+        if argument:
+            self._refuse(command.STARTTLS, _NO_ARGUMENT, argument)
+        elif self.settings.tls == "active":
+            self._refuse(command.STARTTLS, _IN_TLS, argument)
+        else:
+            if self.in_transaction:
+                self._events.append(Reset())
+                self._end_transaction(State.START)
+            self.state = State.START
+            self._out.append(_BEGIN_TLS)
+            self._events.append(StartTls())
+            # What a third party has put behind STARTTLS must not be run as if the client had said it in TLS.
+            self.closed = True
+
     def _vrfy_command(self, argument: bytes) -> None:
         if argument:
             self._out.append(_VRFY)
@@ -289,4 +310,5 @@ class Server(ServerBase):
         command.QUIT: _quit_command,
         command.VRFY: _vrfy_command,
         command.HELP: _help_command,
+        command.STARTTLS: _starttls_command,
     }

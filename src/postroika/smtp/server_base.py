@@ -49,13 +49,20 @@ _WORDS = Words(
 
 
 class ServerBase(Lane[Event, Reply, ServerSettings, State]):
-    """Buffers, limits and refusals of one session; see `Server`."""
+    """Buffers, limits and refusals of one session; see `Server`.
+
+    Args:
+        greet: begin with the banner.
+    """
 
     __slots__ = ("_skipped", "_skipped_lf")
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, *, greet: bool = True) -> None:
         super().__init__(_WORDS, settings, State.START)
-        self._out.append(greetings(settings)[0])
+        if greet:
+            self._out.append(greetings(settings)[0])
+        else:
+            self._greeted = True
         self._skipped = self._skipped_lf = 0
 
     def shut_down(self, last: Reply) -> None:

@@ -113,4 +113,10 @@ class Quit(msgspec.Struct, frozen=True, gc=False):
     """QUIT; 221 is in the output and the server is closed."""
 
 
-Event = Helo | Mail | Rcpt | DataBegin | BodyChunk | BodyEnd | BodyRefused | Reset | Refused | Quit
+class StartTls(msgspec.Struct, frozen=True, gc=False):
+    """STARTTLS was accepted: 220 is in the output, and the server is closed. Nothing that the client has sent in the
+    clear is read any more, and what it has said is void. Send the output, throw away whatever else has come, shake
+    hands, and go on with a new Server whose settings say that TLS is active (RFC 3207 §4.2)."""
+
+
+Event = Helo | Mail | Rcpt | DataBegin | BodyChunk | BodyEnd | BodyRefused | Reset | Refused | Quit | StartTls

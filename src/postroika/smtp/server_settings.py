@@ -15,7 +15,12 @@ EXTENSIONS = frozenset({
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the protocol has to know of the configuration. `extensions`: those to offer, of EXTENSIONS."""
+    """What the protocol has to know of the configuration.
+
+    Args:
+        extensions: those to offer, of EXTENSIONS.
+        tls: STARTTLS is not known, is offered, or is over and done with: the session is in TLS.
+    """
 
     hostname: str
     max_message_bytes: int = 50 * 1024 * 1024
@@ -25,6 +30,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_header_bytes: int = 1024 * 1024
     bare_newlines: Literal["refuse", "normalise"] = "refuse"
     extensions: frozenset[str] = EXTENSIONS
+    tls: Literal["none", "offered", "active"] = "none"
 
 
 @functools.lru_cache(maxsize=64)
@@ -34,9 +40,11 @@ def greetings(settings: ServerSettings) -> tuple[bytes, bytes, bytes]:
     values = {"SIZE": f"SIZE {settings.max_message_bytes}", "LIMITS": f"LIMITS RCPTMAX={settings.max_recipients}"}
     order = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "ENHANCEDSTATUSCODES",
              "LIMITS")  # fmt: skip
-    lines = (settings.hostname, *(values.get(name, name) for name in order if name in offered))
+    lines = [settings.hostname, *(values.get(name, name) for name in order if name in offered)]
+    if settings.tls == "offered":
+        lines.append("STARTTLS")
     return (
         Reply(220, "", (f"{settings.hostname} ESMTP Postroika",)).wire(),
         Reply(250, "", (settings.hostname,)).wire(),
-        Reply(250, "", lines).wire(),
+        Reply(250, "", tuple(lines)).wire(),
     )

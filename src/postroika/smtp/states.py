@@ -3,7 +3,7 @@
 `TABLE[state][code]` is the state after the command has been accepted, or the Reply that refuses it. A command that
 is refused, by the table or by a verdict, leaves the state as it is. What the table does not say is only how a
 message ends: `AFTER_MESSAGE`, and `AFTER_REFUSED_CHUNK` for a chunk of BDAT that was not the last.
-Source: RFC 5321 §3.3, §4.1.4; RFC 3030 §2.
+Source: RFC 5321 §3.3, §4.1.4; RFC 3030 §2; RFC 3207 §4.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ _NEED_MAIL = reply(503, "5.5.1", "need MAIL command")
 _NO_RECIPIENTS = reply(554, "5.5.1", "no valid recipients")
 _IN_CHUNKS = reply(503, "5.5.1", "BDAT was begun: only BDAT or RSET may follow")
 _LOST = reply(503, "5.5.1", "a chunk was refused, the transaction has failed; send RSET")
-_NO_TLS = reply(502, "5.5.1", "STARTTLS is not offered")
 _NO_AUTH = reply(502, "5.5.1", "AUTH is not offered")
 _NO_EXPN = reply(502, "5.5.1", "EXPN is not offered")
 _UNKNOWN = reply(500, "5.5.1", "command not recognised")
@@ -40,7 +39,7 @@ _UNKNOWN = reply(500, "5.5.1", "command not recognised")
 Entry = State | Reply
 
 
-def _row(state: State, mail: Entry, rcpt: Entry, data: Entry, bdat: Entry, reset: State) -> list[Entry]:
+def _row(state: State, mail: Entry, rcpt: Entry, data: Entry, bdat: Entry, reset: State, tls: Entry) -> list[Entry]:
     """One state's row, by verb code."""
     row: dict[int, Entry] = {
         command.UNKNOWN: _UNKNOWN,
@@ -56,7 +55,7 @@ def _row(state: State, mail: Entry, rcpt: Entry, data: Entry, bdat: Entry, reset
         command.VRFY: state,
         command.EXPN: _NO_EXPN,
         command.HELP: state,
-        command.STARTTLS: _NO_TLS,
+        command.STARTTLS: tls,
         command.AUTH: _NO_AUTH,
         command.FOREIGN: _UNKNOWN,
     }
@@ -65,14 +64,14 @@ def _row(state: State, mail: Entry, rcpt: Entry, data: Entry, bdat: Entry, reset
 
 _S = State
 TABLE: list[list[Entry]] = [
-    #    in         MAIL          RCPT         DATA            BDAT            RSET
-    _row(_S.START, _HELO_FIRST, _HELO_FIRST, _HELO_FIRST, _HELO_FIRST, _S.START),
-    _row(_S.READY, _S.MAIL, _NEED_MAIL, _NEED_MAIL, _NEED_MAIL, _S.READY),
-    _row(_S.MAIL, _NESTED_MAIL, _S.RCPT, _NO_RECIPIENTS, _NO_RECIPIENTS, _S.READY),
-    _row(_S.RCPT, _NESTED_MAIL, _S.RCPT, _S.DATA, _S.CHUNKS, _S.READY),
+    #    in         MAIL          RCPT         DATA            BDAT            RSET      STARTTLS
+    _row(_S.START, _HELO_FIRST, _HELO_FIRST, _HELO_FIRST, _HELO_FIRST, _S.START, _HELO_FIRST),
+    _row(_S.READY, _S.MAIL, _NEED_MAIL, _NEED_MAIL, _NEED_MAIL, _S.READY, _S.START),
+    _row(_S.MAIL, _NESTED_MAIL, _S.RCPT, _NO_RECIPIENTS, _NO_RECIPIENTS, _S.READY, _S.START),
+    _row(_S.RCPT, _NESTED_MAIL, _S.RCPT, _S.DATA, _S.CHUNKS, _S.READY, _S.START),
     [],  # DATA takes no commands
-    _row(_S.CHUNKS, _IN_CHUNKS, _IN_CHUNKS, _IN_CHUNKS, _S.CHUNKS, _S.READY),
-    _row(_S.FAILED, _LOST, _LOST, _LOST, _LOST, _S.READY),
+    _row(_S.CHUNKS, _IN_CHUNKS, _IN_CHUNKS, _IN_CHUNKS, _S.CHUNKS, _S.READY, _IN_CHUNKS),
+    _row(_S.FAILED, _LOST, _LOST, _LOST, _LOST, _S.READY, _LOST),
 ]
 AFTER_MESSAGE = State.READY
 AFTER_REFUSED_CHUNK = {

@@ -251,6 +251,7 @@ class MessageWriter:
         envid: str = "",
         client_ip: str = "",
         client_helo: str = "",
+        tls: str = "",
         tenant: str = "",
         stream: Stream = Stream.TRANSACTIONAL,
         campaign: str = "",
@@ -306,6 +307,7 @@ class MessageWriter:
             expires_at,
             client_ip,
             client_helo,
+            tls=tls,
         )
         envelope, batches = intake.split(envelope, recipients, changes)
         kept = None if spilled else body

@@ -144,6 +144,8 @@ class Supervisor:
                 self._turn = (self._turn + step + 1) % count
                 return
         connection.setblocking(False)
+        if self._config.listener[listener].tls == "implicit":
+            return  # nothing can be said before the handshake
         try:
             connection.send(_OVERLOADED)
         except OSError:

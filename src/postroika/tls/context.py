@@ -9,9 +9,25 @@ from __future__ import annotations
 import ssl
 
 
+class CalledObject(ssl.SSLObject):
+    """The engine of who is called: keeps the name that it was called by (SNI), in lower case; "" for none."""
+
+    called = ""
+
+
 def server_context() -> ssl.SSLContext:
-    """For who is called. It has no certificate yet."""
-    return _with_our_rules(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    """For who is called. It has no certificate yet. Who sets another `sni_callback` keeps the name with
+    `note_called`."""
+    context = _with_our_rules(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    context.sslobject_class = CalledObject
+    context.sni_callback = note_called
+    return context
+
+
+def note_called(engine: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+    """Keep the name that the client asks for: an `sni_callback`."""
+    if name and isinstance(engine, CalledObject):
+        engine.called = name.lower().removesuffix(".")
 
 
 def client_context(*, verify: bool) -> ssl.SSLContext:

@@ -23,5 +23,9 @@ class TlsFacts(NamedTuple):
     verified: bool = False
 
     def text(self) -> str:
-        """Both in one word each, for Received fields and events."""
+        """Version and cipher in one word each, for events."""
         return f"{self.version} {self.cipher}"
+
+    def comment(self) -> str:
+        """The same in words, for the comment in a Received field."""
+        return f"using {self.version} with cipher {self.cipher}"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from postroika.errors import PostroikaError
+from postroika.tls.context import CalledObject
 from postroika.tls.facts import TlsFacts
 
 _READ_BYTES = 65_536
@@ -45,7 +46,7 @@ class TlsLayer:
         truncated: the peer has closed the connection without a close_notify.
     """
 
-    __slots__ = ("_closed", "_in", "_object", "_out", "_server_name", "handshaken", "truncated")
+    __slots__ = ("_closed", "_ended", "_in", "_object", "_out", "_server_name", "handshaken", "truncated")
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class TlsLayer:
             raise TlsError(f"{server_name!r} cannot be asked for: {error}") from None
         self._server_name = server_name
         self._closed = False
+        self._ended = False
         self.handshaken = False
         self.truncated = False
 
@@ -74,7 +76,32 @@ class TlsLayer:
         if ciphertext:
             self._in.write(ciphertext)
         else:
+            self._ended = True
             self._in.write_eof()
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake, and read no further. Whether it is done; if not, send the output and feed more.
+
+        Raises:
+            TlsError: as `read`.
+        """
+        if self.handshaken:
+            return True
+        if self._closed:
+            raise TlsError("the handshake has failed")
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except (OSError, ValueError) as error:  # of which ssl.SSLError is one
+            raise self._failed(error) from None
+        self.handshaken = True
+        return True
+
+    @property
+    def idle(self) -> bool:
+        """There is nothing to read until more is fed: no plaintext is left in here."""
+        return self.handshaken and not self._ended and not self._in.pending and not self._object.pending()
 
     def read(self) -> bytes | None:
         """Plaintext; None if there is none for now (feed more); b"" at its end.
@@ -84,30 +111,32 @@ class TlsLayer:
         """
         if self._closed:
             return b""
+        if self.idle or not self.shake_hands():
+            return None
         try:
-            if not self.handshaken:
-                self._object.do_handshake()
-                self.handshaken = True
             piece = self._object.read(_READ_BYTES)
         except ssl.SSLWantReadError:
             return None
-        except ssl.SSLError as error:
-            self._closed = True
-            self.truncated = isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
-            ended = self.truncated or isinstance(error, ssl.SSLZeroReturnError)
-            if ended and not self.handshaken:
-                raise TlsError("the connection was closed in the middle of the handshake") from None
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise TlsUntrusted(_reason(error)) from None
-            if not ended:
-                raise TlsError(_reason(error)) from None
-            return b""
-        except (OSError, ValueError) as error:  # a certificate callback that failed, a name that is none
-            self._closed = True
-            raise TlsError(_reason(error)) from None
+        except (OSError, ValueError) as error:  # of which ssl.SSLError is one
+            failure = self._failed(error)
+            if self.truncated or isinstance(error, ssl.SSLZeroReturnError):
+                return b""
+            raise failure from None
         if not piece:
             self._closed = True
         return piece
+
+    def _failed(self, error: Exception) -> TlsError:
+        """It is over. What it was: of OpenSSL, or a certificate callback that failed, or a name that is none."""
+        self._closed = True
+        self.truncated = (
+            isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", "") == "UNEXPECTED_EOF_WHILE_READING"
+        )
+        if not self.handshaken and (self.truncated or isinstance(error, ssl.SSLZeroReturnError)):
+            return TlsError("the connection was closed in the middle of the handshake")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return TlsUntrusted(_reason(error))
+        return TlsError(_reason(error))
 
     def write(self, plaintext: bytes) -> None:
         """Encrypt; it is in `take_output` then.
@@ -133,6 +162,11 @@ class TlsLayer:
         return self._out.read()
 
     @property
+    def has_output(self) -> bool:
+        """There is ciphertext to be sent."""
+        return self._out.pending > 0
+
+    @property
     def facts(self) -> TlsFacts:
         """What was agreed on.
 
@@ -145,7 +179,8 @@ class TlsLayer:
             raise TlsError("the handshake is not done")
         verified = self._object.context.verify_mode is not ssl.CERT_NONE
         certificate = self._object.getpeercert() or {}
-        return TlsFacts(version, cipher[0], self._server_name, _name_in(certificate), verified and bool(certificate))
+        called = self._object.called if isinstance(self._object, CalledObject) else self._server_name
+        return TlsFacts(version, cipher[0], called, _name_in(certificate), verified and bool(certificate))
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -164,10 +199,6 @@ class TlsLayer:
         if not self.handshaken or self._object.version() == "TLSv1.3":
             return b""
         return self._object.get_channel_binding("tls-unique") or b""
-
-    def note_server_name(self, name: str) -> None:
-        """For a server's context that learns the name while it shakes hands (its `sni_callback`)."""
-        self._server_name = name
 
 
 def _reason(error: Exception) -> str:
