@@ -20,11 +20,13 @@ from postroika.bench.timing import time_in_turns
 from postroika.kernels import datastream, stuff
 from postroika.kernels.command import parse_parameters, parse_path, scan_command
 from postroika.kernels.datastream import DataScanner
+from postroika.kernels.dkim import Fields, RelaxedBody
 from postroika.kernels.headers import HeaderScanner
 from postroika.kernels.replies import ReplyParser
 from postroika.kernels.stuff import Stuffer
 from tests.reference import command as command_twin
 from tests.reference import datastream as datastream_twin
+from tests.reference import dkim as dkim_twin
 from tests.reference import headers as headers_twin
 from tests.reference import replies as replies_twin
 from tests.reference import stuff as stuff_twin
@@ -87,6 +89,10 @@ def _cases() -> Iterator[_Case]:
     yield _command("RCPT", _RCPT, b"TO:")
     yield _reply()
     yield _header()
+    yield _relaxed_body(
+        "10 KB of prose", (b"The quick brown fox jumps over the lazy dog, as it  does. \r\n" * 170)[:10_240]
+    )
+    yield _relaxed_fields()
 
 
 def _moved(octets: bytes) -> dict[str, Callable[[], object]]:
@@ -175,4 +181,29 @@ def _header() -> _Case:
         1,
         lambda: HeaderScanner().feed(header),
         {"plain twin": lambda: headers_twin.scan(header)},
+    )
+
+
+def _relaxed_body(words: str, body: bytes) -> _Case:
+    """As it is hashed to be signed, without the hash."""
+
+    def kernel() -> None:
+        relaxed = RelaxedBody(len)
+        relaxed.feed(body)
+        relaxed.finish()
+
+    others: dict[str, Callable[[], object]] = {"plain twin": lambda: dkim_twin.relaxed_body(body)}
+    return _Case(f"relax {words}", "GB/s", len(body), kernel, {**_moved(body), **others})
+
+
+def _relaxed_fields() -> _Case:
+    names = (b"From", b"To", b"Subject", b"Date", b"Cc", b"Message-ID", b"MIME-Version", b"Content-Type", b"List-Id")
+    fields = [f"{name.decode()}: {'value ' * 8}\r\n\tfolded\r\n" for name in names]
+    header = ("Received: from a.example by b.example\r\n" * 3 + "".join(fields)).encode()
+    return _Case(
+        "relax what is signed of a header",
+        "ns/header",
+        1,
+        lambda: Fields(header).signed(names, 8),
+        {"plain twin": lambda: dkim_twin.signed(header, names, 8)},
     )

@@ -55,6 +55,10 @@ class SpoolIOError(SpoolError):
     """A sync failed. What the disk holds is unknown; the process has to end (a failed fsync is never retried)."""
 
 
+class SigningError(PostroikaError):
+    """A message that has to be signed cannot be. The text is for its sender too: it names no file."""
+
+
 class SinkError(PostroikaError):
     """A consumer of the outbox could not take the events now. They stay in the spool and are offered again."""
 

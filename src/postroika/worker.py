@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 import trio
@@ -52,6 +52,9 @@ from postroika.spool.store import Store
 from postroika.spool.writer import Intake
 from postroika.tls.certificates import Certificates
 
+if TYPE_CHECKING:
+    from postroika.signing.signer import Signer
+
 log = logging.getLogger(__name__)
 
 _SESSION_GRACE_S = 10.0
@@ -59,6 +62,7 @@ _DELIVERY_GRACE_S = 15.0
 _COMMIT_GRACE_S = 10.0
 _SPARE_SLOTS = 256
 _GC_EVERY = 5_000
+_SWITCH_INTERVAL_S = 0.0005
 _TLS_AT_FIRST: Final[dict[str, Literal["none", "offered", "active"]]] = {
     "none": "none",
     "starttls": "offered",
@@ -120,7 +124,10 @@ class Worker:
             expire_after_s=config.retry.expire_after_s,
         )
         self._router = Router(config)
-        deliverer = Deliverer(config, self._router, self._store, self._inflight)
+        self._signer = self._make_signer(config)
+        if self._signer is not None:
+            self._reopened.append(self._signer.reload)
+        deliverer = Deliverer(config, self._router, self._store, self._inflight, self._signer)
         self._scheduler = Scheduler(
             self._store,
             self._committer,
@@ -141,6 +148,18 @@ class Worker:
             fresh=self._scheduler.fresh,
         )
         self._listener = self._make_listener(config, intake, handoff)
+
+    def _make_signer(self, config: Config) -> Signer | None:
+        if not config.dkim:
+            return None
+        from postroika.signing.ring import KeyRing  # loads much, and not everybody signs
+        from postroika.signing.signer import Signer, threads_for
+
+        ring = KeyRing(config)
+        ring.reload()  # a key that broke since the start defers its mail, and stops nothing else
+        # A thread that signs lets go of the interpreter for each signature, and must not wait long to get it back.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        return Signer(config, ring, self._store, threads=threads_for(config.server.workers))
 
     def _make_listener(self, config: Config, intake: Intake, handoff: socket.socket) -> Listener:
         relay = RelayPolicy(config.relay.networks, config.relay.domains, config.server.hostname)
@@ -233,6 +252,8 @@ class Worker:
             self._committer.close()
             await self._committer.closed.wait()
             root.cancel_scope.cancel()
+        if self._signer is not None:
+            self._signer.close()
         self._inflight.close()
         self._store.close()
 

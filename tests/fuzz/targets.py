@@ -15,12 +15,14 @@ from typing import TypeVar
 from postroika.errors import RemoteProtocolError
 from postroika.kernels import command, datastream, stuff
 from postroika.kernels.datastream import DataScanner
+from postroika.kernels.dkim import Fields, RelaxedBody
 from postroika.kernels.headers import HeaderScanner
 from postroika.kernels.replies import ReplyParser
 from postroika.kernels.stuff import Stuffer
 from postroika.smtp.server_settings import ServerSettings
 from tests.reference import command as command_twin
 from tests.reference import datastream as datastream_twin
+from tests.reference import dkim as dkim_twin
 from tests.reference import headers as headers_twin
 from tests.reference import replies as replies_twin
 from tests.reference import stuff as stuff_twin
@@ -182,6 +184,26 @@ def headers(octets: bytes) -> None:
         assert expected == headers_twin.Header(scanner.ended, scanner.size, scanner.received, scanner.eight_bit)
 
 
+def relax(octets: bytes) -> None:
+    choices = _Choices(octets)
+    oversigned = choices.number() % 4
+    names = (b"From", b"To", b"X")
+    expected = None
+    for stream, pieces in _ways(choices, amid_tidy_text=True):
+        if expected is None:
+            expected = dkim_twin.relaxed_body(stream)
+            fields = Fields(stream)
+            assert fields.count == len(dkim_twin.fields(stream))
+            assert fields.signed(names, oversigned) == dkim_twin.signed(stream, names, oversigned)
+            assert fields.first(b"x") == dkim_twin.first(stream, b"x")
+        blocks: list[bytes] = []
+        body = RelaxedBody(blocks.append)
+        for piece in pieces:
+            body.feed(piece)
+        body.finish()
+        assert b"".join(blocks) == expected
+
+
 def server_lane(octets: bytes) -> None:
     choices = _Choices(octets)
     settings = choices.one_of(_SERVER_SETTINGS)
@@ -199,6 +221,7 @@ def server_lane(octets: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "command": commands,
     "datastream": unstuff,
+    "dkim": relax,
     "headers": headers,
     "replies": replies,
     "server_lane": server_lane,

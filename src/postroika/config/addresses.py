@@ -101,6 +101,11 @@ def canonical_certificate_name(text: str) -> str:
     return star + canonical_domain(name)
 
 
+def is_selector(text: str) -> bool:
+    """Whether `text` can name a DKIM key: labels of a domain name (RFC 6376 §3.1)."""
+    return all(re.fullmatch(_DNS_LABEL, label) for label in text.split(".")) and len(text) <= 190
+
+
 def canonical_domain(text: str) -> str:
     """A domain, ".subdomains" or [address literal] in lower case, with A-labels and without a dot at the end.
 

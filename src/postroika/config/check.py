@@ -20,6 +20,7 @@ from postroika.config.addresses import (
     canonical_domain,
     is_host_name,
     is_ip,
+    is_selector,
     parse_next_hop,
     split_ip_port,
 )
@@ -37,6 +38,9 @@ _WORDS = {
 
 # sizeof(sun_path) is 108 on Linux, one octet of it for the NUL: unix(7).
 _MAX_SOCKET_PATH = 107
+
+_MOST_SIGNATURES = 4  # of one message: each costs a verifier a look-up
+_LEAST_EXPIRY_S = 3600
 
 
 def unknown_keys(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -105,6 +109,8 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
         yield "delivery.source_address", f"{config.delivery.source_address!r} is not an IP address"
     if config.delivery.ehlo_name:
         yield from _own_name("delivery.ehlo_name", config.delivery.ehlo_name)
+    yield from _dkim(config)
+    yield from _signing(config)
     if config.spool.low_water_bytes >= config.spool.max_bytes:
         yield (
             "spool.low_water_bytes",
@@ -288,6 +294,59 @@ def _listens(listener: str, host: str, port: int) -> bool:
         return False
     wanted, own = ipaddress.ip_address(host), ipaddress.ip_address(own_host)
     return wanted == own or (own.is_unspecified and wanted.is_loopback and wanted.version == own.version)
+
+
+def _dkim(config: Config) -> Iterator[tuple[str, str]]:
+    """Domains and names that can stand in a signature, and no two keys that a verifier could not tell apart."""
+    seen: dict[tuple[str, str, str], int] = {}
+    beside: dict[tuple[str, str], int] = {}
+    for i, entry in enumerate(config.dkim):
+        try:
+            domain = entry.domain if entry.domain == "*" else canonical_domain(entry.domain)
+            signing_domain = canonical_domain(entry.signing_domain) if entry.signing_domain else domain.lstrip(".")
+        except ValueError as error:
+            yield f"dkim[{i}].{'signing_domain' if entry.signing_domain else 'domain'}", str(error)
+            continue
+        if signing_domain.startswith((".", "[")):
+            yield f"dkim[{i}].signing_domain", f"{signing_domain!r} cannot have a key in the DNS"
+        elif signing_domain == "*":
+            yield f"dkim[{i}].signing_domain", 'must be given with domain = "*"'
+        if not is_selector(entry.selector):
+            yield f"dkim[{i}].selector", f"{entry.selector!r} is not a selector: labels of a domain name"
+        if entry.identity:
+            yield from _identity(f"dkim[{i}].identity", entry.identity, signing_domain)
+        first = seen.setdefault((entry.tenant, domain, f"{entry.selector.lower()}.{signing_domain}"), i)
+        if first != i:
+            yield f"dkim[{i}].selector", f"is that of dkim[{first}], for the same mail"
+        count = beside[entry.tenant, domain] = beside.get((entry.tenant, domain), 0) + 1
+        if count > _MOST_SIGNATURES:
+            yield f"dkim[{i}]", f"more than {_MOST_SIGNATURES} keys sign the same mail"
+
+
+def _identity(key: str, identity: str, signing_domain: str) -> Iterator[tuple[str, str]]:
+    domain = identity.rpartition("@")[2].lower()
+    if not re.fullmatch(r"[A-Za-z0-9!#$&'*+/?^_`{|}~.-]*@[A-Za-z0-9._-]+", identity):
+        yield key, f'{identity!r} is not "@domain" or "name@domain"'
+    elif domain != signing_domain and not domain.endswith(f".{signing_domain}"):
+        yield key, f"{identity!r} is not in {signing_domain} (RFC 6376 section 3.5, i=)"
+
+
+def _signing(config: Config) -> Iterator[tuple[str, str]]:
+    signing = config.signing
+    for key in ("oversigned", "signed"):
+        seen: set[str] = set()
+        for i, name in enumerate(getattr(signing, key)):
+            if not re.fullmatch(r"[!-9<-~]+", name):
+                yield f"signing.{key}[{i}]", f"{name!r} is not the name of a header field"
+            elif name.lower() in {"dkim-signature", "return-path", "received"}:
+                yield f"signing.{key}[{i}]", f"{name} changes on the way: signatures would break (RFC 6376 section 5.4)"
+            elif name.lower() in seen:
+                yield f"signing.{key}[{i}]", f"{name} is named twice"
+            seen.add(name.lower())
+    if signing.oversigned and "from" not in {name.lower() for name in signing.oversigned}:
+        yield "signing.oversigned", "must have From (RFC 6376 section 5.4)"
+    if 0 < signing.expire_after_s < _LEAST_EXPIRY_S:
+        yield "signing.expire_after_s", f"less than {_LEAST_EXPIRY_S} s are too few for mail that waits on its way"
 
 
 def _networks(key: str, networks: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -112,6 +112,7 @@ def _anchored(config: Config, base: Path) -> Config:
         route=tuple(_with_absolute(entry, base, "auth", "certificate", "key") for entry in config.route),
         listener=tuple(_with_absolute(entry, base, "certificate", "key", "client_ca") for entry in config.listener),
         certificate=tuple(_with_absolute(entry, base, "certificate", "key") for entry in config.certificate),
+        dkim=tuple(_with_absolute(entry, base, "key") for entry in config.dkim),
     )
 
 
@@ -136,4 +137,12 @@ def _canonical(config: Config) -> Config:
     certificate = tuple(
         replace(entry, names=tuple(map(canonical_certificate_name, entry.names))) for entry in config.certificate
     )
-    return replace(config, relay=relay, route=route, certificate=certificate)
+    dkim = tuple(
+        replace(
+            entry,
+            domain=entry.domain if entry.domain == "*" else canonical_domain(entry.domain),
+            signing_domain=canonical_domain(entry.signing_domain or entry.domain.lstrip(".")),
+        )
+        for entry in config.dkim
+    )
+    return replace(config, relay=relay, route=route, certificate=certificate, dkim=dkim)

@@ -229,6 +229,56 @@ class Delivery(_Section, frozen=True, kw_only=True):
     ] = 64 * MiB
 
 
+class Dkim(_Section, frozen=True, kw_only=True):
+    """A key that mail is signed with when it goes out (DKIM). Several [[dkim]] tables may stand in the file; those of
+    one tenant and domain all sign (an RSA and an Ed25519 key, say). Mail that none is for goes unsigned."""
+
+    tenant: Annotated[str, "Whose mail; empty = that of every tenant that has no key of its own for it."] = ""
+    domain: Annotated[
+        Text,
+        'The domain in From: an exact name, ".name" for all subdomains of a name, "*" for every domain. Exact names go '
+        "before subdomains, longer names before shorter ones.",
+    ]
+    selector: Annotated[Text, "The name of the key in the DNS: its record is at SELECTOR._domainkey.DOMAIN."]
+    key: Annotated[
+        SecretFile,
+        Meta(min_length=1),
+        "PEM file of the private key, RSA or Ed25519, as `postroika dkim keygen` makes it.",
+    ]
+    signing_domain: Annotated[
+        str, 'The domain that signs (d=); empty = `domain`, without a dot in front. Must be given with "*".'
+    ] = ""
+    identity: Annotated[
+        str, 'For whom it signs (i=), as "@news.shop.example": in the domain that signs, or below it. Empty = left out.'
+    ] = ""
+
+
+class Signing(_Section, frozen=True, kw_only=True):
+    """How mail is signed, with whichever key."""
+
+    oversigned: Annotated[
+        tuple[Text, ...],
+        "Header fields that are signed, those of them that are missing, too: none can be added on the way. Empty = "
+        "From, Reply-To, Subject, Date, To, Cc, Message-ID, MIME-Version, Content-Type, Content-Transfer-Encoding, "
+        "List-Unsubscribe, List-Unsubscribe-Post.",
+    ] = ()
+    signed: Annotated[
+        tuple[Text, ...],
+        "Header fields that are signed where they are there. Empty = Sender, In-Reply-To, References, Content-ID, "
+        "Content-Description, all Resent- and the other List- fields, Feedback-ID.",
+    ] = ()
+    expire_after_s: Annotated[
+        SecondsOrZero, "A signature holds for so long (x=), and is made anew before; 0 = for ever."
+    ] = 0.0
+    min_rsa_bits: Annotated[
+        int, Meta(ge=1024, le=4096), "A shorter RSA key is refused (RFC 8301: at least 1024, better 2048)."
+    ] = 2048
+    timeout_s: Annotated[Seconds, "For the signatures of one message; then it is deferred."] = 120.0
+    cached_messages: Annotated[
+        Count, "Messages whose signatures each worker remembers, for the other batches of the message."
+    ] = 4096
+
+
 class Retry(_Section, frozen=True, kw_only=True):
     """When to try again, and when to stop."""
 
@@ -298,6 +348,8 @@ class Config(_Section, frozen=True, kw_only=True):
     dns: Dns = Dns()
     limits: Limits = Limits()
     delivery: Delivery = Delivery()
+    dkim: tuple[Dkim, ...] = ()
+    signing: Signing = Signing()
     retry: Retry = Retry()
     spool: Spool = Spool()
     log: Log = Log()

@@ -6,6 +6,7 @@ Pure. The policy, which is Postfix's:
 - A greeting, EHLO, STARTTLS or AUTH that is refused, 4xx or 5xx, is about the host and not about the mail: next host,
   then deferred. So is TLS that the policy wants and that cannot be had.
 - An obstacle that we see ourselves (size, 8-bit, SMTPUTF8) and a routing failure: by our own reply.
+- A message that has to be signed and cannot be is deferred.
 - Whatever breaks a session (connect, timeout, close, nonsense) is deferred; before the final dot the next host may be
   tried at once, after it never: nobody can tell whether the message arrived.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 
-from postroika.errors import RemoteProtocolError
+from postroika.errors import RemoteProtocolError, SigningError
 from postroika.mail.outcome import Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
 from postroika.outbound.failure import Failure, PeerClosed, SessionRefused, TimedOut, TlsFailed
@@ -113,6 +114,11 @@ _STOPPED_IN_DOUBT = Verdict(
 def stopped(dot_sent: bool) -> Verdict:
     """We stop in the middle of an attempt of which some recipients have a verdict already."""
     return _STOPPED_IN_DOUBT if dot_sent else _STOPPED
+
+
+def unsigned(error: SigningError) -> Verdict:
+    """The message cannot be signed, and so is not sent."""
+    return Verdict(Stage.QUEUE, reply(451, "4.7.5", f"the message cannot be signed: {error}"), False)
 
 
 def too_many_recipients(verdict: Verdict) -> bool:

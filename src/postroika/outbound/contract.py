@@ -57,6 +57,20 @@ class Bodies(Protocol):
         """So many chunks from `chunk` on, counted from 0."""
 
 
+class Signer(Protocol):
+    """Makes the signatures that messages go out with."""
+
+    def prepare(self, loaded: Loaded) -> None:
+        """Those of this message will be asked for soon."""
+
+    def signature(self, loaded: Loaded) -> bytes | None:
+        """The fields to put in front of the message, perhaps b""; None while they are being made. Raises
+        SigningError: the message must not go out now."""
+
+    async def wait(self, loaded: Loaded) -> None:
+        """Wait until `signature` has something to say about this message, which is not for ever."""
+
+
 class InFlightTable(Protocol):
     """What outlives a crash of the process. The settling side ends the entries."""
 

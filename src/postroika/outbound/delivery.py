@@ -19,7 +19,7 @@ from postroika.config import Config
 from postroika.mail.outcome import Attempt, Peer, RecipientResult, Stage
 from postroika.outbound import classify
 from postroika.outbound.connection import Connection
-from postroika.outbound.contract import Bodies, InFlightTable, Lane, Router
+from postroika.outbound.contract import Bodies, InFlightTable, Lane, Router, Signer
 from postroika.outbound.failure import NoSession
 from postroika.outbound.job import Job
 from postroika.outbound.opening import NO_TRUSTED_HOST, Opener, Way, trusted, waives_tls
@@ -28,6 +28,7 @@ from postroika.outbound.session import End, Session
 from postroika.pump import breathe, in_task
 from postroika.routing.router import NoRoute, Route
 from postroika.smtp.client_transaction import Verdict
+from postroika.spool.reader import Loaded
 
 # With a connect timeout of 30 s this bounds an attempt against dead hosts to five minutes. (Postfix's
 # smtp_mx_address_limit is 5, too, but lets a first host with many addresses hide the backup.)
@@ -43,17 +44,21 @@ class Deliverer:
         router: names the next hops.
         bodies: the store.
         in_flight: the table that outlives a crash.
+        signer: signs what goes out, if anything is signed.
 
     Raises:
         PostroikaError: a file with a password or a certificate cannot be used.
     """
 
-    def __init__(self, config: Config, router: Router, bodies: Bodies, in_flight: InFlightTable) -> None:
+    def __init__(
+        self, config: Config, router: Router, bodies: Bodies, in_flight: InFlightTable, signer: Signer | None = None
+    ) -> None:
         self.config = config.delivery
         self.opener = Opener(config)
         self.router = router
         self.bodies = bodies
         self.in_flight = in_flight
+        self.signer = signer
         self.pool = SitePool(config.delivery.max_connections_per_site)
 
     async def deliver(self, lane: Lane) -> None:
@@ -175,6 +180,7 @@ class Turn:
                 self._tools.config,
                 takes=takes,
                 alternatives=beyond < len(ways),
+                signer=self._tools.signer,
             )
             end = await session.run()
             while end is End.WANTED and not self._hand_over(connection):
@@ -292,8 +298,11 @@ class Turn:
     def take(self) -> Job | None:
         """The lane's next batch."""
         loaded = self._lane.take_nowait()
-        if loaded is None:
-            return None
+        return None if loaded is None else self._opened(loaded)
+
+    def _opened(self, loaded: Loaded) -> Job:
+        if self._tools.signer is not None:
+            self._tools.signer.prepare(loaded)
         job = Job(loaded)
         self._open[job] = None
         return job
@@ -312,9 +321,7 @@ class Turn:
         if wanted:
             # Work came after all. Who called us gets a place of its own if there is one, else it waits on.
             pool.admit(self._place)
-        job = Job(loaded)
-        self._open[job] = None
-        return job, False
+        return self._opened(loaded), False
 
     def report(self, job: Job) -> None:
         """To the lane."""

@@ -44,6 +44,12 @@ class Job:
         """Some recipient has a result."""
         return any(result is not None for result in self.results)
 
+    def hold(self, verdict: Verdict) -> None:
+        """Those to be tried here get no further: `verdict` is their result."""
+        for index in self.todo:
+            self.results[index] = classify.result(index, verdict)
+        self.todo = []
+
     def fail(self, verdict: Verdict) -> None:
         """No host took the rest: `verdict` is the result of those to be tried that have none from a peer."""
         for index in self.todo:
@@ -72,15 +78,22 @@ class Try(Transaction):
 
     Attributes:
         positions: of the recipients in the batch.
+        fields: that go in front of a body which is sent in pieces.
         next_chunk: of a body that is sent in pieces.
         marked: noted in the in-flight table.
     """
 
-    __slots__ = ("job", "marked", "next_chunk", "positions")
+    __slots__ = ("fields", "job", "marked", "next_chunk", "positions")
 
-    def __init__(self, job: Job, positions: list[int], recipients: Sequence[Recipient], body: bytes | None) -> None:
-        super().__init__(job.loaded.batch.envelope, recipients, body)
+    def __init__(
+        self, job: Job, positions: list[int], recipients: Sequence[Recipient], body: bytes | None, fields: bytes = b""
+    ) -> None:
+        envelope = job.loaded.batch.envelope
+        if fields:  # SIZE tells of all that is sent
+            envelope = msgspec.structs.replace(envelope, size_bytes=envelope.size_bytes + len(fields))
+        super().__init__(envelope, recipients, body)
         self.job = job
         self.positions = positions
+        self.fields = fields
         self.next_chunk = 0
         self.marked = False

@@ -16,16 +16,17 @@ from collections import deque
 from typing import Protocol
 
 from postroika.config import Delivery
-from postroika.errors import RemoteProtocolError
+from postroika.errors import RemoteProtocolError, SigningError
 from postroika.mail.envelope import Envelope, Notify
 from postroika.mail.outcome import Outcome, RecipientResult
 from postroika.outbound import classify
 from postroika.outbound.connection import Connection
-from postroika.outbound.contract import Bodies, InFlightTable
+from postroika.outbound.contract import Bodies, InFlightTable, Signer
 from postroika.outbound.failure import FAILURES, Failure, PeerClosed, TlsFailed
 from postroika.outbound.job import Job, Try
 from postroika.pump import breathe
 from postroika.smtp.client_transaction import BodyWanted, Closed, Done, Fate, Transaction, Verdict
+from postroika.spool.reader import Loaded
 from postroika.spool.schema import CHUNK_BYTES
 
 # Deferred recipients wait for a try at the next host until there is nothing else to do here, or they are this many.
@@ -68,6 +69,7 @@ class Session:
         source: where more comes from.
         takes: take more than `jobs`.
         alternatives: there is another host for what is deferred here.
+        signer: signs what goes out, if anything is signed.
 
     Attributes:
         leftovers: jobs with recipients for the next host.
@@ -87,6 +89,7 @@ class Session:
         *,
         takes: bool,
         alternatives: bool,
+        signer: Signer | None = None,
     ) -> None:
         self.leftovers: list[Job] = []
         self.apart: Job | None = None
@@ -105,6 +108,8 @@ class Session:
         self._success_notices = not self._client.capabilities.dsn
         self._in_memory_bytes = self._client.settings.one_write_bytes
         self._started = connection.messages
+        self._signer = signer
+        self._unsigned: Loaded | None = None  # what is to go next, and has to be signed first
 
     async def run(self) -> End:
         """Until there is nothing more to do on this connection. Can be called again after IDLE and WANTED.
@@ -137,6 +142,9 @@ class Session:
                             self._mark(client.finals)
                         await connection.exchange()
                         done = 0
+                    elif self._unsigned is not None and client.ready_for_next:
+                        if await self._wait_for_signature(self._unsigned):
+                            return End.STALE
                     elif (end := await self._without_work()) is not None:
                         return end
             elif isinstance(event, Done):
@@ -166,6 +174,13 @@ class Session:
         self._jobs.append(job)
         return End.STALE if self._connection.looks_closed() else None
 
+    async def _wait_for_signature(self, loaded: Loaded) -> bool:
+        """Nothing is under way, and the next message is being signed. Whether the peer closed meanwhile."""
+        assert self._signer is not None
+        self._connection.rest()
+        await self._signer.wait(loaded)
+        return self._connection.looks_closed()
+
     # --- jobs to transactions
 
     @property
@@ -186,6 +201,12 @@ class Session:
             jobs.append(taken)
         job = jobs[0]
         loaded = job.loaded
+        fields = b""
+        if self._signer is not None:
+            signed = self._signed(job)
+            if signed is None:
+                return self._unsigned is None
+            fields = signed
         batch = loaded.batch
         positions, most = job.todo, self._max_recipients
         if most and len(positions) > most:
@@ -199,19 +220,37 @@ class Session:
             recipients = tuple([recipients[position] for position in positions])
         elif count > 1:
             positions.sort()  # All of them; those to be tried again had gone to the end.
-        size_bytes = batch.envelope.size_bytes
+        size_bytes = batch.envelope.size_bytes + len(fields)
         if size_bytes > self._in_memory_bytes:
             body = None
         elif (body := loaded.body) is None:
             body = self._read_body(batch.envelope)
+        if fields and body is not None:
+            body = fields + body
         job.under_way += 1
         self._started += 1
         self._in_flight.begin(loaded.key)
         client = self._client
         if not client.busy:
             self._connection.begin_transaction(size_bytes)
-        client.send(Try(job, positions, recipients, body))
+        client.send(Try(job, positions, recipients, body, fields))
         return True
+
+    def _signed(self, job: Job) -> bytes | None:
+        """The signature fields of the first job; None if there are none yet (then it is `_unsigned`), or cannot be
+        (then it is done with, and deferred)."""
+        assert self._signer is not None
+        self._unsigned = None
+        try:
+            fields = self._signer.signature(job.loaded)
+        except SigningError as error:
+            self._jobs.popleft()
+            job.hold(classify.unsigned(error))
+            self._over(job)
+            return None
+        if fields is None:
+            self._unsigned = job.loaded
+        return fields
 
     def _read_body(self, envelope: Envelope) -> bytes:
         """The whole body."""
@@ -225,11 +264,15 @@ class Session:
         if loaded.body is not None:
             end = transaction.next_chunk = start + _CHUNKS_A_PIECE
             piece = loaded.body[start * CHUNK_BYTES : end * CHUNK_BYTES]
+            if not start and transaction.fields:
+                piece = transaction.fields + piece
             self._client.body(piece, last=end * CHUNK_BYTES >= len(loaded.body))
         else:
             envelope = transaction.envelope
             end = transaction.next_chunk = min(start + _CHUNKS_A_PIECE, envelope.chunks)
             piece = self._bodies.read_body(envelope.message, start, end - start)
+            if not start and transaction.fields:
+                piece = transaction.fields + piece
             self._client.body(piece, last=end == envelope.chunks)
 
     def _mark(self, finals: list[Transaction]) -> None:
@@ -287,10 +330,14 @@ class Session:
             self._jobs.append(job)
 
     def _finish(self, transaction: Try) -> None:
-        """The transaction is over: report the job if it is, too."""
+        """The transaction is over, and perhaps the job with it."""
         job = transaction.job
         job.under_way -= 1
         job.dots -= transaction.marked
+        self._over(job)
+
+    def _over(self, job: Job) -> None:
+        """If nothing more is to be tried here, report it or keep it for the next host."""
         if job.under_way or job.todo:
             return
         if job.elsewhere and self._alternatives:

@@ -109,6 +109,8 @@ _ADVICE: Final = {
     "4.7": "That server could not be reached, or would not take the message, for too long. You may try again.",
     "6.3": "The next server cannot take 8-bit mail as it is. Send it in another encoding (quoted-printable, base64).",
     "6.7": "The next server cannot take addresses or headers with non-ASCII letters. Use an address without them.",
+    "7.5": "What makes the message safe (a signature, encryption) could not be had. Forward this notice to your own "
+    "postmaster.",
     "7.1": "That server refuses the message by its own policy. Its words above may say why; ask its postmaster.",
     "1": "Check the address for typing mistakes.",
     "2": "The trouble is with that mailbox. Reach the recipient in another way.",

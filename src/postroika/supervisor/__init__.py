@@ -75,6 +75,8 @@ class Supervisor:
         started = start(self._config)  # blocks; nobody else runs yet
         self._listeners = started.listeners
         with started.closing:
+            if started.config.dkim:
+                _check_keys(started.config)
             self._make_workers(started)
             async with trio.open_nursery() as nursery:
                 await self._serve(nursery)
@@ -230,6 +232,13 @@ async def _accepts(address: str, within_s: float) -> bool:
             else:
                 return True
     return False
+
+
+def _check_keys(config: Config) -> None:
+    """See that all signing keys can be used. Raises ConfigError."""
+    from postroika.signing.ring import KeyRing
+
+    KeyRing(config).load()
 
 
 def _shown(listener: socket.socket) -> str:

@@ -1,0 +1,140 @@
+"""The keys, by tenant and domain.
+
+Promise: a key that could be read goes on being used until `reload` reads all of them again; one that cannot be read
+then is broken, and whoever needs it is told so: mail is not sent with a key that its owner has taken away, and not
+unsigned.
+
+Which keys sign: those of the tenant and the exact domain; else of the tenant and the longest ".name" that the domain is
+below; else of the tenant and "*"; else the same once more among the keys without tenant. All that stand at that place
+sign.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from postroika.config import Config, Dkim
+from postroika.errors import ConfigError, SigningError
+from postroika.signing.key import Key, load
+
+log = logging.getLogger(__name__)
+
+_MOST_FILE_BYTES = 64 * 1024
+
+
+class Signature:
+    """One `[[dkim]]` table with its key.
+
+    Attributes:
+        key: None while it is broken.
+        tags: v= to i= of its signatures, what stays the same in all of them.
+    """
+
+    __slots__ = ("entry", "key", "tags")
+
+    def __init__(self, entry: Dkim) -> None:
+        self.entry = entry
+        self.key: Key | None = None
+        self.tags = b""
+
+    def take(self, key: Key | None) -> None:
+        """Use this key from now on, or none."""
+        self.key = key
+        if key is not None:
+            entry = self.entry
+            identity = f" i={entry.identity};" if entry.identity else ""
+            self.tags = (
+                f"DKIM-Signature: v=1; a={key.algorithm}; c=relaxed/relaxed;\r\n"
+                f"\td={entry.signing_domain};\r\n\ts={entry.selector};{identity}"
+            ).encode("ascii")
+
+
+class KeyRing:
+    """All keys of a config.
+
+    Args:
+        config: checked.
+        read: gives the contents of a key file. Raises ConfigError.
+    """
+
+    def __init__(self, config: Config, read: Callable[[str], bytes] | None = None) -> None:
+        self._min_rsa_bits = config.signing.min_rsa_bits
+        self._read = read_file if read is None else read
+        self._at: dict[tuple[str, str], tuple[Signature, ...]] = {}
+        for entry in config.dkim:
+            place = (entry.tenant, entry.domain)
+            self._at[place] = (*self._at.get(place, ()), Signature(entry))
+
+    def load(self) -> None:
+        """Read all keys, for a start.
+
+        Raises:
+            ConfigError: some cannot be used; a line for each.
+        """
+        if problems := list(self._load()):
+            raise ConfigError("\n".join(problems))
+
+    def reload(self) -> None:
+        """Read all keys again. Those that cannot be used are broken until the next time; that is logged."""
+        for problem in self._load():
+            log.error("%s; its mail is deferred until the key is there and SIGHUP is sent", problem)
+
+    def _load(self) -> Iterator[str]:
+        for signature in self:
+            entry = signature.entry
+            try:
+                signature.take(load(self._read(entry.key), min_rsa_bits=self._min_rsa_bits))
+            except ConfigError as error:
+                signature.take(None)
+                problem = str(error).removeprefix(entry.key).removeprefix(": ")
+                yield f"dkim key {entry.selector} of {entry.domain}: {entry.key}: {problem}"
+
+    def __iter__(self) -> Iterator[Signature]:
+        for signatures in self._at.values():
+            yield from signatures
+
+    def signatures(self, tenant: str, domain: str) -> tuple[Signature, ...]:
+        """Those that mail of `tenant` from `domain` has to have; none if no key is for it.
+
+        Args:
+            domain: as `author_domain` gives it.
+
+        Raises:
+            SigningError: one of the keys is broken.
+        """
+        found = self._find(tenant, domain) if tenant else ()
+        found = found or self._find("", domain)
+        for signature in found:
+            if signature.key is None:
+                entry = signature.entry
+                raise SigningError(f"the key {entry.selector} of {entry.signing_domain} cannot be used")
+        return found
+
+    def _find(self, tenant: str, domain: str) -> tuple[Signature, ...]:
+        at = self._at
+        if found := at.get((tenant, domain), ()):
+            return found
+        dot = domain.find(".")
+        while dot >= 0:
+            if found := at.get((tenant, domain[dot:]), ()):
+                return found
+            dot = domain.find(".", dot + 1)
+        return at.get((tenant, "*"), ())
+
+
+def read_file(path: str) -> bytes:
+    """The contents of a key file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no key file for its size.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            contents = file.read(_MOST_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read it: {error.strerror}") from error
+    if len(contents) > _MOST_FILE_BYTES:
+        raise ConfigError("too large for a key")
+    return contents

@@ -1,0 +1,233 @@
+"""What delivery asks for signatures: made once for each message, kept in memory while its batches go out.
+
+Promise: `signature` gives the fields that a message has to have, or raises; it never gives less. What is kept is
+bounded. The event loop neither reads, hashes nor signs: threads do (`hands`), and a body that is large goes through
+them chunk by chunk.
+
+A message is signed when it goes out, not when it comes in: a key that was replaced meanwhile is replaced for it too,
+and what waits for long is not signed in vain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import trio
+
+from postroika.config import Config
+from postroika.errors import PostroikaError, SigningError
+from postroika.kernels.dkim import Fields, RelaxedBody
+from postroika.kernels.headers import HeaderScanner
+from postroika.mail.author import author_domain
+from postroika.metrics import SIGNATURES, SIGNED_MESSAGES, SIGNING_FAILURES
+from postroika.pump import Wake
+from postroika.signing.field import Names, signature_fields
+from postroika.signing.hands import Hands
+from postroika.signing.ring import KeyRing
+from postroika.spool.reader import Loaded
+
+log = logging.getLogger(__name__)
+
+_LARGE_BYTES = 1024 * 1024  # takes as long as some RSA signatures
+_CHUNKS_A_PIECE = 4
+_KEPT_S = 900.0  # A batch that is tried again later is signed anew: t= is to tell when it was sent.
+_CLOSE_WAIT_S = 10.0
+
+
+class Bodies(Protocol):
+    """Where bodies are that are not in memory. Called in threads."""
+
+    def read_body(self, message: int, chunk: int, count: int) -> bytes:
+        """So many chunks from `chunk` on."""
+
+
+class Job:
+    """A message to be signed."""
+
+    __slots__ = ("body", "chunks", "message", "tenant")
+
+    def __init__(self, loaded: Loaded) -> None:
+        envelope = loaded.batch.envelope
+        self.message = envelope.message
+        self.tenant = envelope.tenant
+        self.chunks = envelope.chunks
+        self.body = loaded.body
+
+
+class Signer:
+    """Signs what one worker delivers.
+
+    Args:
+        config: checked.
+        ring: its keys, loaded.
+        bodies: the store.
+        threads: that sign at once.
+        clock: epoch seconds, for t=.
+        now: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ring: KeyRing,
+        bodies: Bodies,
+        *,
+        threads: int = 1,
+        clock: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ring = ring
+        self._bodies = bodies
+        self._names = Names(config.signing)
+        self._timeout_s = config.signing.timeout_s
+        self._most = config.signing.cached_messages
+        expire_after_s = config.signing.expire_after_s
+        self._kept_s = min(_KEPT_S, expire_after_s / 4) if expire_after_s else _KEPT_S
+        self._clock = clock
+        self._now = now
+        self._made: OrderedDict[int, tuple[bytes, float]] = OrderedDict()
+        self._failed: dict[int, str] = {}
+        self._pending: dict[int, list[Wake]] = {}
+        self._quick: Hands[Job, bytes | SigningError] = Hands(threads, self._sign, self._take, "sign")
+        self._slow: Hands[Job, bytes | SigningError] = Hands(1, self._sign, self._take, "sign-large")
+
+    def prepare(self, loaded: Loaded) -> None:
+        """The signatures of this message will be asked for soon."""
+        message = loaded.batch.envelope.message
+        if message not in self._made and message not in self._pending:
+            self._begin(loaded)
+
+    def signature(self, loaded: Loaded) -> bytes | None:
+        """The fields to put in front of the message: b"" if no key is for it, None while they are being made.
+
+        Raises:
+            SigningError: it cannot be signed now; the next call begins anew.
+        """
+        message = loaded.batch.envelope.message
+        made = self._made.get(message)
+        if made is not None:
+            fields, until = made
+            if self._now() < until:
+                self._made.move_to_end(message)
+                return fields
+            del self._made[message]
+        if self._failed and (problem := self._failed.pop(message, None)) is not None:
+            raise SigningError(problem)
+        if message not in self._pending:
+            self._begin(loaded)
+        return None
+
+    async def wait(self, loaded: Loaded) -> None:
+        """Wait until `signature` has something to say about this message, which is within `signing.timeout_s`.
+
+        Interruption: the signatures are made all the same.
+        """
+        message = loaded.batch.envelope.message
+        wakes = self._pending.get(message)
+        if wakes is None:
+            return
+        wake = Wake()
+        wakes.append(wake)
+        try:
+            if not await wake.wait_within(self._timeout_s):
+                self._failed[message] = "the signatures were not made in time"
+        finally:
+            if wake in wakes:
+                wakes.remove(wake)
+
+    def _begin(self, loaded: Loaded) -> None:
+        self._pending[loaded.batch.envelope.message] = []
+        large = loaded.batch.envelope.size_bytes > _LARGE_BYTES
+        (self._slow if large else self._quick).give(Job(loaded))
+
+    def _take(self, results: list[tuple[Job, bytes | SigningError]]) -> None:
+        """What the threads bring."""
+        until = self._now() + self._kept_s
+        for job, result in results:
+            message = job.message
+            if isinstance(result, SigningError):
+                SIGNING_FAILURES.value += 1
+                self._failed[message] = str(result)
+            else:
+                if result:
+                    SIGNED_MESSAGES.value += 1
+                    SIGNATURES.value += result.count(b"DKIM-Signature:")
+                self._made[message] = (result, until)
+                while len(self._made) > self._most:
+                    self._made.popitem(last=False)
+            for wake in self._pending.pop(message, ()):
+                wake.set()
+        while len(self._failed) > self._most:  # of batches that nobody asked about any more
+            del self._failed[next(iter(self._failed))]
+
+    async def reload(self) -> None:
+        """Read all keys again, and forget what was signed with the old ones. A message that is being signed meanwhile
+        gets the old keys or the new ones.
+
+        Cancellation: while the keys are read, which goes on.
+        """
+        await trio.to_thread.run_sync(self._ring.reload, abandon_on_cancel=True)
+        self._made.clear()
+
+    def close(self) -> None:
+        """Let the threads end. Nobody may be waiting. Blocks until the one at work has done its job."""
+        self._quick.close(_CLOSE_WAIT_S)
+        self._slow.close(_CLOSE_WAIT_S)
+
+    # -- in the threads -----------------------------------------------------------------------------------------------
+
+    def _sign(self, job: Job) -> bytes | SigningError:
+        try:
+            return self._signed(job)
+        except SigningError as error:
+            log.warning("message %x is not signed, and deferred: %s", job.message, error)
+            return error
+        except PostroikaError as error:  # of the spool: as broken as it is, the message must not go out
+            log.error("message %x cannot be read to be signed, and is deferred: %s", job.message, error)
+            return SigningError("the message could not be read")
+        except Exception:  # a message that finds a bug in here must not end one worker after the other
+            log.exception("message %x is not signed, and deferred", job.message)
+            return SigningError("an error in the signer")
+
+    def _signed(self, job: Job) -> bytes:
+        pieces = self._pieces(job)
+        scanner = HeaderScanner()
+        head: list[bytes] = []
+        for piece in pieces:
+            head.append(piece)
+            if scanner.feed(piece):
+                break
+        begun = head[0] if len(head) == 1 else b"".join(head)
+        size = scanner.size if scanner.ended else len(begun)
+        fields = Fields(begun[:size])
+        author = fields.first(b"from")
+        signatures = self._ring.signatures(job.tenant, author_domain(author) if author is not None else "")
+        if not signatures:
+            return b""
+        body_hash = hashlib.sha256()
+        body = RelaxedBody(body_hash.update)
+        body.feed(begun[size:])
+        for piece in pieces:
+            body.feed(piece)
+        body.finish()
+        return signature_fields(fields, body_hash.digest(), signatures, self._names, int(self._clock()))
+
+    def _pieces(self, job: Job) -> Iterator[bytes]:
+        """The message. What comes from the spool comes in pieces, of which each is a short read."""
+        if job.body is not None:
+            yield job.body
+            return
+        for chunk in range(0, job.chunks, _CHUNKS_A_PIECE):
+            yield self._bodies.read_body(job.message, chunk, min(_CHUNKS_A_PIECE, job.chunks - chunk))
+
+
+def threads_for(workers: int) -> int:
+    """How many threads sign in each of so many workers (0: one for each core): so few that all cores can be at it."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // (workers or cores))
