@@ -69,6 +69,7 @@ cdef enum:
     RCPT_ = 3
     DATA_ = 4
     END_ = 5
+    AUTH_ = 6
 
 # What `answer` is waited for.
 NOTHING = NOTHING_
@@ -77,6 +78,7 @@ AWAIT_MAIL = MAIL_
 AWAIT_RCPT = RCPT_
 AWAIT_DATA = DATA_
 AWAIT_END = END_
+AWAIT_AUTH = AUTH_
 
 cdef class Words:
     """What a Lane makes and says.
@@ -249,6 +251,8 @@ cdef class Lane:
             self.accept_data()
         elif awaiting == DATA_:
             self._refuse_data(verdict)
+        elif awaiting == AUTH_:
+            self._answer_auth(verdict, accepted)
         else:
             self._answer_helo(verdict, accepted)
         if code == 421:

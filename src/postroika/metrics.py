@@ -100,6 +100,15 @@ REJECTED: Final = _family(
     "rejected_{}",
 )
 
+LOGINS: Final = _family(
+    "logins",
+    "result",
+    ("succeeded", "failed", "malformed", "locked_out", "too_many", "busy"),
+    "Tries to log in: failed are wrong names and passwords, too_many are sessions above the limit of the account, and "
+    "busy those that met a full queue of passwords to check",
+    "logins_{}",
+)
+
 COMMITS = _counter("commits", "Transactions that were written to the spool and synced")
 COMMIT_CHANGES = _counter("commit_changes", "Change sets in those transactions; over commits it is the group size")
 COMMIT_SECONDS = _counter("commit", "Time spent in those transactions, the sync included", "seconds")

@@ -28,14 +28,17 @@ from postroika.control.filters import matcher
 from postroika.errors import PostroikaError, SinkError, SpoolError
 from postroika.inbound.accept import Door
 from postroika.inbound.listener import Listener
+from postroika.inbound.login import Logins, Rules
 from postroika.inbound.session import Services, Session
 from postroika.lifeline import call_process, die_with
 from postroika.mail.ids import IdSource
 from postroika.outbound.delivery import Deliverer
-from postroika.outcome.events import EventWriter, Refusal
+from postroika.outcome.events import EventWriter, FailedLogin, Refusal
 from postroika.outcome.outbox import Consumer, Outbox
 from postroika.outcome.settle import Settler
 from postroika.outcome.sinks import Discard, EventLog
+from postroika.policy.accounts import Accounts
+from postroika.policy.lockout import Lockout
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
 from postroika.process import confinement, identity, operations_log
@@ -84,7 +87,8 @@ class Worker:
     """
 
     def __init__(self, config: Config, shard: int, handoff: socket.socket, channel: wire.Channel) -> None:
-        config = _own_share(config)
+        workers = _workers(config)
+        config = _own_share(config, workers)
         self._certificates = Certificates(config)
         self._channel = channel
         self._stopping = trio.Event()
@@ -147,6 +151,7 @@ class Worker:
             commit_timeout_s=config.limits.commit_timeout_s,
             fresh=self._scheduler.fresh,
         )
+        self._accounts = _accounts(config, workers)
         self._listener = self._make_listener(config, intake, handoff)
 
     def _make_signer(self, config: Config) -> Signer | None:
@@ -170,7 +175,9 @@ class Worker:
             relay=relay,
             rejected=self._rejected,
             limits=limits,
+            logins=self._make_logins(config),
         )
+        # Where nobody can log in, nothing is said of it.
         strict = [
             ServerSettings(
                 hostname=config.server.hostname,
@@ -180,6 +187,7 @@ class Worker:
                 max_received=limits.max_received,
                 max_header_bytes=limits.max_header_bytes,
                 tls=_TLS_AT_FIRST[listener.tls],
+                auth=self._accounts is not None and (listener.tls != "none" or listener.auth_without_tls),
             )
             for listener in config.listener
         ]
@@ -206,6 +214,28 @@ class Worker:
             tls_at_once=[number for number, listener in enumerate(config.listener) if listener.tls == "implicit"],
         )
 
+    def _make_logins(self, config: Config) -> Logins | None:
+        settings = config.accounts
+        if self._accounts is None:
+            return None
+        return Logins(
+            self._accounts,
+            Lockout(
+                per_ip=settings.failures_per_ip, per_account=settings.failures_per_account, period_s=settings.lockout_s
+            ),
+            [Rules(listener.role == "submission", listener.auth_without_tls) for listener in config.listener],
+            self._login_failed,
+            failure_delay_s=settings.failure_delay_s,
+            failures_per_session=settings.failures_per_session,
+            check_timeout_s=config.limits.policy_timeout_s,
+        )
+
+    def _login_failed(self, failed: FailedLogin) -> None:
+        """Record a failed login, as `_rejected`."""
+        changes = Changes()
+        changes.event(self._events.auth_failed(failed))
+        self._committer.commit_later(changes)
+
     def _rejected(self, refusal: Refusal) -> None:
         """Record a refusal. It may be lost in a crash or on a full disk: nobody was promised anything."""
         if (counter := metrics.REJECTED.get(refusal.stage)) is not None:
@@ -227,6 +257,8 @@ class Worker:
         async with trio.open_nursery() as root:
             root.start_soon(self._committer.run)
             root.start_soon(self._obey)
+            if self._accounts is not None:
+                root.start_soon(self._accounts.watch)
             self._committer.commit_nowait(self._recovery, self._recovered)
             root.start_soon(forget_old_doubts, self._store, self._committer)
             async with trio.open_nursery() as logging_:
@@ -314,12 +346,29 @@ class Worker:
             raise PostroikaError("; ".join(errors))
 
 
-def _own_share(config: Config) -> Config:
+def _workers(config: Config) -> int:
+    return config.server.workers or len(os.sched_getaffinity(0))
+
+
+def _accounts(config: Config, workers: int) -> Accounts | None:
+    """Those who may log in; None if nobody may.
+
+    Raises:
+        ConfigError: the file of accounts cannot be used.
+    """
+    settings = config.accounts
+    if not settings.file and not config.account:
+        return None
+    file = Path(settings.file) if settings.file else None
+    return Accounts(config.account, file, workers=workers, threads=settings.hash_threads)
+
+
+def _own_share(config: Config, workers: int) -> Config:
     """The config with one worker's part of the limits that hold over all workers, rounded up. Clients' connections
     are dealt in turn, and what they bring is delivered where it came in, so equal parts fit."""
-    workers = config.server.workers or len(os.sched_getaffinity(0))
     names: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("limits", ("max_connections", "max_connections_per_ip")),
+        ("accounts", ("failures_per_ip", "failures_per_account")),
         ("delivery", ("max_connections", "max_connections_per_site", "initial_connections_per_site")),
     )
     parts = {

@@ -50,6 +50,8 @@ async def test_message_is_handed_over_whole_with_our_stamp_first(nursery: trio.N
         "envid": "",
         "client_ip": "10.0.0.1",
         "client_helo": "client.example",
+        "tenant": "",
+        "account": "",
         "tls": "",
     }
     assert inbound.events == []

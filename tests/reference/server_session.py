@@ -11,6 +11,8 @@ from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import (
+    Auth,
+    AuthResponse,
     BodyChunk,
     BodyEnd,
     BodyRefused,
@@ -25,6 +27,7 @@ from postroika.smtp.server_events import (
 
 ALL = frozenset({"mail", "rcpt", "data"})
 NO_ROOM = Reply(452, "4.3.1", ("no room",))
+WRONG = Reply(535, "5.7.8", ("wrong",))
 
 
 class Message(NamedTuple):
@@ -34,6 +37,15 @@ class Message(NamedTuple):
     recipients: tuple[Recipient, ...]
     body: bytes
     end: BodyEnd
+
+
+def go_on_with_auth(server: Server, event: Auth | AuthResponse) -> None:
+    """Who says something at once, or something other than nothing to our challenge, is let in."""
+    response = event.initial if isinstance(event, Auth) else event.response
+    if response is None:
+        server.challenge(b"well?")
+    else:
+        server.answer(None if response else WRONG)
 
 
 class Heard(NamedTuple):
@@ -62,6 +74,7 @@ class ServerSession:
         self._refused: list[Event] = []
         self._replies = b""
         self._server = server = Server(settings)
+        server.mechanisms = ("PLAIN", "LOGIN") if settings.auth else ()
         self._advances = unasked is not None
         if unasked is None:
             server._plain = False
@@ -115,6 +128,8 @@ class ServerSession:
             self._server.answer(verdict)
         elif isinstance(event, Helo):
             self._server.answer()
+        elif isinstance(event, Auth | AuthResponse):
+            go_on_with_auth(self._server, event)
         elif isinstance(event, BodyChunk):
             self._body += event.piece
         elif isinstance(event, BodyEnd):

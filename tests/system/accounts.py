@@ -40,7 +40,7 @@ def accounts(events: Iterable[dict[str, Any]]) -> Accounts:
     sums = Accounts()
     for event in events:
         kind = event["type"]
-        if kind == "rejected":
+        if kind in {"rejected", "auth_failed"}:
             continue
         recipient = (event["message"], event["recipient"])
         if kind == "received":

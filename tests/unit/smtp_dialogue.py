@@ -10,7 +10,19 @@ from dataclasses import dataclass
 
 from postroika.mail.reply import Reply
 from postroika.smtp.server import Server, ServerSettings
-from postroika.smtp.server_events import BodyChunk, BodyEnd, BodyRefused, DataBegin, Event, Helo, Mail, Rcpt
+from postroika.smtp.server_events import (
+    Auth,
+    AuthResponse,
+    BodyChunk,
+    BodyEnd,
+    BodyRefused,
+    DataBegin,
+    Event,
+    Helo,
+    Mail,
+    Rcpt,
+)
+from tests.reference.server_session import go_on_with_auth
 
 SETTINGS = ServerSettings(
     hostname="mx.test",
@@ -63,6 +75,7 @@ def talk(pieces: Iterable[bytes], settings: ServerSettings = SETTINGS, judge: Ju
 def _talk(pieces: Iterable[bytes], settings: ServerSettings, judge: Judge, *, plain: bool) -> Dialogue:
     server = Server(settings)
     server._plain = plain
+    server.mechanisms = ("PLAIN", "LOGIN") if settings.auth else ()
     assert server.take_output() == b"220 mx.test ESMTP Postroika\r\n"
     events: list[Event] = []
     output = b""
@@ -77,6 +90,8 @@ def _talk(pieces: Iterable[bytes], settings: ServerSettings, judge: Judge, *, pl
                 events.append(event)
             if isinstance(event, JUDGED):
                 server.answer(judge(event))
+            elif isinstance(event, Auth | AuthResponse):
+                go_on_with_auth(server, event)
         output += server.take_output()
         if server.closed:
             break

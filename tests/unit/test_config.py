@@ -11,11 +11,13 @@ import pytest
 
 from postroika.config import (
     SECTIONS,
+    Account,
     Certificate,
     Config,
     Listener,
     Relay,
     Route,
+    Secret,
     Server,
     Sink,
     default_text,
@@ -321,6 +323,52 @@ def test_names_of_certificate_files_come_out_absolute_and_names_canonical() -> N
 )  # fmt: skip
 def test_what_cannot_be_meant_for_tls_is_refused(text: str, expected: list[str]) -> None:
     assert problems(f"server.hostname = 'mx.shop.example'\n{text}") == expected
+
+
+# -- accounts
+
+SUBMISSION = f"{LISTENER}role = 'submission'\n"
+ACCOUNT = "[[account]]\nname = 'ann@shop.example'\n"
+
+
+def test_accounts_and_their_file() -> None:
+    config = parse(
+        f"{SUBMISSION}auth_without_tls = true\n[accounts]\nfile = 'accounts.toml'\n{ACCOUNT}senders = ['@Shop.Example', '*']",
+        FILE,
+    )
+    assert config.accounts.file == "/etc/mail/accounts.toml"
+    assert config.account == (Account(name="ann@shop.example", senders=("@Shop.Example", "*")),)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            SUBMISSION,
+            [
+                "listener[0].role: submission needs accounts: name a file in accounts.file, or write [[account]]",
+                'listener[0].role: nobody could log in: submission needs tls = "starttls" or "implicit"',
+            ],
+        ),
+        (f"{SUBMISSION}{ACCOUNT}", ['listener[0].role: nobody could log in: submission needs tls = "starttls" or "implicit"']),
+        (f"{LISTENER}role = 'mx'", ["listener[0].role: 'mx' is not one of 'relay', 'submission'"]),
+        ("[[account]]\nname = 'ann'", ["account[0].senders: is needed: the name 'ann' is not an address"]),
+        (f"{ACCOUNT}{ACCOUNT}", ["account[1].name: 'ann@shop.example' is the name of account[0] already"]),
+        (f"{ACCOUNT}password = 'secret'", ["account[0].password: is not an argon2id hash; `postroika account` makes one"]),
+        (f"{ACCOUNT}recipients_per_day = -1", ["account[0].recipients_per_day: expected a whole number >= 0"]),
+        (f"{ACCOUNT}sender = ['*']", ["account[0].sender: unknown key; did you mean 'senders'?"]),
+        ("accounts.hash_threads = 0", ["accounts.hash_threads: expected a whole number >= 1"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_for_accounts_is_refused(text: str, expected: list[str]) -> None:
+    assert problems(f"server.hostname = 'mx.shop.example'\n{text}") == expected
+
+
+def test_hashes_are_not_shown() -> None:
+    hashed = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
+    config = parse(f"{ACCOUNT}password = '{hashed}'", FILE)
+    assert config.account == (Account(name="ann@shop.example", password=Secret(hashed)),)
+    assert "argon2" not in f"{to_toml(config)}{config!r}"
 
 
 # -- files

@@ -13,13 +13,16 @@ from postroika.mail.ids import IdSource
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
 from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply, decode
-from postroika.outcome.events import EventWriter, Refusal
+from postroika.outcome.events import EventWriter, FailedLogin, Refusal
 
 PAGE = (Path(__file__).parents[2] / "docs/event-record.md").read_text(encoding="utf-8")
 NOW = 1_800_000_000.125
 ARRIVED = 1_799_999_990.5
 MESSAGE = IdSource(0, clock=lambda: ARRIVED).next_id()
 PEER = Peer("mx1.example.net", "203.0.113.5", 25)
+
+
+KINDS = ["received", "rejected", "auth_failed", "delivered", "deferred", "bounced", "expired", "cancelled"]
 
 
 def written() -> dict[str, str]:
@@ -37,6 +40,7 @@ def written() -> dict[str, str]:
         campaign="spring-2027",
         client_ip="192.0.2.7",
         client_helo="app.shop.example",
+        account="app@shop.example",
     )
     batch = Batch(envelope, 0, "example.net", (alice,), 0, 0)
 
@@ -58,6 +62,15 @@ def written() -> dict[str, str]:
                 stage="rcpt",
             )
         ),
+        events.auth_failed(
+            FailedLogin(
+                client_ip="198.51.100.23",
+                helo="[198.51.100.23]",
+                account="info@shop.example",
+                reason="no such account",
+                reply=reply(535, "5.7.8", "authentication credentials are invalid"),
+            )
+        ),
         attempt(Outcome.DELIVERED, Reply(250, "2.0.0", ("Ok: queued as 4WQ8rt",)), Stage.FINAL_DOT),
         attempt(Outcome.DEFERRED, Reply(452, "4.2.2", ("Mailbox full",)), Stage.RCPT, next_at=NOW + 312.5),
         attempt(Outcome.FAILED, Reply(550, "5.1.1", ("No such user\x1b[2J",)), Stage.RCPT),
@@ -74,7 +87,7 @@ def written() -> dict[str, str]:
     return {decode(line).type: line.decode() for line in lines}
 
 
-@pytest.mark.parametrize("kind", ["received", "rejected", "delivered", "deferred", "bounced", "expired", "cancelled"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_example_is_what_is_written(kind: str) -> None:
     examples = re.findall(r"```json\n(.+)\n```", PAGE)
     assert written()[kind] in examples

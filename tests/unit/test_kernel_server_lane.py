@@ -100,6 +100,7 @@ BITS = st.sampled_from([
     b"DATA\r\n", b"a", b"a.b", b"@", b"B.example", b".", b"-", b">", b" ", b"SIZE=", b"900", b"1001", b"BODY=", b"7BIT",
     b"8bitmime", b"BINARYMIME", b"SMTPUTF8", b"\r\n", b"\r\n", b"\r", b"\n", b"\0", b"\xc3\xa4", b"x\r\n.\r\n",
     b".\r\n", b"..", b"RSET\r\n", b"BDAT 2 LAST\r\n", b"STARTTLS\r\n", b"QUIT\r\n",
+    b"AUTH PLAIN\r\n", b"AUTH LOGIN AAAA\r\n", b"AAAA\r\n", b"*\r\n",
 ])  # fmt: skip
 TLS = st.sampled_from(["none", "offered", "active"])
 OFFERS = st.sets(st.sampled_from(sorted(EXTENSIONS))).map(lambda less: EXTENSIONS - less)
@@ -111,13 +112,19 @@ OFFERS = st.sets(st.sampled_from(sorted(EXTENSIONS))).map(lambda less: EXTENSION
     offers=OFFERS,
     normalise=st.booleans(),
     tls=TLS,
+    auth=st.booleans(),
     at=st.lists(st.integers(min_value=0, max_value=400), max_size=6),
 )
 def test_lane_makes_no_difference(
-    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, tls: str, at: list[int]
+    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, tls: str, auth: bool, at: list[int]
 ) -> None:
     settings = msgspec.structs.replace(
-        SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9, tls=tls
+        SETTINGS,
+        extensions=offers,
+        bare_newlines="normalise" if normalise else "refuse",
+        max_bad_commands=9,
+        tls=tls,
+        auth=auth,
     )
     wire = hello + b"".join(bits)
     at = [0, *sorted(at), len(wire)]
@@ -139,14 +146,27 @@ def held(pieces: list[bytes], settings: ServerSettings = SETTINGS, room: int = 2
     offers=OFFERS,
     normalise=st.booleans(),
     tls=TLS,
+    auth=st.booleans(),
     at=st.lists(st.integers(min_value=0, max_value=400), max_size=6),
     room=st.integers(min_value=0, max_value=2),
 )
 def test_nothing_differs_where_nobody_is_asked(
-    bits: list[bytes], hello: bytes, offers: frozenset[str], normalise: bool, tls: str, at: list[int], room: int
+    bits: list[bytes],
+    hello: bytes,
+    offers: frozenset[str],
+    normalise: bool,
+    tls: str,
+    auth: bool,
+    at: list[int],
+    room: int,
 ) -> None:
     settings = msgspec.structs.replace(
-        SETTINGS, extensions=offers, bare_newlines="normalise" if normalise else "refuse", max_bad_commands=9, tls=tls
+        SETTINGS,
+        extensions=offers,
+        bare_newlines="normalise" if normalise else "refuse",
+        max_bad_commands=9,
+        tls=tls,
+        auth=auth,
     )
     wire = hello + b"".join(bits)
     at = [0, *sorted(at), len(wire)]

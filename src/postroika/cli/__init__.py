@@ -57,7 +57,10 @@ class Verbs(click.Group):
 class _LazyVerbs(Verbs):
     """The verbs are the modules of this package; each is imported when it is called."""
 
-    ORDER = ("serve", "check", "default-config", "send", "sink", "queue", "events", "dkim", "bench", "version")
+    ORDER = (
+        *("serve", "check", "default-config", "send", "sink", "queue", "events"),
+        *("account", "dkim", "bench", "version"),
+    )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         names = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 STYLES = {
     "received": "cyan",
     "rejected": "magenta",
+    "auth_failed": "magenta",
     "delivered": "green",
     "deferred": "yellow",
     "bounced": "red",
@@ -38,12 +39,15 @@ def event_line(event: Event) -> Text:
 
 
 def _parts(event: Event) -> list[Text | str]:
-    if event.type in {"received", "rejected"}:
-        parts: list[Text | str] = [Text("from ").append(_sender(event))]
+    if event.type == "auth_failed":
+        parts: list[Text | str] = [styled(f"account {event.account}"), *_client(event), styled(event.reason)]
+    elif event.type in {"received", "rejected"}:
+        parts = [Text("from ").append(_sender(event))]
         if event.size_bytes:
             parts.append(size(event.size_bytes))
-        if event.client is not None:
-            parts.append(styled(" ".join(x for x in (event.client.helo, f"[{event.client.ip}]") if x)))
+        if event.account:
+            parts.append(styled(f"account {event.account}"))
+        parts += _client(event)
     else:
         parts = [styled(f"by {host}" if event.type == "delivered" else host)] if (host := _host(event)) else []
         if event.queued_at is not None and event.type != "deferred":
@@ -55,6 +59,12 @@ def _parts(event: Event) -> list[Text | str]:
     if event.reply is not None:
         parts.append(styled(reply_text(event.reply), "" if event.type == "delivered" else STYLES.get(event.type, "")))
     return parts
+
+
+def _client(event: Event) -> list[Text | str]:
+    if event.client is None:
+        return []
+    return [styled(" ".join(x for x in (event.client.helo, f"[{event.client.ip}]") if x))]
 
 
 def _sender(event: Event) -> Text:

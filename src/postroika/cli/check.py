@@ -20,11 +20,17 @@ def command(config_file: str | None, as_json: bool) -> None:
     """Validate the config file and print the effective config.
 
     The output is TOML (or JSON) with every default filled in and file names made absolute. A file that cannot be used
-    gives exit code 78 and one line a problem; so does a certificate or key that it names and that cannot be used. Secrets
-    are hidden. What this machine would not allow is told on stderr: too few open files, a user that it does not know,
-    keys that others may read.
+    gives exit code 78 and one line a problem; so does a certificate, a key or a file of accounts that it names and that
+    cannot be used. Secrets are hidden. What this machine would not allow is told on stderr: too few open files, a
+    user that it does not know, keys that others may read.
     """
+    from pathlib import Path
+
     path, config = load_config(config_file, with_files=True)
+    if config.accounts.file:
+        from postroika.policy.account_file import read
+
+        read(Path(config.accounts.file))
     for warning in _warnings(config):
         click.echo(f"postroika: warning: {warning}", err=True)
     if config.dkim:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from postroika.control.event_log import EventLog
     from postroika.outcome.event_record import Event
 
-TYPES = ("received", "rejected", "delivered", "deferred", "bounced", "expired", "cancelled", "suppressed")
+TYPES = (
+    "received", "rejected", "auth_failed", "delivered", "deferred", "bounced", "expired", "cancelled", "suppressed",
+)  # fmt: skip
 
 _POLL_S = 0.1
 

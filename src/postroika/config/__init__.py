@@ -4,18 +4,21 @@ Promise: what `load` returns can be used. An unknown or impossible key is a Conf
 the nearest valid key. Units are in the key names: `_s` seconds, `_bytes` octets.
 
 `sections` has the structs, with the meaning, default and bounds of every key; `addresses` reads host:port and domain
-names; `check` finds what is wrong with a file, `certificates` with the files that it names for TLS; `file` finds, reads
-and settles it; `text` writes it. `secret` has the type of what nobody is to see, `named_files` knows the files that the
-config names, as of keys, and reads them.
+names; `check` and `accounts` find what is wrong with a file, `certificates` with the files that it names for TLS;
+`file` finds, reads and settles it; `text` writes it. `secret` has the type of what nobody is to see, `named_files`
+knows the files that the config names, as of keys, and reads them.
 """
 
 from __future__ import annotations
 
+from postroika.config.accounts import account_problems
 from postroika.config.addresses import begins_with_tls, canonical_domain, parse_next_hop, split_host_port
 from postroika.config.file import DEFAULT_PATHS, check_files, find, load, parse
 from postroika.config.secret import Secret, decode_whole, encode_shown, encode_whole
 from postroika.config.sections import (
     SECTIONS,
+    Account,
+    Accounts,
     Certificate,
     Config,
     Delivery,
@@ -39,6 +42,8 @@ from postroika.config.text import default_text, to_toml
 __all__ = [
     "DEFAULT_PATHS",
     "SECTIONS",
+    "Account",
+    "Accounts",
     "Certificate",
     "Config",
     "Delivery",
@@ -57,6 +62,7 @@ __all__ = [
     "Signing",
     "Sink",
     "Spool",
+    "account_problems",
     "begins_with_tls",
     "canonical_domain",
     "check_files",

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from postroika.config.accounts import account_problems
 from postroika.config.addresses import (
     begins_with_tls,
     canonical_certificate_name,
@@ -101,6 +102,7 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
     yield from _addresses(config)
     yield from _tls(config)
     yield from _relay(config)
+    yield from _accounts(config)
     yield from _routes(config)
     yield from _networks("dns.allow_private", config.dns.allow_private)
     for i, server in enumerate(config.dns.servers):
@@ -229,6 +231,17 @@ def _relay(config: Config) -> Iterator[tuple[str, str]]:
             yield f"relay.domains[{i}]", '"*" would accept mail from anyone to anywhere: an open relay'
         else:
             yield from _refused(f"relay.domains[{i}]", canonical_domain, domain)
+
+
+def _accounts(config: Config) -> Iterator[tuple[str, str]]:
+    yield from account_problems(config.account)
+    for i, listener in enumerate(config.listener):
+        if listener.role != "submission":
+            continue
+        if not config.account and not config.accounts.file:
+            yield f"listener[{i}].role", "submission needs accounts: name a file in accounts.file, or write [[account]]"
+        if listener.tls == "none" and not listener.auth_without_tls:
+            yield f"listener[{i}].role", 'nobody could log in: submission needs tls = "starttls" or "implicit"'
 
 
 def _routes(config: Config) -> Iterator[tuple[str, str]]:

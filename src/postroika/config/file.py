@@ -92,27 +92,23 @@ def _raise_for(path: Path, problems: list[tuple[str, str]]) -> None:
 
 def _anchored(config: Config, base: Path) -> Config:
     """The same config with our name filled in and its file names made absolute."""
-    server, log = config.server, config.log
+    server = config.server
     server = replace(
         server,
         hostname=server.hostname or qualified(os.uname().nodename),
         spool=str(base / server.spool),
         control=str(base / server.control),
     )
-    if log.events:
-        log = replace(log, events=str(base / log.events))
-    delivery = config.delivery
-    if delivery.tls_ca:
-        delivery = replace(delivery, tls_ca=str(base / delivery.tls_ca))
     return replace(
         config,
         server=server,
-        log=log,
-        delivery=delivery,
+        log=_with_absolute(config.log, base, "events"),
+        delivery=_with_absolute(config.delivery, base, "tls_ca"),
         route=tuple(_with_absolute(entry, base, "auth", "certificate", "key") for entry in config.route),
         listener=tuple(_with_absolute(entry, base, "certificate", "key", "client_ca") for entry in config.listener),
         certificate=tuple(_with_absolute(entry, base, "certificate", "key") for entry in config.certificate),
         dkim=tuple(_with_absolute(entry, base, "key") for entry in config.dkim),
+        accounts=_with_absolute(config.accounts, base, "file"),
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from postroika.config.named_files import PublicFile, SecretFile
+from postroika.config.secret import Secret
 
 MiB = 1024 * 1024
 
@@ -73,6 +74,13 @@ class Listener(_Section, frozen=True, kw_only=True):
         "Whether clients are asked for a certificate, and have to have one. One that is shown has to be good.",
     ] = "none"
     client_ca: Annotated[PublicFile, "PEM file of the authorities that client certificates have to come from."] = ""
+    role: Annotated[
+        Literal["relay", "submission"],
+        '"relay" takes mail by the rules of [relay], "submission" (ports 587 and 465) takes it from accounts only.',
+    ] = "relay"
+    auth_without_tls: Annotated[
+        bool, "Let accounts log in without TLS, too; passwords can then be read on the way. For closed networks only."
+    ] = False
 
 
 class Certificate(_Section, frozen=True, kw_only=True):
@@ -89,7 +97,7 @@ class Certificate(_Section, frozen=True, kw_only=True):
 
 
 class Relay(_Section, frozen=True, kw_only=True):
-    """Who may send where. Nobody else may send anything: there are no exceptions to these two keys."""
+    """Who may send where. Nobody else may send anything, but for accounts that have logged in."""
 
     networks: Annotated[tuple[str, ...], "Clients in these networks may send to anywhere."] = (
         "127.0.0.0/8",
@@ -100,6 +108,52 @@ class Relay(_Section, frozen=True, kw_only=True):
         'Anyone may send to these domains: exact names, or ".name" for all subdomains of a name. With server.hostname '
         "among them, and a [[route]] for it, mail to <postmaster> is taken from anyone (RFC 5321 4.5.1).",
     ] = ()
+
+
+class Accounts(_Section, frozen=True, kw_only=True):
+    """Who may log in, and what becomes of those who try in vain. See docs/accounts.md."""
+
+    file: Annotated[
+        str,
+        "The file of accounts that `postroika account` writes, mode 0600; read again when it changes. Empty = none.",
+    ] = ""
+    failure_delay_s: Annotated[
+        SecondsOrZero,
+        "Before a failed login is answered; twice as long after each further one from the address, up to 16 times.",
+    ] = 1.0
+    failures_per_session: Annotated[Count, "Failed logins of one session; then it is ended with 421."] = 3
+    failures_per_ip: Annotated[
+        Count, "Failed logins from one IPv4 address or IPv6 /64 network within lockout_s; then it is locked out."
+    ] = 20
+    failures_per_account: Annotated[
+        Count, "Failed logins to one account within lockout_s; then it is locked for addresses that are new to it."
+    ] = 50
+    lockout_s: Annotated[Seconds, "How long who is locked out has to wait, and how long failures are kept."] = 900.0
+    hash_threads: Annotated[
+        int, Meta(ge=1, le=64), "Threads of each worker that check passwords (about 40 ms and 19 MiB each)."
+    ] = 2
+
+
+class Account(_Section, frozen=True, kw_only=True):
+    """Somebody who may log in and send. Several [[account]] tables may stand here, or in the file of accounts."""
+
+    name: Annotated[Text, "What is said to log in, as an address or any word; case makes no difference."]
+    password: Annotated[
+        Secret, "The argon2id hash of the password; empty = none that could log in with PLAIN or LOGIN."
+    ] = Secret()
+    scram: Annotated[Secret, "SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey of it; empty = none."] = Secret()
+    tenant: Annotated[str, "Whose mail it is; on each message and event."] = ""
+    senders: Annotated[
+        tuple[str, ...],
+        'Reverse-paths it may use: addresses, "@domain", "@.domain" for all below, "*"; empty = its name.',
+    ] = ()
+    from_addresses: Annotated[tuple[str, ...], "What may stand in From:, in the same way; empty = as senders."] = ()
+    max_connections: Annotated[CountOrZero, "Its sessions at once, over all workers; 0 = any number."] = 0
+    max_message_bytes: Annotated[CountOrZero, "Of one message; 0 = limits.max_message_bytes."] = 0
+    recipients_per_minute: Annotated[CountOrZero, "Recipients that it may name, over all workers; 0 = any number."] = 0
+    recipients_per_hour: Annotated[CountOrZero, "The same for an hour."] = 0
+    recipients_per_day: Annotated[CountOrZero, "The same for a day."] = 0
+    disabled: Annotated[bool, "It may not log in; sessions that are open get no further."] = False
 
 
 class Route(_Section, frozen=True, kw_only=True):
@@ -344,6 +398,8 @@ class Config(_Section, frozen=True, kw_only=True):
     listener: tuple[Listener, ...] = (Listener(address="127.0.0.1:2525"),)
     certificate: tuple[Certificate, ...] = ()
     relay: Relay = Relay()
+    accounts: Accounts = Accounts()
+    account: tuple[Account, ...] = ()
     route: tuple[Route, ...] = (Route(domains=("*",)),)
     dns: Dns = Dns()
     limits: Limits = Limits()

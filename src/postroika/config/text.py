@@ -36,6 +36,7 @@ _STARTER: dict[str, list[dict[str, Any]]] = {
 # Tables that there need not be, and that make no sense without values of their own.
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "certificate": {"names": ["mx.other.example"], "certificate": "tls/other.pem", "key": "tls/other.key"},
+    "account": {"name": "app@shop.example"},
     "dkim": {"domain": "shop.example", "selector": "s1", "key": "dkim/shop.example.pem"},
 }
 

@@ -16,10 +16,12 @@ from typing import Protocol
 
 from postroika import metrics
 from postroika.errors import SpoolError, SpoolFullError
+from postroika.inbound.submission import SubmissionHeader
 from postroika.mail.envelope import BodyType, Envelope, Recipient
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply, reply
 from postroika.mail.trace import received_field, with_protocol
+from postroika.policy.accounts import Account
 from postroika.policy.pipeline import Client
 from postroika.smtp.server_events import BodyEnd, Mail
 
@@ -53,6 +55,8 @@ class MessageWriter(Protocol):
         client_ip: str,
         client_helo: str,
         tls: str,
+        tenant: str,
+        account: str,
     ) -> None:
         """Commit; returns when it is on disk. Raises SpoolError."""
 
@@ -93,14 +97,15 @@ class Door:
         self.hostname = hostname
         self.clock = clock
 
-    def open(self, client: Client, *, esmtp: bool, utf8_recipient: bool) -> Acceptance:
+    def open(self, client: Client, *, esmtp: bool, utf8_recipient: bool, account: Account | None = None) -> Acceptance:
         """Begin to receive the message of `client.mail` for `client.recipients`; both stay as they are until its end.
 
         Args:
             utf8_recipient: a recipient has characters beyond ASCII.
+            account: who submits it; then its header is checked and completed.
         """
         assert client.mail is not None
-        return Acceptance(self, client, client.mail, client.recipients, esmtp, utf8_recipient)
+        return Acceptance(self, client, client.mail, client.recipients, esmtp, utf8_recipient, account)
 
 
 class Acceptance:
@@ -110,6 +115,7 @@ class Acceptance:
         "_client",
         "_door",
         "_failure",
+        "_header",
         "_id_text",
         "_mail",
         "_recipients",
@@ -126,6 +132,7 @@ class Acceptance:
         recipients: list[Recipient],
         esmtp: bool,
         utf8_recipient: bool,
+        account: Account | None = None,
     ) -> None:
         self._door = door
         self._client = client
@@ -135,14 +142,20 @@ class Acceptance:
         self._failure: Reply | None = None
         self._writer = writer = door.spool.begin()
         self._id_text = id_text(writer.message)
+        at = door.clock()
+        self._header: SubmissionHeader | None = None
+        if account is not None:
+            self._header = SubmissionHeader(account, f"{self._id_text}@{door.hostname}", at)
         tls = client.tls
         self._stamp: bytes | None = received_field(
             helo=client.helo,
             ip=client.ip,
             hostname=door.hostname,
-            protocol=with_protocol(esmtp=esmtp, smtputf8=mail.smtputf8, tls=tls is not None),
+            protocol=with_protocol(
+                esmtp=esmtp, smtputf8=mail.smtputf8, tls=tls is not None, authenticated=bool(client.account)
+            ),
             id_text=self._id_text,
-            at=door.clock(),
+            at=at,
             recipient=recipients[0].address if len(recipients) == 1 else "",
             tls="" if tls is None else tls.comment(),
         )
@@ -155,6 +168,16 @@ class Acceptance:
         """
         if self._failure is not None:
             return None
+        if self._header is not None:
+            piece = self._header.feed(piece)
+            if self._header.refusal is not None:
+                self._failure = self._header.refusal
+                self._writer.abandon()
+            if not piece:
+                return None
+        return self._write(piece)
+
+    def _write(self, piece: bytes) -> Awaitable[None] | None:
         if self._stamp is not None:
             piece, self._stamp = self._stamp + piece, None
         wait = self._writer.write(piece)
@@ -171,11 +194,17 @@ class Acceptance:
 
         Returns:
             250 with the id, or 451 or 452: then nothing was kept, or (a commit that outlasted its deadline) it is
-            not known, and the client's next try may make a second copy.
+            not known, and the client's next try may make a second copy; or what refuses the header.
 
         Cancellation: see `spool.writer.MessageWriter.finish`; once handed over, the commit goes on.
         """
-        if self._stamp is not None and (wait := self.write(b"")) is not None:
+        rest = b""
+        if self._header is not None and self._failure is None:
+            rest = self._header.finish()
+            if self._header.refusal is not None:
+                self._failure = self._header.refusal
+                self._writer.abandon()
+        if self._failure is None and (rest or self._stamp is not None) and (wait := self._write(rest)) is not None:
             await wait
         if self._failure is not None:
             return self._failure
@@ -195,6 +224,8 @@ class Acceptance:
                 client_ip=self._client.ip,
                 client_helo=self._client.helo,
                 tls="" if tls is None else tls.text(),
+                tenant=self._client.tenant,
+                account=self._client.account,
             )
         except SpoolError as error:
             return self._fail(error)

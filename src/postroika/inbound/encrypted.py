@@ -73,6 +73,12 @@ class Encrypted:
         """What was agreed on."""
         return self._layer.facts
 
+    @property
+    def bindings(self) -> dict[str, bytes]:
+        """Its channel bindings by name (RFC 5929), for SCRAM-…-PLUS; none where the version of TLS has none."""
+        unique = self._layer.channel_binding()
+        return {"tls-unique": unique} if unique else {}
+
     def receive(self) -> bytes | None:
         """Plaintext that has come; b"" at its end; None if there is none for now.
 

@@ -26,6 +26,7 @@ from postroika import metrics
 from postroika.config import Limits
 from postroika.inbound.accept import NO_ROOM, Acceptance, Door
 from postroika.inbound.encrypted import Encrypted
+from postroika.inbound.login import Login, Logins
 from postroika.kernels.server_lane import REST_OF_COMMAND
 from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
@@ -35,6 +36,8 @@ from postroika.policy.relay import RelayPolicy
 from postroika.pump import LARGE_READ_BYTES, READ_BYTES, Channel, Interrupted, Late, Strand, breathe, current, now
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import (
+    Auth,
+    AuthResponse,
     BodyChunk,
     BodyEnd,
     BodyRefused,
@@ -85,6 +88,7 @@ class Services:
 
     Args:
         rejected: records a refusal and counts it in `metrics.REJECTED`; must not block and must not fail.
+        logins: None if there are no accounts.
     """
 
     door: Door
@@ -92,6 +96,7 @@ class Services:
     relay: RelayPolicy
     rejected: Callable[[Refusal], None]
     limits: Limits
+    logins: Logins | None = None
 
 
 class Session:
@@ -106,9 +111,9 @@ class Session:
 
     __slots__ = (
         "_acceptance", "_channel", "_client", "_encrypted", "_gone", "_has_room", "_judges_data", "_judges_mail",
-        "_judges_rcpt", "_line_deadline", "_patience_s", "_reads", "_recorded", "_seen", "_server", "_services",
-        "_settings", "_sock", "_stop", "_strand", "_stuck", "_tls", "_transaction_deadline", "_unread", "_unsent",
-        "_utf8_recipient",
+        "_judges_rcpt", "_line_deadline", "_login", "_patience_s", "_reads", "_recorded", "_seen", "_server",
+        "_services", "_settings", "_sock", "_stop", "_strand", "_stuck", "_tls", "_transaction_deadline", "_unread",
+        "_unsent", "_utf8_recipient",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +132,7 @@ class Session:
         self._tls = tls
         self._encrypted: Encrypted | None = None
         self._seen: set[str] = set()
+        self._login: Login | None = services.logins.open(client) if settings.auth and services.logins else None
         self._has_room = services.door.has_room
         judges = services.pipeline.judges
         self._judges_mail, self._judges_rcpt, self._judges_data = judges("mail"), judges("rcpt"), judges("data")
@@ -149,17 +155,21 @@ class Session:
         self._recorded = 0
 
     def _new_server(self, *, greet: bool) -> Server:
-        client = self._client
         server = Server(self._settings, greet=greet)
+        self._accept_unasked(server)
+        return server
+
+    def _accept_unasked(self, server: Server) -> None:
+        """Tell the server what nobody is to be asked about, as things are."""
+        asks = self._login is not None and self._login.judges
         server.accept_unasked(
-            client,
+            self._client,
             self._seen,
             self._has_room,
-            mail=not self._judges_mail,
-            rcpt=client.trusted and not self._judges_rcpt,
+            mail=not self._judges_mail and not asks,
+            rcpt=self._client.trusted and not self._judges_rcpt and not asks,
             data=not self._judges_data,
         )
-        return server
 
     @property
     def ip(self) -> str:
@@ -200,6 +210,8 @@ class Session:
         finally:
             metrics.SESSIONS_OPEN.value -= 1
             self._forget_transaction()
+            if self._login is not None:
+                self._login.close()
             self._channel.close()
             self._sock.close()
 
@@ -372,6 +384,8 @@ class Session:
         self._stuck = False
         self._encrypted = encrypted
         self._client.tls = encrypted.facts
+        if self._login is not None:
+            self._login.begin_tls(encrypted.bindings)
         metrics.TLS_SESSIONS.value += 1
 
     def _part(self) -> None:
@@ -394,12 +408,22 @@ class Session:
     def _open(self) -> Acceptance:
         """The message begins with its first octet."""
         self._acceptance = acceptance = self._services.door.open(
-            self._client, esmtp=self._server.esmtp, utf8_recipient=self._utf8_recipient
+            self._client,
+            esmtp=self._server.esmtp,
+            utf8_recipient=self._utf8_recipient,
+            account=None if self._login is None else self._login.account,
         )
         return acceptance
 
+    async def _auth(self, event: Auth | AuthResponse) -> None:
+        assert self._login is not None
+        await self._login.advance(self._server, event)
+        self._accept_unasked(self._server)
+
     def _mail(self, event: Mail) -> Pending:
-        if not self._has_room():
+        if self._login is not None and (verdict := self._login.judge_mail(event)) is not None:
+            self._answer_mail(event, verdict)
+        elif not self._has_room():
             self._answer_mail(event, NO_ROOM)
         elif self._judges_mail:
             return self._judge("mail", event, self._answer_mail)
@@ -425,6 +449,8 @@ class Session:
 
     def _answer_rcpt(self, event: Rcpt, verdict: Reply | None) -> None:
         client = self._client
+        if self._login is not None and (verdict is None or verdict.code < 400):
+            verdict = self._login.judge_recipient() or verdict
         if verdict is None or verdict.code < 400:
             address = self._services.relay.mailbox(event, client.local_ip)
             # The same address twice is one recipient, as everywhere.
@@ -472,6 +498,8 @@ class Session:
     def _answer_helo(self, event: Helo, verdict: Reply | None) -> None:
         if verdict is None or verdict.code < 400:
             self._client.helo = event.name
+            if self._login is not None:
+                self._server.mechanisms = self._login.mechanisms
         else:
             self._note("helo", verdict)
         self._server.answer(verdict)
@@ -528,7 +556,9 @@ class Session:
         client = self._client
         if sender is None and client.mail is not None:
             sender = client.mail.reverse_path
-        self._services.rejected(Refusal(client.ip, client.helo, sender, recipient, given, stage, size_bytes))
+        self._services.rejected(
+            Refusal(client.ip, client.helo, sender, recipient, given, stage, size_bytes, client.account, client.tenant)
+        )
 
     # ---- the socket
 
@@ -608,6 +638,8 @@ _HANDLERS: dict[type[Event], Callable[[Session, Any], Pending]] = {
     BodyEnd: Session._commit,
     Refused: Session._note_refused,
     Helo: Session._helo,
+    Auth: Session._auth,
+    AuthResponse: Session._auth,
     BodyRefused: Session._body_refused,
     Reset: Session._reset,
     StartTls: Session._start_tls,

@@ -22,6 +22,7 @@ AWAIT_MAIL: Final = 2
 AWAIT_RCPT: Final = 3
 AWAIT_DATA: Final = 4
 AWAIT_END: Final = 5
+AWAIT_AUTH: Final = 6
 
 _Event = TypeVar("_Event")
 _Reply = TypeVar("_Reply")
@@ -100,7 +101,7 @@ class BodyReader(Generic[_Reply]):
 
 class Lane(Generic[_Event, _Reply, _Settings, _State]):
     """The base of `smtp.server.Server`, which has what is not plain: `_step_command`, `_step_chunk`, `_step_skip`,
-    `_answer_helo`, `_refuse_data`.
+    `_answer_helo`, `_answer_auth`, `_refuse_data`.
 
     `state` is where the session is; `closed` says that nothing more is read: send the output, then close. Setting
     `_plain` to False leaves all commands to the Server.

@@ -72,6 +72,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
         client_ip, client_helo: who gave it to us.
         requiretls: MAIL had REQUIRETLS: it goes on over verified TLS only, to who promises the same (RFC 8689).
         tls: version and cipher that it came in with, or "".
+        account: the one that had logged in, "" if none had.
     """
 
     message: int
@@ -95,6 +96,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     client_helo: str = ""
     requiretls: bool = False
     tls: str = ""
+    account: str = ""
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):

@@ -50,9 +50,11 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     queued_at: float | None = None
     next_attempt_at: float | None = None
     reply: EventReply | None = None
+    reason: str = ""
     peer: EventPeer | None = None
     tls: str = ""
     client: EventClient | None = None
+    account: str = ""
     tenant: str = ""
     stream: str = ""
     campaign: str = ""

@@ -38,6 +38,7 @@ class Refusal(NamedTuple):
         recipient: "" where none was the reason.
         stage: of the dialogue with the client.
         size_bytes: of the message, where it is known.
+        account, tenant: of who had logged in, "" if nobody had.
     """
 
     client_ip: str
@@ -47,6 +48,23 @@ class Refusal(NamedTuple):
     reply: Reply
     stage: str
     size_bytes: int = 0
+    account: str = ""
+    tenant: str = ""
+
+
+class FailedLogin(NamedTuple):
+    """Somebody has tried to log in, in vain.
+
+    Args:
+        account: the name that was tried; there need not be such an account.
+        reason: for us; the client is told `reply`.
+    """
+
+    client_ip: str
+    helo: str
+    account: str
+    reason: str
+    reply: Reply
 
 
 def _ms(at: float) -> float:
@@ -74,7 +92,7 @@ class _Told:
         self.queued_at = queued_at = seconds(int(envelope.received_at * 1000))
         size = envelope.size_bytes
         self.size = f',"size_bytes":{size},"queued_at":{queued_at}' if size else f',"queued_at":{queued_at}'
-        self.tail = _class_text(envelope.tenant, envelope.stream, envelope.campaign)
+        self.tail = _class_text(envelope.account, envelope.tenant, envelope.stream, envelope.campaign)
 
 
 class _Way:
@@ -99,8 +117,9 @@ def _client_text(ip: str, helo: str, tls: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _class_text(tenant: str, stream: Stream, campaign: str) -> str:
-    return _member("tenant", tenant) + _member("stream", _STREAM_NAMES[stream]) + _member("campaign", campaign) + "}"
+def _class_text(account: str, tenant: str, stream: Stream, campaign: str) -> str:
+    whose = _member("account", account) + _member("tenant", tenant)
+    return whose + _member("stream", _STREAM_NAMES[stream]) + _member("campaign", campaign) + "}"
 
 
 def _peer(peer: Peer) -> EventPeer:
@@ -153,6 +172,7 @@ class EventWriter:
                 queued_at=queued_at,
                 tls=envelope.tls if envelope.client_ip else "",
                 client=EventClient(envelope.client_ip, envelope.client_helo) if envelope.client_ip else None,
+                account=envelope.account,
                 tenant=envelope.tenant,
                 stream=_STREAM_NAMES[envelope.stream],
                 campaign=envelope.campaign,
@@ -161,7 +181,7 @@ class EventWriter:
 
     def rejected(self, refusal: Refusal) -> bytes:
         """We refused something."""
-        client_ip, helo, sender, recipient, reply, stage, size_bytes = refusal
+        client_ip, helo, sender, recipient, reply, stage, size_bytes, account, tenant = refusal
         ms = int(self._clock() * 1000)
         return encode(
             Event(
@@ -173,6 +193,23 @@ class EventWriter:
                 size_bytes=size_bytes,
                 reply=_reply(reply, stage, local=True),
                 client=EventClient(client_ip, _cut(helo)),
+                account=account,
+                tenant=tenant,
+            )
+        )
+
+    def auth_failed(self, failed: FailedLogin) -> bytes:
+        """Somebody has tried to log in, in vain."""
+        ms = int(self._clock() * 1000)
+        return encode(
+            Event(
+                id=self._id(ms),
+                type="auth_failed",
+                at=ms / 1000,
+                reply=_reply(failed.reply, "auth", local=True),
+                reason=_cut(failed.reason),
+                client=EventClient(failed.client_ip, _cut(failed.helo)),
+                account=_cut(failed.account),
             )
         )
 
@@ -263,6 +300,7 @@ class EventWriter:
                 reply=_reply(result.reply, result.stage._value_, not result.remote),
                 peer=_peer(peer) if result.peer is not None or peer != Peer() else None,
                 tls=attempt.tls,
+                account=envelope.account,
                 tenant=envelope.tenant,
                 stream=_STREAM_NAMES[envelope.stream],
                 campaign=envelope.campaign,
@@ -301,6 +339,7 @@ class EventWriter:
                 queued_at=_ms(envelope.received_at),
                 reply=told,
                 peer=peer,
+                account=envelope.account,
                 tenant=envelope.tenant,
                 stream=_STREAM_NAMES[envelope.stream],
                 campaign=envelope.campaign,

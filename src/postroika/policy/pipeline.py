@@ -38,6 +38,7 @@ class Client:
         trusted: `ip` is in [relay] networks.
         helo: "" before EHLO.
         tls: what was agreed on; None while the client speaks in the clear.
+        account, tenant: "" as long as nobody has logged in.
     """
 
     ip: str
@@ -49,6 +50,8 @@ class Client:
     mail: Mail | None = None
     recipients: list[Recipient] = field(default_factory=list)
     tls: TlsFacts | None = None
+    account: str = ""
+    tenant: str = ""
 
 
 Verdict = Reply | None

@@ -1,9 +1,9 @@
 """Who may send where: the one rule that keeps us from being an open relay.
 
-Promise: a stranger (not in [relay] networks) gets mail in only for [relay] domains, whatever the syntax of the
-address. Addresses are compared in the canonical form that also routes them (`mail.address`), and a local part in
-which some other mail system could read a second destination (`a%b@ours`, `b!a@ours`, `"a@b"@ours`) is refused from
-strangers, as Postfix does (`allow_untrusted_routing = no`). Trusted networks may use any address.
+Promise: a stranger (not in [relay] networks, and not logged in) gets mail in only for [relay] domains, whatever the
+syntax of the address. Addresses are compared in the canonical form that also routes them (`mail.address`), and a local
+part in which some other mail system could read a second destination (`a%b@ours`, `b!a@ours`, `"a@b"@ours`) is refused
+from strangers, as Postfix does (`allow_untrusted_routing = no`). Trusted networks and accounts may use any address.
 
 Source routes are taken off by the grammar, so `<@ours:a@elsewhere>` is judged as `a@elsewhere`. `<postmaster>` and
 postmaster at our own address literal mean postmaster@server.hostname (RFC 5321 §4.5.1). We have no mailboxes, so
@@ -108,7 +108,7 @@ class RelayPolicy:
 
     def __call__(self, client: Client, rcpt: Rcpt) -> Reply | None:
         """550 to strangers who want to get somewhere else."""
-        if client.trusted:
+        if client.trusted or client.account:
             return None
         if routing_domain(self.mailbox(rcpt, client.local_ip)) not in self._domains:
             return DENIED

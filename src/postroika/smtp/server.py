@@ -8,31 +8,44 @@ How: `receive` keeps the bytes, `next_event` takes them apart until there is som
 Events marked * in `server_events` stop the machine until `answer` gives the verdict. Replies pile up until
 `take_output`. Which command is allowed when is in the table of `states`; what arguments mean is in `grammar`;
 the content of messages is watched by `kernels.server_lane`, which also takes plain commands without asking here.
-Source: RFC 5321, 1870, 2034, 2920, 3030, 3207, 3461, 6152, 6531, 9422.
+Source: RFC 5321, 1870, 2034, 2920, 3030, 3207, 3461, 4954, 6152, 6531, 9422.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from typing import ClassVar
 
+from postroika.errors import LocalProtocolError
 from postroika.kernels import command
 from postroika.kernels.command import scan_command
-from postroika.kernels.server_lane import AWAIT_DATA, AWAIT_HELO, AWAIT_MAIL, AWAIT_RCPT, CHUNK, COMMANDS
+from postroika.kernels.server_lane import (
+    AWAIT_AUTH,
+    AWAIT_DATA,
+    AWAIT_HELO,
+    AWAIT_MAIL,
+    AWAIT_RCPT,
+    CHUNK,
+    COMMANDS,
+    NOTHING,
+)
 from postroika.mail.envelope import BodyType
 from postroika.mail.reply import Reply, reply
 from postroika.smtp.body import TOO_LARGE
-from postroika.smtp.grammar import Refusal, parse_bdat, parse_mail, parse_rcpt
+from postroika.smtp.grammar import Refusal, parse_auth, parse_base64, parse_bdat, parse_mail, parse_rcpt
 from postroika.smtp.server_base import (
     LINE_BARE_CR,
     LINE_BARE_LF,
     LINE_NUL,
     LINE_TOO_LONG,
     MAX_COMMAND_BYTES,
+    MAX_RESPONSE_BYTES,
     OK,
+    RESPONSE_TOO_LONG,
     ServerBase,
 )
-from postroika.smtp.server_events import BodyRefused, DataBegin, Helo, Quit, Reset, StartTls
+from postroika.smtp.server_events import Auth, AuthResponse, BodyRefused, DataBegin, Helo, Quit, Reset, StartTls
 from postroika.smtp.server_settings import EXTENSIONS, ServerSettings, greetings
 from postroika.smtp.states import AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
 
@@ -49,6 +62,11 @@ _NO_CHUNKING = reply(502, "5.5.1", "BDAT is not offered")
 _BEGIN_TLS = reply(220, "2.0.0", "ready to start TLS").wire()
 _NO_TLS = reply(502, "5.5.1", "STARTTLS is not offered")
 _IN_TLS = reply(503, "5.5.1", "TLS has begun already")
+_AUTHENTICATED = reply(235, "2.7.0", "authentication succeeded").wire()
+_NO_AUTH = reply(502, "5.5.1", "AUTH is not offered")
+_NEEDS_TLS = reply(538, "5.7.11", "AUTH is offered under TLS only")
+_AUTH_TWICE = reply(503, "5.5.1", "already authenticated")
+_CANCELLED = reply(501, "5.7.0", "authentication cancelled")
 
 
 class Server(ServerBase):
@@ -56,19 +74,42 @@ class Server(ServerBase):
 
     `state` is where the session is; `closed` says that nothing more is read: send the output, then close (or, after
     `StartTls`, go on with a Server that does not greet).
+
+    Attributes:
+        mechanisms: of AUTH, that the next EHLO offers; none if clients may not log in on this connection as it is.
+        authenticated: a client has logged in.
     """
 
-    __slots__ = ("_chunk_last", "_chunk_left", "_chunk_refusal", "_says_ehlo", "esmtp")
+    __slots__ = (
+        "_chunk_last", "_chunk_left", "_chunk_refusal", "_mechanisms", "_says_ehlo", "authenticated", "esmtp",
+        "mechanisms",
+    )  # fmt: skip
 
     def __init__(self, settings: ServerSettings, *, greet: bool = True) -> None:
         super().__init__(settings, greet=greet)
         self.esmtp = False
+        self.mechanisms: tuple[str, ...] = ()
+        self.authenticated = False
+        self._mechanisms: tuple[str, ...] = ()  # offered by the last EHLO
         self._says_ehlo = False
         self._chunk_left = 0
         self._chunk_last = False
         self._chunk_refusal: Reply | None = None
 
+    def challenge(self, octets: bytes) -> None:
+        """Ask for a response, in place of `answer`, after Auth or AuthResponse.
+
+        Raises:
+            LocalProtocolError: neither waits for a verdict.
+        """
+        if self._awaiting != AWAIT_AUTH:
+            raise LocalProtocolError("no authentication exchange waits for us")
+        self._awaiting = NOTHING
+        self._out.append(b"334 " + b64encode(octets) + b"\r\n")
+
     def _step_command(self) -> bool:
+        if self.state is State.AUTH:
+            return self._step_response()
         buffer, start = self._buffer, self._pos
         code, argument, behind = scan_command(buffer, start, self._lf_ends)
         if code == command.INCOMPLETE:
@@ -171,8 +212,64 @@ class Server(ServerBase):
         self._end_transaction(State.READY)
         self._credit = 0
         self.esmtp = self._says_ehlo
+        self._mechanisms = self.mechanisms if self.esmtp else ()
         self._offered = self.settings.extensions if self.esmtp else frozenset()
-        self._out.append(greetings(self.settings)[2 if self.esmtp else 1])
+        if self._mechanisms:
+            self._offered |= {"AUTH"}
+        self._out.append(greetings(self.settings, self._mechanisms)[2 if self.esmtp else 1])
+
+    def _auth_command(self, argument: bytes) -> None:
+        if not self.settings.auth:
+            self._refuse(command.AUTH, _NO_AUTH, argument)
+        elif self.authenticated:
+            self._refuse(command.AUTH, _AUTH_TWICE, argument)
+        elif not self._mechanisms:
+            self._refuse(command.AUTH, _NO_AUTH if self.mechanisms else _NEEDS_TLS, argument)
+        else:
+            try:
+                mechanism, initial = parse_auth(argument, self._mechanisms)
+            except Refusal as error:
+                self._refuse(command.AUTH, error.reply, argument)
+                return
+            self.state = State.AUTH
+            self._events.append(Auth(mechanism, initial))
+            self._awaiting = AWAIT_AUTH
+
+    def _step_response(self) -> bool:
+        """The next line of an authentication exchange: no verb is looked for in it."""
+        buffer, start = self._buffer, self._pos
+        lf = buffer.find(b"\n", start)
+        if (len(buffer) if lf < 0 else lf + 1) - start > MAX_RESPONSE_BYTES:
+            self.state = State.READY
+            self._skip(RESPONSE_TOO_LONG, start)
+            return True
+        if lf < 0:
+            self.closed = self._eof
+            return False
+        stop = lf - 1 if buffer.endswith(b"\r", start, lf) else lf
+        if stop == lf and not self._lf_ends:
+            self.state = State.READY
+            self._skip(LINE_BARE_LF, start)
+            return True
+        self._pos = lf + 1
+        line = buffer[start:stop]
+        try:
+            if line == b"*":
+                raise Refusal(_CANCELLED)
+            response = parse_base64(line)
+        except Refusal as error:
+            self.state = State.READY
+            self._out.append(error.reply.wire())
+            self._count_bad()
+            return True
+        self._events.append(AuthResponse(response))
+        self._awaiting = AWAIT_AUTH
+        return True
+
+    def _answer_auth(self, verdict: Reply | None, accepted: bool) -> None:
+        self.state = State.READY
+        self.authenticated = accepted
+        self._out.append(_AUTHENTICATED if verdict is None else verdict.wire())
 
     def _mail_command(self, argument: bytes) -> None:
         settings = self.settings
@@ -311,4 +408,5 @@ class Server(ServerBase):
         command.VRFY: _vrfy_command,
         command.HELP: _help_command,
         command.STARTTLS: _starttls_command,
+        command.AUTH: _auth_command,
     }

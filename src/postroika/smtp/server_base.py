@@ -19,6 +19,7 @@ from postroika.smtp.states import AFTER_MESSAGE, TABLE, State
 
 # RFC 5321 §4.5.3.1.4 says 512 octets, to which DSN adds 600 (RFC 3461 §5), SMTPUTF8 10, BODY 17, SIZE 26, …
 MAX_COMMAND_BYTES = 4096
+MAX_RESPONSE_BYTES = 12_288  # RFC 4954 §4: longer lines need not be taken in an authentication exchange
 MAX_SKIPPED_BYTES = 65_536  # of one line that is refused anyway; then the peer is no mail client
 MAX_DETAIL = 300
 
@@ -27,6 +28,7 @@ LINE_BARE_LF = reply(500, "5.5.2", "bare LF in a command line: lines must end wi
 LINE_BARE_CR = reply(500, "5.5.2", "bare CR in a command line: lines must end with CR LF")
 LINE_NUL = reply(500, "5.5.2", "NUL octet in a command line")
 LINE_TOO_LONG = reply(500, "5.5.2", f"command line is longer than {MAX_COMMAND_BYTES} octets")
+RESPONSE_TOO_LONG = reply(500, "5.5.6", "authentication exchange line is too long")
 
 
 OK = reply(250, "2.0.0", "Ok").wire()

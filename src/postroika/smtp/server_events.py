@@ -15,6 +15,32 @@ class Helo(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
+class Auth(msgspec.Struct, frozen=True, gc=False):
+    """* AUTH: an exchange begins. `Server.challenge` asks for a response, `Server.answer` ends it.
+
+    Args:
+        mechanism: one of those that are offered.
+        initial: what came with the command, None if nothing did.
+    """
+
+    mechanism: str
+    initial: bytes | None
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return f"Auth({self.mechanism!r}, …)"
+
+
+class AuthResponse(msgspec.Struct, frozen=True, gc=False):
+    """* The answer to a challenge. Who cancels or sends no base64 is refused by the server, and there is no event."""
+
+    response: bytes
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return "AuthResponse(…)"
+
+
 class Mail(msgspec.Struct, frozen=True, gc=False):
     """* MAIL FROM.
 
@@ -119,4 +145,7 @@ class StartTls(msgspec.Struct, frozen=True, gc=False):
     hands, and go on with a new Server whose settings say that TLS is active (RFC 3207 §4.2)."""
 
 
-Event = Helo | Mail | Rcpt | DataBegin | BodyChunk | BodyEnd | BodyRefused | Reset | Refused | Quit | StartTls
+Event = (
+    Helo | StartTls | Auth | AuthResponse | Mail | Rcpt | DataBegin | BodyChunk | BodyEnd | BodyRefused | Reset
+    | Refused | Quit
+)  # fmt: skip

@@ -20,6 +20,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         extensions: those to offer, of EXTENSIONS.
         tls: STARTTLS is not known, is offered, or is over and done with: the session is in TLS.
+        auth: clients may log in, though perhaps not on each connection: see `Server.mechanisms`.
     """
 
     hostname: str
@@ -31,11 +32,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     bare_newlines: Literal["refuse", "normalise"] = "refuse"
     extensions: frozenset[str] = EXTENSIONS
     tls: Literal["none", "offered", "active"] = "none"
+    auth: bool = False
 
 
 @functools.lru_cache(maxsize=64)
-def greetings(settings: ServerSettings) -> tuple[bytes, bytes, bytes]:
-    """The banner, and the replies to HELO and EHLO."""
+def greetings(settings: ServerSettings, mechanisms: tuple[str, ...] = ()) -> tuple[bytes, bytes, bytes]:
+    """The banner, and the replies to HELO and EHLO; `mechanisms` are those of AUTH."""
     offered = settings.extensions
     values = {"SIZE": f"SIZE {settings.max_message_bytes}", "LIMITS": f"LIMITS RCPTMAX={settings.max_recipients}"}
     order = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "ENHANCEDSTATUSCODES",
@@ -43,6 +45,8 @@ def greetings(settings: ServerSettings) -> tuple[bytes, bytes, bytes]:
     lines = [settings.hostname, *(values.get(name, name) for name in order if name in offered)]
     if settings.tls == "offered":
         lines.append("STARTTLS")
+    if mechanisms:
+        lines.append(f"AUTH {' '.join(mechanisms)}")
     return (
         Reply(220, "", (f"{settings.hostname} ESMTP Postroika",)).wire(),
         Reply(250, "", (settings.hostname,)).wire(),

@@ -257,6 +257,7 @@ class MessageWriter:
         campaign: str = "",
         not_before: float = 0.0,
         expires_at: float = 0.0,
+        account: str = "",
     ) -> None:
         """Commit the message with all its recipients; then hand it to the queue.
 
@@ -308,6 +309,7 @@ class MessageWriter:
             client_ip,
             client_helo,
             tls=tls,
+            account=account,
         )
         envelope, batches = intake.split(envelope, recipients, changes)
         kept = None if spilled else body

@@ -1,0 +1,245 @@
+"""`postroika account`: writes the file of accounts, which a running server reads again by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from postroika.cli import Verbs
+from postroika.cli._shared import config_option, console, json_option, load_config, print_json
+from postroika.cli._words import size, styled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from postroika.config import Account
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MIN_PASSWORD_CHARS = 8
+MAX_PASSWORD_CHARS = 1000
+_LIMITS = ("max_connections", "max_message_bytes", "recipients_per_minute", "recipients_per_hour", "recipients_per_day")
+
+
+@click.group("account", cls=Verbs)
+def command() -> None:
+    """Say who may log in and send.
+
+    The accounts are in the file that accounts.file of the config names. A running server takes changes over within
+    some seconds.
+    """
+
+
+def _settings(function: F) -> F:
+    """Adds the options for what an account may do."""
+    texts = {
+        "max_connections": "Its sessions at once; 0: any number.",
+        "max_message_bytes": "Of one message; 0: as for all.",
+        "recipients_per_minute": "Recipients that it may name; 0: any number.",
+        "recipients_per_hour": "The same for an hour.",
+        "recipients_per_day": "The same for a day.",
+    }
+    for key in reversed(_LIMITS):
+        option = f"--{key.replace('_', '-')}"
+        function = click.option(option, key, type=click.IntRange(0), default=0, metavar="N", help=texts[key])(function)
+    function = click.option(
+        "--from", "from_addresses", multiple=True, metavar="ADDRESS", help="What may stand in From:; as --sender."
+    )(function)
+    function = click.option(
+        "--sender",
+        "senders",
+        multiple=True,
+        metavar="ADDRESS",
+        help="A reverse-path it may use: an address, @DOMAIN, @.DOMAIN or '*'; by default its name.",
+    )(function)
+    return click.option("--tenant", default="", metavar="NAME", help="Whose mail it is.")(function)
+
+
+@command.command("add")
+@click.argument("name")
+@_settings
+@config_option
+def add(*, name: str, config_file: str | None, **settings: Any) -> None:
+    """Add an account. The password is asked for, or is the first line of standard input."""
+    from postroika.config import Account, Secret
+
+    path = _path(config_file)
+    with _changing(path) as accounts:
+        if _find(accounts, name) is not None:
+            raise click.UsageError(f"there is an account {name} already; see `postroika account passwd`")
+        password, scram = _hashes(_password(name))
+        accounts.append(Account(name=name, password=Secret(password), scram=Secret(scram), **settings))
+    click.echo(f"postroika: account {name} added to {path}", err=True)
+
+
+@command.command("passwd")
+@click.argument("name")
+@config_option
+def passwd(name: str, config_file: str | None) -> None:
+    """Give an account another password: asked for, or the first line of standard input."""
+    from postroika.config import Secret
+
+    with _changing(_path(config_file)) as accounts:
+        index = _index(accounts, name)
+        password, scram = _hashes(_password(name))
+        _replace(accounts, index, password=Secret(password), scram=Secret(scram))
+    click.echo(f"postroika: account {name} has another password", err=True)
+
+
+@command.command("disable")
+@click.argument("name")
+@config_option
+def disable(name: str, config_file: str | None) -> None:
+    """Let an account log in no more; its sessions that are open get no further."""
+    with _changing(_path(config_file)) as accounts:
+        _replace(accounts, _index(accounts, name), disabled=True)
+    click.echo(f"postroika: account {name} is disabled", err=True)
+
+
+@command.command("enable")
+@click.argument("name")
+@config_option
+def enable(name: str, config_file: str | None) -> None:
+    """Let an account log in again."""
+    with _changing(_path(config_file)) as accounts:
+        _replace(accounts, _index(accounts, name), disabled=False)
+    click.echo(f"postroika: account {name} is enabled", err=True)
+
+
+@command.command("remove")
+@click.argument("name")
+@config_option
+def remove(name: str, config_file: str | None) -> None:
+    """Take an account out of the file. Its mail that was accepted is delivered."""
+    with _changing(_path(config_file)) as accounts:
+        del accounts[_index(accounts, name)]
+    click.echo(f"postroika: account {name} is removed", err=True)
+
+
+@command.command("list")
+@json_option
+@config_option
+def list_(as_json: bool, config_file: str | None) -> None:
+    """Show all accounts, those of the config among them; no hashes."""
+    from pathlib import Path
+
+    import msgspec
+
+    from postroika.policy.account_file import read
+
+    _, config = load_config(config_file)
+    in_file = read(Path(config.accounts.file)).account if config.accounts.file else ()
+    accounts = sorted((*config.account, *in_file), key=lambda account: account.name.lower())
+    if as_json:
+        shown = [msgspec.structs.asdict(account) for account in accounts]
+        for entry in shown:
+            entry["password"], entry["scram"] = bool(entry["password"]), bool(entry["scram"])
+        print_json(shown)
+        return
+    from postroika.cli._tables import Column, print_table
+
+    columns = [Column(name) for name in ("account", "tenant", "may send as", "limits", "state")]
+    print_table(console(), columns, [_row(account) for account in accounts])
+
+
+def _row(account: Account) -> list[Any]:
+    limits = [
+        f"{account.max_connections} sessions" if account.max_connections else "",
+        size(account.max_message_bytes) if account.max_message_bytes else "",
+        f"{account.recipients_per_minute}/min" if account.recipients_per_minute else "",
+        f"{account.recipients_per_hour}/h" if account.recipients_per_hour else "",
+        f"{account.recipients_per_day}/d" if account.recipients_per_day else "",
+    ]
+    return [
+        styled(account.name),
+        styled(account.tenant or "-"),
+        styled(" ".join(account.senders) or account.name),
+        ", ".join(limit for limit in limits if limit) or "-",
+        "disabled" if account.disabled else "enabled",
+    ]
+
+
+# ---- the file
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[list[Account]]:
+    """The accounts as a list, which is written back when all went well; nobody else changes them meanwhile."""
+    import msgspec
+
+    from postroika.config import account_problems
+    from postroika.errors import ConfigError
+    from postroika.policy import account_file
+
+    with account_file.locked(path):
+        content = account_file.read(path)
+        accounts = list(content.account)
+        yield accounts
+        if problems := list(account_problems(accounts)):
+            raise ConfigError("\n".join(f"{path}: {key}: {problem}" for key, problem in problems))
+        account_file.write(path, msgspec.structs.replace(content, account=tuple(accounts)))
+
+
+def _path(config_file: str | None) -> Path:
+    """The file of accounts.
+
+    Raises:
+        ConfigError: the config names none.
+    """
+    from pathlib import Path
+
+    from postroika.errors import ConfigError
+
+    file, config = load_config(config_file)
+    if not config.accounts.file:
+        raise ConfigError(f'{file}: accounts.file: names no file; write, for instance: accounts.file = "accounts.toml"')
+    return Path(config.accounts.file)
+
+
+def _find(accounts: list[Account], name: str) -> int | None:
+    wanted = name.lower()
+    return next((i for i, account in enumerate(accounts) if account.name.lower() == wanted), None)
+
+
+def _index(accounts: list[Account], name: str) -> int:
+    index = _find(accounts, name)
+    if index is None:
+        raise click.UsageError(f"there is no account {name} in the file of accounts")
+    return index
+
+
+def _replace(accounts: list[Account], index: int, **changes: Any) -> None:
+    import msgspec
+
+    accounts[index] = msgspec.structs.replace(accounts[index], **changes)
+
+
+# ---- passwords
+
+
+def _password(name: str) -> str:
+    """From the terminal, twice; or the first line of standard input. Never from the command line, which everybody on
+    the machine can read."""
+    if sys.stdin.isatty():
+        text: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        text = sys.stdin.readline(MAX_PASSWORD_CHARS + 2).rstrip("\r\n")
+    if not MIN_PASSWORD_CHARS <= len(text) <= MAX_PASSWORD_CHARS:
+        raise click.UsageError(f"a password has {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
+    return text
+
+
+def _hashes(password: str) -> tuple[str, str]:
+    """Its argon2id hash, and its keys for SCRAM."""
+    from postroika.policy.passwords import hash_of
+    from postroika.smtp.sasl import prepared
+    from postroika.smtp.scram import keys_of
+
+    try:
+        return hash_of(prepared(password)), keys_of(password).text()
+    except ValueError as error:
+        raise click.UsageError(f"this cannot be a password: {error}") from None

@@ -1,0 +1,53 @@
+"""Finds what is wrong with accounts, in the config file and in the file of accounts alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from postroika.config.addresses import canonical_domain
+from postroika.config.sections import Account
+
+_BASE64 = r"[A-Za-z0-9+/]+={0,2}"
+# The PHC string format, with the parameters in the order in which libargon2 writes them.
+_ARGON2ID = re.compile(rf"\$argon2id\$v=19\$m=\d{{1,7}},t=\d{{1,3}},p=\d{{1,3}}\${_BASE64}\${_BASE64}")
+_SCRAM = re.compile(rf"SCRAM-SHA-256\$\d{{4,8}}:{_BASE64}\${_BASE64}:{_BASE64}")
+MAX_NAME_CHARS = 255
+MAX_TENANT_CHARS = 100
+
+
+def account_problems(accounts: Sequence[Account]) -> Iterator[tuple[str, str]]:
+    """(key, problem) of each value that cannot be meant, keys as "account[0].name"."""
+    taken: dict[str, int] = {}
+    for i, account in enumerate(accounts):
+        name = account.name.lower()
+        if not account.name.isprintable() or account.name != account.name.strip() or len(name) > MAX_NAME_CHARS:
+            yield f"account[{i}].name", f"{account.name!r} is not a name"
+        elif taken.setdefault(name, i) != i:
+            yield f"account[{i}].name", f"{account.name!r} is the name of account[{taken[name]}] already"
+        # Neither the value of a hash nor a password that stands there by mistake may get into a log.
+        if account.password and not _ARGON2ID.fullmatch(account.password.reveal()):
+            yield f"account[{i}].password", "is not an argon2id hash; `postroika account` makes one"
+        if account.scram and not _SCRAM.fullmatch(account.scram.reveal()):
+            yield f"account[{i}].scram", "is not SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey"
+        if not account.tenant.isprintable() or len(account.tenant) > MAX_TENANT_CHARS:
+            yield f"account[{i}].tenant", f"has to be visible, and of at most {MAX_TENANT_CHARS} characters"
+        if not account.senders and "@" not in account.name:
+            yield f"account[{i}].senders", f"is needed: the name {account.name!r} is not an address"
+        for key in ("senders", "from_addresses"):
+            for j, pattern in enumerate(getattr(account, key)):
+                if (problem := _pattern_problem(pattern)) is not None:
+                    yield f"account[{i}].{key}[{j}]", problem
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    if pattern == "*":
+        return None
+    local, at, domain = pattern.rpartition("@")
+    if not at or (local and domain.startswith(".")):
+        return f'{pattern!r} is not an address, "@domain", "@.domain" or "*"'
+    try:
+        canonical_domain(domain)
+    except ValueError as error:
+        return str(error)
+    return None

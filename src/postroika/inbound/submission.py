@@ -1,0 +1,121 @@
+"""The header of a message that an account submits: checked, and completed.
+
+Promise: what leaves here has a Date and a Message-ID, and names nobody in From whom the account may not write as. The
+octets that the client has sent are passed on as they are; what is missing is put in front of them.
+
+How: pieces are held until the header has ended, as only then is it known what is missing; later ones go through. Bytes
+in, bytes out; the first thing that is wrong becomes `refusal`, the reply after the end of the message.
+Source: RFC 6409 §6.1, §8.2, §8.3.
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import formatdate
+
+from postroika.mail.mailboxes import mailboxes
+from postroika.mail.reply import Reply, reply
+from postroika.policy.accounts import Account
+
+TOO_LARGE = reply(552, "5.3.4", "the message is larger than this account may send")
+NO_FROM = reply(550, "5.7.1", "there has to be one From field that is well formed")
+FOREIGN_FROM = reply(550, "5.7.1", "this account may not use this address in From")
+BAD_HEADER = reply(550, "5.6.0", "the header has line ends that are not CR LF")
+_HEADER_TOO_LARGE = reply(552, "5.3.4", "the header is too large")
+_MOST_HELD_BYTES = 4 * 1024 * 1024  # above limits.max_header_bytes, as it is in any sensible config
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
+
+
+class SubmissionHeader:
+    """The header of one message.
+
+    Args:
+        account: whose it is.
+        message_id: for the field, without brackets.
+        at: epoch seconds.
+
+    Attributes:
+        refusal: None as long as the message may be taken.
+    """
+
+    __slots__ = ("_account", "_at", "_held", "_message_id", "_size", "refusal")
+
+    def __init__(self, account: Account, message_id: str, at: float) -> None:
+        self._account = account
+        self._message_id = message_id
+        self._at = at
+        self._held: bytearray | None = bytearray()  # None once the header has ended
+        self._size = 0
+        self.refusal: Reply | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """What is to be stored of what has come."""
+        if self.refusal is not None:
+            return b""
+        self._size += len(piece)
+        if 0 < self._account.max_message_bytes < self._size:
+            return self._refuse(TOO_LARGE)
+        held = self._held
+        if held is None:
+            return piece
+        searched = max(0, len(held) - 3)
+        held += piece
+        if held.startswith(b"\r\n"):
+            return self._complete(0)
+        end = held.find(b"\r\n\r\n", searched)
+        if end >= 0:
+            return self._complete(end + 2)
+        return self._refuse(_HEADER_TOO_LARGE) if len(held) > _MOST_HELD_BYTES else b""
+
+    def finish(self) -> bytes:
+        """The message has ended: what is still to be stored."""
+        if self._held is None or self.refusal is not None:
+            return b""
+        return self._complete(len(self._held))
+
+    def _refuse(self, refusal: Reply) -> bytes:
+        self.refusal = refusal
+        self._held = None
+        return b""
+
+    def _complete(self, end: int) -> bytes:
+        """What is held, with what was missing in front of it; the header goes up to `end`, the last CR LF of it
+        included."""
+        assert self._held is not None
+        content, self._held = bytes(self._held), None
+        header = content[:end]
+        fields = _fields(header)
+        if fields is None:
+            return self._refuse(BAD_HEADER)
+        if not self._account.from_addresses.everything:
+            authors = [body for name, body in fields if name == b"from"]
+            addresses = mailboxes(authors[0]) if len(authors) == 1 else None
+            if not addresses:
+                return self._refuse(NO_FROM)
+            if any(address not in self._account.from_addresses for address in addresses):
+                return self._refuse(FOREIGN_FROM)
+        names = {name for name, _ in fields}
+        missing = b""
+        if b"date" not in names:
+            missing += f"Date: {formatdate(int(self._at)).replace('-0000', '+0000')}\r\n".encode()
+        if b"message-id" not in names:
+            missing += f"Message-ID: <{self._message_id}>\r\n".encode()
+        if header and not _FIELD.match(header):
+            missing += b"\r\n"  # it was no header: what came is all body
+        return missing + content
+
+
+def _fields(header: bytes) -> list[tuple[bytes, str]] | None:
+    """Names in lower case, and bodies unfolded. What is no field is passed over, as some readers do; so nothing can
+    hide behind it. None if there is a CR or LF by itself."""
+    fields: list[tuple[bytes, str]] = []
+    for line in header.split(b"\r\n"):
+        if b"\r" in line or b"\n" in line:
+            return None
+        if line[:1] in {b" ", b"\t"}:
+            if fields:
+                name, body = fields[-1]
+                fields[-1] = (name, f"{body} {line.decode('utf-8', 'replace').strip()}")
+        elif match := _FIELD.match(line):
+            fields.append((match[1].lower(), line[match.end() :].decode("utf-8", "replace").strip()))
+    return fields

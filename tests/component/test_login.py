@@ -1,0 +1,403 @@
+"""inbound.login in a session: logging in, what it takes to be refused, and what an account may do."""
+
+from __future__ import annotations
+
+import socket
+from base64 import b64decode, b64encode
+
+import pytest
+import scramp
+import trio
+import trio.testing
+
+from postroika import config, metrics
+from postroika.inbound import login
+from postroika.inbound.accept import Door
+from postroika.inbound.login import Logins, Rules
+from postroika.inbound.session import Services, Session
+from postroika.outcome.events import FailedLogin, Refusal
+from postroika.policy import accounts
+from postroika.policy.accounts import Accounts
+from postroika.policy.lockout import Lockout
+from postroika.policy.pipeline import Client, Pipeline
+from postroika.policy.relay import RelayPolicy
+from postroika.pump import open_pump
+from postroika.smtp.scram import keys_of
+from postroika.smtp.server import ServerSettings
+from postroika.tls.facts import TlsFacts
+from tests.component.smtp_client import AT, LIMITS, FakeSpool, received_event
+
+KEYS = keys_of("secret", iterations=4096).text()
+HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g"
+IN = "235 2.7.0 authentication succeeded\n"
+WRONG = "535 5.7.8 authentication credentials are invalid\n"
+OK = "250 2.1.0 Ok\n"
+RCPT_OK = "250 2.1.5 Ok\n"
+GO_ON = "354 End data with <CR><LF>.<CR><LF>\n"
+REQUIRED = "530 5.7.0 authentication is required\n"
+LOCKED = "454 4.7.0 too many failed logins, please try again later\n"
+
+
+@pytest.fixture(autouse=True)
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The password "secret" matches HASH, no other. What was hashed, in order."""
+    seen: list[str] = []
+
+    def matches(stored: str, password: str) -> bool:
+        seen.append(stored)
+        return stored == HASH and password == "secret"
+
+    monkeypatch.setattr(accounts, "matches", matches)
+    return seen
+
+
+def plain(name: str, password: str) -> bytes:
+    return b"AUTH PLAIN " + b64encode(f"\0{name}\0{password}".encode()) + b"\r\n"
+
+
+def account(name: str = "ann@shop.example", **settings: object) -> config.Account:
+    facts: dict[str, object] = {"name": name, "tenant": "shop"}
+    facts |= {"password": config.Secret(HASH), "scram": config.Secret(KEYS)}
+    return config.Account(**{**facts, **settings})  # type: ignore[arg-type]
+
+
+class House:
+    """A worker's share of accounts, and its sessions."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        *listed: config.Account,
+        rules: Rules = Rules(required=True, without_tls=True),  # noqa: B008 - frozen
+        failures_per_session: int = 3,
+        failure_delay_s: float = 0.0,
+        per_ip: int = 100,
+    ) -> None:
+        self.nursery = nursery
+        self.accounts = Accounts(listed or (account(),), None)
+        self.failed: list[FailedLogin] = []
+        self.refused: list[Refusal] = []
+        self.spool = FakeSpool()
+        self.services = Services(
+            door=Door(self.spool, received_event, hostname="mx.test", clock=lambda: AT),
+            pipeline=Pipeline(30),
+            relay=RelayPolicy(["10.0.0.0/8"], ["ours.example"], "mx.test"),
+            rejected=self.refused.append,
+            limits=LIMITS,
+            logins=Logins(
+                self.accounts,
+                Lockout(per_ip=per_ip, per_account=100, period_s=900.0),
+                [rules],
+                self.failed.append,
+                failure_delay_s=failure_delay_s,
+                failures_per_session=failures_per_session,
+                check_timeout_s=30.0,
+            ),
+        )
+
+    async def connect(self, ip: str = "192.0.2.7", tls: TlsFacts | None = None) -> Visitor:
+        """A session that has been greeted."""
+        visitor = Visitor(self, ip, tls)
+        assert await visitor.read() == "220 mx.test ESMTP Postroika\n"
+        visitor.ehlo = await visitor.say(b"EHLO c.example\r\n")
+        return visitor
+
+
+class Visitor:
+    def __init__(self, house: House, ip: str, tls: TlsFacts | None) -> None:
+        theirs, ours = socket.socketpair()
+        theirs.setblocking(False)
+        ours.setblocking(False)
+        self.socket = trio.socket.from_stdlib_socket(theirs)
+        self.ehlo = ""
+        client = Client(ip, tls=tls)
+        settings = ServerSettings(hostname="mx.test", max_message_bytes=100_000, auth=True)
+        self.session = Session(ours, client, settings, house.services)
+        self.ended = trio.Event()
+        house.nursery.start_soon(self._run)
+        house.nursery.start_soon(self._close_at_the_end)
+
+    async def _run(self) -> None:
+        async with open_pump() as pump:
+            pump.spawn(self.session.run())
+        self.ended.set()
+
+    async def _close_at_the_end(self) -> None:
+        with self.socket:
+            await trio.sleep_forever()
+
+    async def read(self) -> str:
+        """The next reply or replies; "" at the end."""
+        try:
+            return (await self.socket.recv(1_000_000)).decode().replace("\r\n", "\n")
+        except ConnectionResetError:
+            return ""
+
+    async def say(self, wire: bytes) -> str:
+        await self.socket.send(wire)
+        return await self.read()
+
+    async def submit(self, content: bytes, sender: bytes = b"ann@shop.example") -> str:
+        """One message; the last reply."""
+        assert await self.say(b"MAIL FROM:<" + sender + b">\r\n") == OK
+        assert await self.say(b"RCPT TO:<c@d.example>\r\n") == RCPT_OK
+        assert await self.say(b"DATA\r\n") == GO_ON
+        return await self.say(content + b"\r\n.\r\n")
+
+
+async def test_account_submits_from_anywhere_to_anywhere(nursery: trio.Nursery) -> None:
+    house = House(nursery)
+    ann = await house.connect()
+    assert "\n250 AUTH SCRAM-SHA-256 PLAIN LOGIN\n" in ann.ehlo
+    assert await ann.say(b"MAIL FROM:<ann@shop.example>\r\n") == REQUIRED
+    assert await ann.say(plain("Ann@Shop.Example", "secret")) == IN
+    assert await ann.submit(b"From: ann@shop.example\r\n\r\nhello") == "250 2.0.0 Ok: queued as 0000000000001\n"
+    (message,) = house.spool.kept
+    assert message.body == (
+        b"Received: from c.example ([192.0.2.7])\r\n\tby mx.test (Postroika) with ESMTPA id 0000000000001\r\n"
+        b"\tfor <c@d.example>; Tue, 14 Nov 2023 22:13:20 +0000\r\n"
+        b"Date: Tue, 14 Nov 2023 22:13:20 +0000\r\nMessage-ID: <0000000000001@mx.test>\r\n"
+        b"From: ann@shop.example\r\n\r\nhello\r\n"
+    )
+    assert message.facts is not None
+    assert (message.facts["tenant"], message.facts["account"]) == ("shop", "ann@shop.example")
+    (refusal,) = house.refused
+    assert (refusal.stage, refusal.reply.code, refusal.account) == ("mail", 530, "")
+
+
+async def test_trusted_network_has_to_log_in_too_where_it_is_required(nursery: trio.Nursery) -> None:
+    visitor = await House(nursery).connect("10.0.0.1")
+    assert await visitor.say(b"MAIL FROM:<a@b>\r\n") == REQUIRED
+
+
+async def test_where_it_is_not_required_strangers_go_on_as_before(nursery: trio.Nursery) -> None:
+    house = House(nursery, rules=Rules(required=False, without_tls=True))
+    visitor = await house.connect()
+    assert await visitor.say(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<c@ours.example>\r\n") == (
+        OK + "550 5.7.1 relay access denied\n" + RCPT_OK
+    )
+    assert await visitor.say(b"RSET\r\n" + plain("ann@shop.example", "secret")) == "250 2.0.0 Ok\n" + IN
+    assert await visitor.say(b"MAIL FROM:<a@b>\r\n") == "550 5.7.1 this account may not use this reverse-path\n"
+    assert await visitor.say(b"MAIL FROM:<ann@shop.example>\r\nRCPT TO:<c@d.example>\r\n") == OK + RCPT_OK
+
+
+async def test_pipelined_commands_behind_auth_wait_for_it(nursery: trio.Nursery) -> None:
+    ann = await House(nursery).connect()
+    assert await ann.say(plain("ann@shop.example", "secret") + b"MAIL FROM:<ann@shop.example>\r\n") == IN + OK
+
+
+async def test_login_in_the_clear_only_where_it_is_allowed(nursery: trio.Nursery) -> None:
+    house = House(nursery, rules=Rules(required=True, without_tls=False))
+    in_the_clear = await house.connect()
+    assert "AUTH" not in in_the_clear.ehlo
+    said = await in_the_clear.say(plain("ann@shop.example", "secret"))
+    assert said == "538 5.7.11 AUTH is offered under TLS only\n"
+    covered = await house.connect(tls=TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384"))
+    assert "AUTH SCRAM-SHA-256 PLAIN LOGIN\n" in covered.ehlo
+    assert await covered.say(plain("ann@shop.example", "secret")) == IN
+    await covered.submit(b"From: ann@shop.example\r\n\r\n")
+    assert b" with ESMTPSA id " in house.spool.kept[0].body
+
+
+async def test_login_mechanism(nursery: trio.Nursery) -> None:
+    ann = await House(nursery).connect()
+    assert await ann.say(b"AUTH LOGIN\r\n") == "334 VXNlcm5hbWU6\n"
+    assert await ann.say(b64encode(b"ann@shop.example") + b"\r\n") == "334 UGFzc3dvcmQ6\n"
+    assert await ann.say(b64encode(b"secret") + b"\r\n") == IN
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "good"),
+    [("ann@shop.example", "secret", True), ("ann@shop.example", "wrong", False), ("nobody", "secret", False)],
+)
+async def test_scram(nursery: trio.Nursery, name: str, password: str, good: bool) -> None:
+    house = House(nursery)
+    ann = await house.connect()
+    client = scramp.ScramClient(["SCRAM-SHA-256"], name, password)
+    said = await ann.say(b"AUTH SCRAM-SHA-256 " + b64encode(client.get_client_first().encode()) + b"\r\n")
+    client.set_server_first(b64decode(said[4:]).decode())
+    said = await ann.say(b64encode(client.get_client_final().encode()) + b"\r\n")
+    if good:
+        client.set_server_final(b64decode(said[4:]).decode())
+        assert await ann.say(b"\r\n") == IN
+        assert house.failed == []
+    else:
+        assert said == WRONG
+        why = "wrong password" if name.startswith("ann") else "no such account"
+        assert house.failed == [FailedLogin("192.0.2.7", "c.example", name, why, login.WRONG)]
+
+
+async def test_unknown_name_wrong_password_and_disabled_account_are_alike(
+    nursery: trio.Nursery, hashed: list[str]
+) -> None:
+    house = House(nursery, account(), account("off@shop.example", disabled=True), failures_per_session=10)
+    visitor = await house.connect()
+    for name, password in (("nobody", "secret"), ("ann@shop.example", "wrong"), ("off@shop.example", "secret")):
+        assert await visitor.say(plain(name, password)) == WRONG
+    assert len(hashed) == 3  # one for each, whoever it is
+    assert [(failed.account, failed.reason) for failed in house.failed] == [
+        ("nobody", "no such account"),
+        ("ann@shop.example", "wrong password"),
+        ("off@shop.example", "the account is disabled"),
+    ]
+    assert not any("secret" in str(failed) for failed in house.failed)
+
+
+async def test_session_ends_with_too_many_failures(nursery: trio.Nursery) -> None:
+    house = House(nursery)
+    visitor = await house.connect()
+    assert await visitor.say(plain("ann@shop.example", "wrong")) == WRONG
+    assert await visitor.say(b"AUTH PLAIN AAAA\r\n") == "501 5.5.2 malformed authentication exchange\n"
+    assert await visitor.say(plain("ann@shop.example", "wrong")) == (
+        "421 4.7.0 too many failed logins: closing the connection\n"
+    )
+    assert await visitor.read() == ""
+    assert len(house.failed) == 2
+
+
+async def test_address_is_locked_out_over_all_its_sessions(nursery: trio.Nursery, hashed: list[str]) -> None:
+    house = House(nursery, per_ip=4)
+    before = metrics.LOGINS["locked_out"].value
+    for name in ("a", "b", "c", "d"):
+        visitor = await house.connect("198.51.100.1")
+        assert await visitor.say(plain(name, "secret")) == WRONG
+    visitor = await house.connect("198.51.100.1")
+    assert await visitor.say(plain("ann@shop.example", "secret")) == LOCKED
+    assert await visitor.say(plain("nobody", "secret")) == LOCKED
+    assert len(hashed) == 4
+    assert [failed.reason for failed in house.failed] == ["no such account"] * 3 + ["no such account; locked out"]
+    assert metrics.LOGINS["locked_out"].value - before == 2
+    elsewhere = await house.connect("198.51.100.2")
+    assert await elsewhere.say(plain("ann@shop.example", "secret")) == IN
+
+
+async def test_failures_are_answered_late(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
+    house = House(nursery, failure_delay_s=2.0)
+    visitor = await house.connect()
+    for delay_s in (2.0, 4.0):
+        await visitor.socket.send(plain("nobody", "x"))
+        while not house.failed:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(delay_s - 0.1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.move_on_after(0) as at_once:
+            await visitor.read()
+        assert at_once.cancelled_caught
+        mock_clock.jump(0.2)
+        assert await visitor.read() == WRONG
+        house.failed.clear()
+
+
+async def test_shutdown_does_not_wait_for_a_late_answer(nursery: trio.Nursery) -> None:
+    house = House(nursery, failure_delay_s=1000.0)
+    visitor = await house.connect()
+    await visitor.socket.send(plain("nobody", "x"))
+    while not house.failed:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    visitor.session.stop(now=False)
+    assert await visitor.read() == "421 4.3.2 the service is shutting down, please try again\n"
+    await visitor.ended.wait()
+
+
+async def test_too_many_sessions_of_an_account(nursery: trio.Nursery) -> None:
+    house = House(nursery, account(max_connections=2))
+    visitors = [await house.connect() for _ in range(3)]
+    said = [await visitor.say(plain("ann@shop.example", "secret")) for visitor in visitors]
+    assert said == [IN, IN, "454 4.7.0 too many sessions of this account at once\n"]
+    await visitors[0].say(b"QUIT\r\n")
+    await visitors[0].ended.wait()
+    assert await visitors[2].say(plain("ann@shop.example", "secret")) == IN
+
+
+async def test_rates_of_recipients(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
+    house = House(nursery, account(recipients_per_minute=2, recipients_per_hour=3))
+    one, two = await house.connect(), await house.connect()
+    for visitor in (one, two):
+        await visitor.say(plain("ann@shop.example", "secret"))
+        await visitor.say(b"MAIL FROM:<ann@shop.example>\r\n")
+    assert await one.say(b"RCPT TO:<a@x.example>\r\nRCPT TO:<b@x.example>\r\n") == RCPT_OK * 2
+    assert await two.say(b"RCPT TO:<c@x.example>\r\n") == (
+        "450 4.7.1 too many recipients of this account; try again in 30 s\n"
+    )
+    mock_clock.jump(31)
+    assert await two.say(b"RCPT TO:<c@x.example>\r\n") == RCPT_OK
+    mock_clock.jump(60)
+    assert (await two.say(b"RCPT TO:<d@x.example>\r\n")).startswith("450 4.7.1 too many recipients of this account; ")
+    refusal = house.refused[-1]
+    assert (refusal.recipient, refusal.account, refusal.tenant) == ("d@x.example", "ann@shop.example", "shop")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (b"MAIL FROM:<bob@shop.example>", "550 5.7.1 this account may not use this reverse-path\n"),
+        (b"MAIL FROM:<ANN@SHOP.EXAMPLE>", OK),
+        (b"MAIL FROM:<>", OK),
+        (b"MAIL FROM:<ann@shop.example> SIZE=5001", "552 5.3.4 the message is larger than this account may send\n"),
+        (b"MAIL FROM:<ann@shop.example> SIZE=5000", OK),
+    ],
+)
+async def test_what_an_account_may_say_at_mail(nursery: trio.Nursery, command: bytes, said: str) -> None:
+    house = House(nursery, account(max_message_bytes=5000))
+    ann = await house.connect()
+    await ann.say(plain("ann@shop.example", "secret"))
+    assert await ann.say(command + b"\r\n") == said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"From: bob@bank.example\r\n\r\nx", "550 5.7.1 this account may not use this address in From\n"),
+        (b"Subject: x\r\n\r\nx", "550 5.7.1 there has to be one From field that is well formed\n"),
+        (b"x", "550 5.7.1 there has to be one From field that is well formed\n"),
+        (
+            b"From: ann@shop.example\r\n\r\n" + b"x" * 5000,
+            "552 5.3.4 the message is larger than this account may send\n",
+        ),
+    ],
+)
+async def test_refused_content_is_not_kept(nursery: trio.Nursery, content: bytes, said: str) -> None:
+    house = House(nursery, account(max_message_bytes=5000))
+    ann = await house.connect()
+    await ann.say(plain("ann@shop.example", "secret"))
+    assert await ann.submit(content) == said
+    assert house.spool.kept == []
+    assert [message.abandoned for message in house.spool.messages] == [True]
+    assert [(refusal.stage, refusal.sender) for refusal in house.refused] == [("final_dot", "ann@shop.example")]
+    assert (await ann.submit(b"From: ann@shop.example\r\n\r\nx")).startswith("250 2.0.0 Ok: queued as ")
+
+
+async def test_account_that_was_taken_away_gets_no_further(nursery: trio.Nursery) -> None:
+    house = House(nursery)
+    ann = await house.connect()
+    await ann.say(plain("ann@shop.example", "secret"))
+    await ann.submit(b"From: ann@shop.example\r\n\r\nx")
+    house.services.logins.accounts = Accounts([account(disabled=True)], None)  # type: ignore[union-attr]
+    assert await ann.say(b"MAIL FROM:<ann@shop.example>\r\n") == "421 4.7.0 this account may not be used any more\n"
+    assert await ann.read() == ""
+
+
+async def test_too_many_passwords_at_once(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(nursery)
+    monkeypatch.setattr(house.accounts, "_waiting", 1000)
+    visitor = await house.connect()
+    assert await visitor.say(plain("ann@shop.example", "secret")) == (
+        "454 4.7.0 too many logins at once, please try again later\n"
+    )
+    assert house.failed == []
+
+
+async def test_tenants_of_two_accounts_do_not_mix(nursery: trio.Nursery) -> None:
+    house = House(nursery, account(), account("bob@mill.example", tenant="mill"))
+    ann, bob = await house.connect(), await house.connect()
+    await ann.say(plain("ann@shop.example", "secret"))
+    await bob.say(plain("bob@mill.example", "secret"))
+    assert (await bob.say(b"MAIL FROM:<ann@shop.example>\r\n")).startswith("550 5.7.1 ")
+    await bob.submit(b"From: bob@mill.example\r\n\r\n", b"bob@mill.example")
+    await ann.submit(b"From: ann@shop.example\r\n\r\n")
+    told = [message.facts for message in house.spool.kept]
+    assert [(facts["tenant"], facts["account"]) for facts in told if facts] == [
+        ("mill", "bob@mill.example"),
+        ("shop", "ann@shop.example"),
+    ]

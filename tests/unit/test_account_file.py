@@ -1,0 +1,251 @@
+"""The file of accounts, and `postroika account`, which writes it."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tomllib
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+
+from postroika import config
+from postroika.cli import ExitCode, run
+from postroika.errors import ConfigError
+from postroika.policy import account_file
+from postroika.policy.account_file import AccountFile
+from postroika.policy.passwords import hash_of, hash_of_nothing, matches
+from postroika.smtp.scram import keys_of, read_keys
+from tests.outputs import Output
+
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g"
+SCRAM = keys_of("pencil", iterations=4096).text()
+ANN = config.Account(
+    name="ann@shop.example",
+    password=config.Secret(HASH),
+    scram=config.Secret(SCRAM),
+    tenant='s"hop',
+    senders=("@shop.example",),
+    max_connections=3,
+)
+SEED = b64encode(b"s" * 32).decode()
+
+
+def written(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.toml"
+    content = AccountFile(SEED, (ANN, config.Account(name="bob@shop.example", disabled=True)))
+    account_file.write(path, content)
+    assert account_file.read(path) == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["accounts.toml"]
+
+
+def test_file_gets_a_seed_and_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.toml"
+    account_file.write(path, AccountFile())
+    first = account_file.read(path)
+    assert len(first.seed_bytes) == 32
+    account_file.write(path, first)
+    assert account_file.read(path) == first
+
+
+def test_no_file_is_no_accounts(tmp_path: Path) -> None:
+    assert account_file.read(tmp_path / "accounts.toml") == AccountFile()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602, 0o777])
+def test_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = written(tmp_path / "accounts.toml", "", mode)
+    with pytest.raises(ConfigError) as caught:
+        account_file.read(path)
+    assert str(caught.value) == f"{path}: has to be a file of mode 0600, for it holds hashes of passwords"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[account", "not TOML: Expected ']' at the end of a table declaration (at end of document)"),
+        ("x = 1", "object contains unknown field x"),
+        ("seed = 'a'", "seed: is not base64"),
+        ("[[account]]", "account[0]: the key 'name' is missing"),
+        ("[[account]]\nname = 'a@b'\nsender = []", "account[0]: object contains unknown field sender"),
+        ("[[account]]\nname = 'app'", "account[0].senders: is needed: the name 'app' is not an address"),
+        ("[[account]]\nname = ' a@b'", "account[0].name: ' a@b' is not a name"),
+        ("[[account]]\nname = 'a@b'\n[[account]]\nname = 'A@b'", "account[1].name: 'A@b' is the name of account[0] already"),
+        ("[[account]]\nname = 'a@b'\npassword = 'geheim'", "account[0].password: is not an argon2id hash; `postroika account` makes one"),
+        ("[[account]]\nname = 'a@b'\nscram = 'geheim'", "account[0].scram: is not SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey"),
+        ("[[account]]\nname = 'a@b'\ntenant = '\\u0007'", "account[0].tenant: has to be visible, and of at most 100 characters"),
+        ("[[account]]\nname = 'a@b'\nsenders = ['b']", "account[0].senders[0]: 'b' is not an address, \"@domain\", \"@.domain\" or \"*\""),
+        ("[[account]]\nname = 'a@b'\nfrom_addresses = ['@a b']", "account[0].from_addresses[0]: 'a b' is not a domain or \".subdomains\""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_told_without_secrets(tmp_path: Path, text: str, problem: str) -> None:
+    path = written(tmp_path / "accounts.toml", text.replace("'\\u", '"\\u').replace("7'", '7"'))
+    with pytest.raises(ConfigError) as caught:
+        account_file.read(path)
+    assert str(caught.value) == f"{path}: {problem}"
+    assert "geheim" not in str(caught.value)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "accounts.toml"
+    account_file.write(path, AccountFile(SEED, (ANN,)))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ConfigError, match="cannot write it: No space left on device"):
+        account_file.write(path, AccountFile(SEED))
+    monkeypatch.undo()
+    assert account_file.read(path) == AccountFile(SEED, (ANN,))
+    assert [file.name for file in tmp_path.iterdir()] == ["accounts.toml"]
+
+
+# ---- passwords
+
+
+def test_hash_matches_its_password_alone() -> None:
+    made = hash_of("correct horse")
+    assert made.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert matches(made, "correct horse")
+    assert not matches(made, "correct horsf")
+    assert not matches("nonsense", "x")
+
+
+def test_hash_of_nothing_costs_what_most_do() -> None:
+    cheap, dear = "$argon2id$v=19$m=8,t=1,p=1$", "$argon2id$v=19$m=16,t=3,p=2$"
+    ending = HASH.partition("p=1$")[2]
+    assert hash_of_nothing([cheap + ending, dear + ending, dear + ending]).startswith(dear)
+    assert hash_of_nothing([]).startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+# ---- the command
+
+
+@pytest.fixture
+def account(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`account(*args, password=…)` runs `postroika account` in a directory with a config."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POSTROIKA_CONFIG", raising=False)
+    (tmp_path / "postroika.toml").write_text('[accounts]\nfile = "accounts.toml"\n')
+
+    def call(*args: str, password: str = "") -> Output:
+        monkeypatch.setattr("sys.stdin", io.StringIO(password))
+        code = run(["account", *args])
+        return Output(int(code), *capsys.readouterr())
+
+    return call
+
+
+def test_account_is_added_with_hash_and_keys_of_its_password(account, tmp_path: Path) -> None:
+    output = account(
+        "add", "ann@shop.example", "--tenant", "shop", "--sender", "@shop.example", "--sender", "x@y.example",
+        "--from", "@shop.example", "--recipients-per-hour", "100", password="correct horse\n",
+    )  # fmt: skip
+    assert (output.code, output.out, output.err) == (
+        0, "", f"postroika: account ann@shop.example added to {tmp_path}/accounts.toml\n",
+    )  # fmt: skip
+    text = (tmp_path / "accounts.toml").read_text()
+    assert "correct horse" not in text
+    (entry,) = tomllib.loads(text)["account"]
+    keys = read_keys(entry.pop("scram"))
+    assert keys == keys_of("correct horse", salt=keys.salt, iterations=keys.iterations)
+    assert matches(entry.pop("password"), "correct horse")
+    assert entry == {
+        "name": "ann@shop.example",
+        "tenant": "shop",
+        "senders": ["@shop.example", "x@y.example"],
+        "from_addresses": ["@shop.example"],
+        "recipients_per_hour": 100,
+    }
+
+
+def test_password_and_state_are_changed(account, tmp_path: Path) -> None:
+    account("add", "Ann@shop.example", password="correct horse")
+    account("add", "bob@shop.example", password="battery staple")
+    assert account("passwd", "ann@SHOP.example", password="other horse\n").code == 0
+    assert account("disable", "bob@shop.example").code == 0
+    ann, bob = account_file.read(tmp_path / "accounts.toml").account
+    assert (ann.name, matches(ann.password.reveal(), "other horse"), ann.disabled, bob.disabled) == (
+        "Ann@shop.example", True, False, True,
+    )  # fmt: skip
+    assert account("enable", "bob@shop.example").code == 0
+    assert account("remove", "ann@shop.example").code == 0
+    (bob,) = account_file.read(tmp_path / "accounts.toml").account
+    assert (bob.name, bob.disabled) == ("bob@shop.example", False)
+
+
+def test_list_shows_no_hashes(account, tmp_path: Path) -> None:
+    account("add", "ann@shop.example", "--tenant", "shop", "--recipients-per-day", "5", password="correct horse")
+    (tmp_path / "postroika.toml").write_text(
+        f"[accounts]\nfile = 'accounts.toml'\n[[account]]\nname = 'app'\nsenders = ['*']\npassword = '{HASH}'\n"
+    )
+    output = account("list")
+    assert [line.split() for line in output.out.splitlines()] == [
+        ["account", "tenant", "may", "send", "as", "limits", "state"],
+        ["ann@shop.example", "shop", "ann@shop.example", "5/d", "enabled"],
+        ["app", "-", "*", "-", "enabled"],
+    ]
+    listed = account("list", "--json")
+    assert [(entry["name"], entry["password"], entry["scram"]) for entry in listed.json] == [
+        ("ann@shop.example", True, True),
+        ("app", True, False),
+    ]
+    assert "argon2" not in output.out + listed.out
+
+
+@pytest.mark.parametrize(
+    ("args", "password", "problem"),
+    [
+        (("add", "ann@shop.example"), "correct horse", "there is an account ann@shop.example already; see `postroika account passwd`"),
+        (("add", "bob@shop.example"), "short", "a password has 8 to 1000 characters"),
+        (("add", "bob@shop.example"), "", "a password has 8 to 1000 characters"),
+        (("add", "bob@shop.example"), "control \x07 character", "this cannot be a password: control characters"),
+        (("passwd", "bob@shop.example"), "correct horse", "there is no account bob@shop.example in the file of accounts"),
+        (("disable", "bob@shop.example"), "", "there is no account bob@shop.example in the file of accounts"),
+    ],
+)  # fmt: skip
+def test_what_the_command_refuses(account, tmp_path: Path, args: tuple[str, ...], password: str, problem: str) -> None:
+    account("add", "ann@shop.example", password="correct horse")
+    before = (tmp_path / "accounts.toml").read_bytes()
+    output = account(*args, password=password)
+    assert output.code == ExitCode.USAGE
+    assert output.err.endswith(f"Error: {problem}\n")
+    assert (tmp_path / "accounts.toml").read_bytes() == before
+
+
+def test_impossible_account_is_not_written(account, tmp_path: Path) -> None:
+    output = account("add", "app", password="correct horse")
+    assert (output.code, output.err) == (
+        ExitCode.CONFIG,
+        f"postroika: {tmp_path}/accounts.toml: account[0].senders: is needed: the name 'app' is not an address\n",
+    )
+    assert not (tmp_path / "accounts.toml").exists()
+
+
+def test_command_needs_to_know_the_file(account, tmp_path: Path) -> None:
+    (tmp_path / "postroika.toml").write_text("")
+    output = account("add", "ann@shop.example", password="correct horse")
+    assert output.code == ExitCode.CONFIG
+    assert "accounts.file: names no file" in output.err
+
+
+def test_check_looks_at_the_file_and_hides_hashes(account, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "postroika.toml").write_text(
+        f"[accounts]\nfile = 'accounts.toml'\n[[account]]\nname = 'a@b'\npassword = '{HASH}'\nscram = '{SCRAM}'\n"
+    )
+    assert run(["check"]) == 0
+    shown = capsys.readouterr().out
+    assert 'password = "(hidden)"\nscram = "(hidden)"\n' in shown
+    assert "argon2" not in shown
+    assert "SHA-256" not in shown
+    written(tmp_path / "accounts.toml", "", 0o644)
+    assert run(["check"]) == ExitCode.CONFIG

@@ -1,0 +1,148 @@
+"""policy.limits and policy.lockout: pure, so time is a number."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postroika.policy.limits import Rate, Rates
+from postroika.policy.lockout import Failure, Lockout
+
+MINUTE = Rate(6, 60.0)
+
+
+def test_all_at_once_then_evenly() -> None:
+    rates = Rates()
+    assert [rates.take("a", [MINUTE], 0.0) for _ in range(6)] == [0.0] * 6
+    assert rates.take("a", [MINUTE], 0.0) == pytest.approx(10.0)
+    assert rates.take("a", [MINUTE], 9.9) == pytest.approx(0.1)
+    assert rates.take("a", [MINUTE], 10.0) == 0.0
+    assert rates.take("a", [MINUTE], 10.0) == pytest.approx(10.0)
+    assert [rates.take("a", [MINUTE], 100.0) for _ in range(7)] == [0.0] * 6 + [pytest.approx(10.0)]
+
+
+def test_keys_do_not_share() -> None:
+    rates = Rates()
+    for _ in range(6):
+        rates.take("a", [MINUTE], 0.0)
+    assert rates.take("a", [MINUTE], 0.0) > 0
+    assert rates.take("b", [MINUTE], 0.0) == 0.0
+
+
+def test_what_one_rate_refuses_is_not_taken_from_others() -> None:
+    rates, both = Rates(), [Rate(2, 60.0), Rate(3, 3600.0)]
+    assert [rates.take("a", both, 0.0) for _ in range(4)] == [0.0, 0.0, pytest.approx(30.0), pytest.approx(30.0)]
+    assert rates.take("a", both, 30.0) == 0.0
+    assert rates.take("a", both, 100.0) == pytest.approx(1100.0)
+
+
+def test_several_at_once() -> None:
+    rates = Rates()
+    assert rates.take("a", [MINUTE], 0.0, 4) == 0.0
+    assert rates.take("a", [MINUTE], 0.0, 3) == pytest.approx(10.0)
+    assert rates.take("a", [MINUTE], 0.0, 2) == 0.0
+    assert rates.take("a", [MINUTE], 0.0, 7) == math.inf
+
+
+def test_no_rate_is_no_limit() -> None:
+    rates = Rates()
+    assert {rates.take("a", [], 0.0) for _ in range(1000)} == {0.0}
+    assert len(rates) == 0
+
+
+@given(st.integers(1, 1000), st.floats(1, 86_400), st.lists(st.floats(0, 50), max_size=200))
+def test_never_more_than_the_rate_allows(count: int, period_s: float, pauses: list[float]) -> None:
+    rates, rate, now = Rates(), Rate(count, period_s), 0.0
+    taken = 0
+    for pause in pauses:
+        now += pause
+        taken += not rates.take("a", [rate], now)
+    assert taken <= count + now * count / period_s * (1 + 1e-6) + 1e-6
+
+
+def test_memory_is_bounded() -> None:
+    rates = Rates(max_keys=10)
+    for key in range(1000):
+        assert rates.take(key, [MINUTE], key / 100) == 0.0
+        assert len(rates) <= 10
+    # Those that are whole again go first.
+    rates.take("old", [MINUTE], 2000.0)
+    assert len(rates) == 1
+
+
+# ---- lock-out
+
+IP, NAME = "192.0.2.7", "ann@shop.example"
+
+
+def lockout(**settings: float) -> Lockout:
+    return Lockout(**{"per_ip": 4, "per_account": 6, "period_s": 100.0, **settings})  # type: ignore[arg-type]
+
+
+def test_address_is_locked_out_and_let_in_again() -> None:
+    guard = lockout()
+    told = [guard.failed(IP, f"name{i}", 10.0, exists=False) for i in range(4)]
+    assert told == [Failure(1.0, False), Failure(2.0, False), Failure(4.0, False), Failure(8.0, True)]
+    assert guard.locks_out(IP, "anybody", 109.0)
+    assert not guard.locks_out("192.0.2.8", "anybody", 109.0)
+    assert not guard.locks_out(IP, "anybody", 110.0)
+    assert guard.failed(IP, "name", 110.0, exists=False) == Failure(1.0, False)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_account_is_locked_whether_there_is_one_or_not(exists: bool) -> None:
+    guard = lockout()
+    locks = [guard.failed(f"192.0.2.{i}", NAME, 0.0, exists=exists).locks for i in range(6)]
+    assert locks == [False] * 5 + [True]
+    assert guard.locks_out("198.51.100.1", NAME, 99.0)
+    assert not guard.locks_out("198.51.100.1", "other", 99.0)
+    assert not guard.locks_out("198.51.100.1", NAME, 100.0)
+
+
+def test_who_has_logged_in_from_there_is_not_locked_out_by_others() -> None:
+    guard = lockout()
+    guard.succeeded(IP, NAME)
+    for i in range(6):
+        guard.failed(f"198.51.100.{i}", NAME, 0.0, exists=True)
+        guard.failed(IP, f"neighbour{i}", 0.0, exists=True)
+    assert not guard.locks_out(IP, NAME, 1.0)
+    assert guard.locks_out(IP, "neighbour0", 1.0)
+    assert guard.locks_out("203.0.113.1", NAME, 1.0)
+    guard.failed(IP, NAME, 1.0, exists=True)
+    assert guard.locks_out(IP, NAME, 1.0)
+
+
+def test_own_success_buys_no_guesses_at_others() -> None:
+    guard = lockout()
+    for i in range(4):
+        guard.failed(IP, NAME, 0.0, exists=True)
+        guard.succeeded(IP, "mallory")
+        assert guard.locks_out(IP, NAME, 0.0) == (i == 3)
+
+
+def test_ipv6_network_counts_as_one() -> None:
+    guard = lockout()
+    for i in range(4):
+        guard.failed(f"2001:db8:0:1::{i:x}", f"name{i}", 0.0, exists=False)
+    assert guard.locks_out("2001:db8:0:1:ffff::1", "anybody", 1.0)
+    assert not guard.locks_out("2001:db8:0:2::1", "anybody", 1.0)
+
+
+def test_delay_does_not_grow_for_ever() -> None:
+    guard = lockout(per_ip=1000)
+    delays = [guard.failed(IP, "", 0.0, exists=False).delay for _ in range(10)]
+    assert delays == [1.0, 2.0, 4.0, 8.0] + [16.0] * 6
+
+
+def test_made_up_names_and_addresses_push_no_account_out() -> None:
+    guard = lockout(max_entries=50)
+    for i in range(6):
+        guard.failed(f"192.0.2.{i}", NAME, 0.0, exists=True)
+    for i in range(1000):
+        guard.failed(f"10.0.{i // 250}.{i % 250}", f"made-up-{i}", 0.0, exists=False)
+        guard.succeeded(f"10.1.{i // 250}.{i % 250}", "mallory")
+    assert guard.locks_out("198.51.100.1", NAME, 1.0)
+    assert len(guard) <= 4 * 50
