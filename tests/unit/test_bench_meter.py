@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postroika.bench import machine, meter
+from postroika.bench import control_group, machine, meter
 from postroika.bench.interpreters import Interpreter
 from postroika.bench.meter import Bystanders, Cgroup, Meter, ProcessTree
 from postroika.bench.peers.program import Program
@@ -150,7 +150,7 @@ def test_programs_end_with_the_harness(tmp_path: Path) -> None:
     harness.send_signal(signal.SIGKILL)
     harness.wait()
     pid = int(told.read_text())
-    groups = [] if (own := meter.own_cgroup()) is None else list(own.glob(f"postroika-bench-{harness.pid}-*"))
+    groups = [] if (own := control_group.own_group()) is None else list(own.glob(f"postroika-bench-{harness.pid}-*"))
     give_up_at = time.monotonic() + 20
     while _alive(pid) or any(group.exists() for group in groups):
         assert time.monotonic() < give_up_at

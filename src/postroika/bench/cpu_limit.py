@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import time
 from pathlib import Path
 from typing import Self
 
+from postroika.bench import control_group
+
 _PERIOD_US = 10_000  # a tenth of the kernel's own: what waits, waits for as short as a slice of the scheduler
-_REMOVE_WITHIN_S = 5.0
 _numbers = itertools.count(1)
 
 
@@ -36,7 +36,7 @@ class CpuLimit:
             with contextlib.suppress(OSError):
                 (within / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
                 return cls(within)
-        parent = _version_1()
+        parent = control_group.own_group("cpu")
         if parent is None:
             return None
         path = parent / f"postroika-bench-limit-{os.getpid()}-{next(_numbers)}"
@@ -60,32 +60,4 @@ class CpuLimit:
 
     def remove(self) -> None:
         """When its processes are gone. May be called twice."""
-        give_up_at = time.monotonic() + _REMOVE_WITHIN_S
-        while time.monotonic() < give_up_at:
-            try:
-                self._path.rmdir()
-            except FileNotFoundError:
-                return
-            except OSError:
-                time.sleep(0.01)  # a process stays in its group until it has been waited for
-            else:
-                return
-
-
-def _version_1() -> Path | None:
-    """The directory of this process's group in the hierarchy that has the controller "cpu", if it is of version 1."""
-    own = ""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if "cpu" in controllers.split(","):
-            own = path
-    if not own:
-        return None
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == "cgroup" and "cpu" in fields[3].split(","):
-            for group in (Path(fields[1]) / own.lstrip("/"), Path(fields[1])):
-                if group.is_dir():
-                    return group
-    return None
+        control_group.remove(self._path)

@@ -21,12 +21,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
+from postroika.bench import control_group
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 _LOOK_EVERY_S = 0.25
 _QUIET_FOR_S = 0.5
 _QUIET_CPU_S = 0.01
-_REMOVE_WITHIN_S = 5.0
 _numbers = itertools.count(1)
 
 
@@ -111,7 +112,7 @@ class Cgroup:
     def make(cls) -> Self | None:
         """A new one below that of this process; None where that is not possible."""
         try:
-            parent = own_cgroup()
+            parent = control_group.own_group()
             if parent is None:
                 return None
             path = parent / f"postroika-bench-{os.getpid()}-{next(_numbers)}"
@@ -148,34 +149,7 @@ class Cgroup:
 
     def remove(self) -> None:
         """When its processes are gone; what cannot be removed is left, empty, and costs nothing."""
-        give_up_at = time.monotonic() + _REMOVE_WITHIN_S
-        while time.monotonic() < give_up_at:
-            try:
-                self._path.rmdir()
-            except FileNotFoundError:
-                return
-            except OSError:
-                time.sleep(0.01)  # a process stays in its group until it has been waited for
-            else:
-                return
-
-
-def own_cgroup() -> Path | None:
-    """The directory of this process's control group, if there is a hierarchy of version 2."""
-    own = ""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            own = path
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == "cgroup2" and own:
-            # In a container the root of what is mounted may be our own group.
-            for group in (Path(fields[1]) / own.lstrip("/"), Path(fields[1])):
-                if group.is_dir():
-                    return group
-    return None
+        control_group.remove(self._path)
 
 
 def memory(pids: Iterable[int]) -> Memory:
