@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -181,25 +184,43 @@ async def idle_lanes(w: World, worker: Worker, count: int) -> None:
         taken.clear()
 
 
-async def at_once(w: World, count: int) -> None:
-    """Commit so many messages, and then hand them to the queue, as after a group commit."""
+async def committed(w: World, count: int) -> list[Loaded]:
+    """So many messages, to be handed to the queue together, as after a group commit."""
     fresh: list[Loaded] = []
     w.intake._fresh = fresh.extend
     for number in range(count):
         await w.accept(f"r{number}@one.test")
     w.intake._fresh = w.scheduler.fresh
-    w.scheduler.fresh(fresh)
+    return fresh
+
+
+@contextmanager
+def no_commit_ends(w: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The end of a commit has lanes called for what waits, and when it comes is up to the thread that commits."""
+    may_end, apply = threading.Event(), w.store.apply
+
+    def held(*arguments: Any) -> None:
+        may_end.wait(20)
+        apply(*arguments)
+
+    monkeypatch.setattr(w.store, "apply", held)
+    try:
+        yield
+    finally:
+        may_end.set()
 
 
 async def test_a_quick_destination_gets_several_messages_in_a_row_on_one_connection(
-    tmp_path: Path, mock_clock: object
+    tmp_path: Path, mock_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker()
     async with world(tmp_path) as w:
         w.deliver = worker.deliver
         await idle_lanes(w, worker, 3)
-        await at_once(w, 10)
-        await w._quiet()
+        fresh = await committed(w, 10)
+        with no_commit_ends(w, monkeypatch):
+            w.scheduler.fresh(fresh)
+            await trio.testing.wait_all_tasks_blocked(0.01)
         assert sorted(len(taken) for taken in worker.taken.values()) == [0, 5, 5]
         assert worker.all_taken() == [f"r{number}@one.test" for number in range(10)]
         await w.settle_down()
@@ -214,7 +235,7 @@ async def test_messages_do_not_wait_behind_one_that_takes_long_after_all(
         w.deliver = worker.deliver
         await idle_lanes(w, worker, 3)
         worker.gate = trio.Event()
-        await at_once(w, 3)
+        w.scheduler.fresh(await committed(w, 3))
         await w._quiet()
         assert worker.all_taken() == ["r0@one.test"]
         await w.sleep(2)
