@@ -17,6 +17,7 @@ import pytest
 from postroika.control.client import Client
 from postroika.control.records import FlushRequest
 from tests.system.process import Process, free_port, wait_until
+from tests.system.public_python import python_for
 
 _ENV = {**os.environ, "PYTHONUNBUFFERED": "1"}
 
@@ -58,6 +59,7 @@ class Postroika:
             f'{process}[[listener]]\naddress = "127.0.0.1:{self.port}"\n[log]\nevents = "events.jsonl"\n{config}\n'
         )
         self._prefix = prefix
+        self._python = python_for(user) if process and user not in {"", "root"} else sys.executable
         self._env = {**_ENV, **(env or {})}
         self._process: Process | None = None
 
@@ -72,7 +74,7 @@ class Postroika:
     def start(self, within_s: float = 30.0) -> None:
         """Start it and wait for "Ready."."""
         said = self.log.read_text() if self.log.exists() else ""
-        command = [*self._prefix, sys.executable, "-m", "postroika", "serve", "--config", str(self.config_file)]
+        command = [*self._prefix, self._python, "-m", "postroika", "serve", "--config", str(self.config_file)]
         process = Process(command, log=self.log, env=self._env, cwd=self.path)
         self._process = process
 

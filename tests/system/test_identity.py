@@ -9,7 +9,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,6 +17,7 @@ import pytest
 
 from tests.system.peers import StartSink
 from tests.system.process import free_port, wait_until
+from tests.system.public_python import python_for
 from tests.system.server import Postroika
 
 _USER = "nobody"  # whom every system has
@@ -32,12 +32,7 @@ def user() -> pwd.struct_passwd:
         if os.environ.get("CI"):
             pytest.fail(text, pytrace=False)
         pytest.skip(text)
-    entry = pwd.getpwnam(_USER)
-    look = [sys.executable, "-c", "import postroika.worker"]
-    tried = subprocess.run(look, capture_output=True, cwd="/", check=False, user=entry.pw_uid, group=entry.pw_gid)
-    if tried.returncode:
-        pytest.skip(f"{_USER} cannot run {sys.executable}: the checkout is in a private directory")
-    return entry
+    return pwd.getpwnam(_USER)
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def facts_of_threads(pid: int) -> list[dict[str, str]]:
 
 
 def run_as_root(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([python_for(_USER), "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -217,7 +212,7 @@ def _refusal(directory: Path, server: str, user: str = _USER) -> str:
         f'[process]\nuser = "{user}"\n[server]\nworkers = 1\ncontrol = "run/control.sock"\n{server}\n'
         f'[log]\nevents = "events.jsonl"\n[[listener]]\naddress = "127.0.0.1:{free_port()}"\n'
     )
-    command = [sys.executable, "-m", "postroika", "serve", "--config", str(directory / "p.toml")]
+    command = [python_for(_USER), "-m", "postroika", "serve", "--config", str(directory / "p.toml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=directory)
     assert done.returncode in {1, 78}, done.stderr
     return done.stderr.splitlines()[-1].removeprefix("postroika: ")

@@ -200,5 +200,6 @@ def test_what_is_older_than_tls_1_2_is_refused(side: str) -> None:
     old = client_context() if side == "client" else server_context()
     old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with pytest.raises(TlsError, match=r"^(unsupported protocol|no protocols available|tlsv1 alert protocol version)$"):
+    refusals = "unsupported protocol|no protocols available|no ciphers available|tlsv1 alert protocol version"
+    with pytest.raises(TlsError, match=rf"^({refusals})$"):
         pump(*(pair(client=old) if side == "client" else pair(server=old)))
