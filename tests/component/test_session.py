@@ -52,6 +52,7 @@ async def test_message_is_handed_over_whole_with_our_stamp_first(nursery: trio.N
         "client_helo": "client.example",
         "tenant": "",
         "account": "",
+        "requiretls": False,
         "tls": "",
     }
     assert inbound.events == []

@@ -27,6 +27,7 @@ from tests.component.smtp_client import GREETED, LIMITS, Inbound
 CA = trustme.CA()
 BANNER = "220 mx.test ESMTP Postroika\n"
 OFFERED = GREETED.replace("250 LIMITS", "250-LIMITS") + "250 STARTTLS\n"
+SECURED = GREETED.replace("250 LIMITS", "250-LIMITS") + "250 REQUIRETLS\n"
 READY = "220 2.0.0 ready to start TLS\n"
 BEGIN = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n"
 BEGUN = "250 2.1.0 Ok\n250 2.1.5 Ok\n354 End data with <CR><LF>.<CR><LF>\n"
@@ -113,7 +114,7 @@ async def secured(inbound: Inbound) -> Secured:
 async def greeted(inbound: Inbound) -> Secured:
     """After EHLO in TLS, too."""
     client = await secured(inbound)
-    assert await client.say(b"EHLO client.example\r\n") == GREETED
+    assert await client.say(b"EHLO client.example\r\n") == SECURED
     return client
 
 
@@ -141,6 +142,16 @@ async def test_message_after_starttls_bears_its_facts(nursery: trio.Nursery, cer
     assert (inbound.events, metrics.TLS_SESSIONS.value - before) == ([], 1)
 
 
+async def test_message_that_requires_tls_is_kept_so(nursery: trio.Nursery, certificates: ListenerTls) -> None:
+    inbound = Inbound(nursery, tls="offered", certificates=certificates)
+    client = await greeted(inbound)
+    assert await client.say(BEGIN.replace(b">\r\n", b"> REQUIRETLS\r\n", 1)) == BEGUN
+    assert await client.say(b"Subject: x\r\n\r\n.\r\n") == QUEUED
+    (message,) = inbound.spool.kept
+    assert message.facts is not None
+    assert message.facts["requiretls"] is True
+
+
 async def test_tls_from_the_first_octet(nursery: trio.Nursery, certificates: ListenerTls) -> None:
     seen: list[tuple[str, bool]] = []
 
@@ -155,7 +166,7 @@ async def test_tls_from_the_first_octet(nursery: trio.Nursery, certificates: Lis
     client = Secured(inbound)
     await client.shake_hands()
     assert await client.read() == BANNER
-    assert await client.say(b"EHLO client.example\r\n") == GREETED
+    assert await client.say(b"EHLO client.example\r\n") == SECURED
     assert await client.say(b"STARTTLS\r\nQUIT\r\n") == "503 5.5.1 TLS has begun already\n" + BYE
     assert (await client.read(), client.layer.truncated) == ("", False)
     assert seen == [("connect", True), ("helo", True)]
@@ -197,7 +208,7 @@ async def test_what_was_said_in_the_clear_is_forgotten(nursery: trio.Nursery, ce
     assert await client.say(b"RCPT TO:<e@d.example>\r\nMAIL FROM:<a@b.example> SIZE=9\r\n") == (
         "503 5.5.1 send HELO or EHLO first\n" * 2
     )
-    assert await client.say(b"EHLO client.example\r\n") == GREETED
+    assert await client.say(b"EHLO client.example\r\n") == SECURED
     assert await client.say(b"RCPT TO:<e@d.example>\r\n") == "503 5.5.1 need MAIL command\n"
     assert await client.say(BEGIN + b"x\r\n.\r\n") == BEGUN + QUEUED
     (message,) = inbound.spool.kept
@@ -223,7 +234,7 @@ async def injected(inbound: Inbound, pieces: list[bytes], raw: list[socket.socke
     client = Secured(inbound)
     await client.shake_hands()
     assert await client.say(b"NOOP\r\n") == "250 2.0.0 Ok\n"
-    assert await client.say(b"EHLO client.example\r\n") == GREETED
+    assert await client.say(b"EHLO client.example\r\n") == SECURED
     assert await client.say(BEGIN) == BEGUN
     assert await client.say(b"honest\r\n.\r\nQUIT\r\n") == QUEUED + BYE
     (message,) = inbound.spool.kept
@@ -332,7 +343,7 @@ async def test_first_words_that_come_with_the_end_of_the_handshake_are_heard(
         await inbound.send(client.layer.take_output())
         client.layer.feed(await inbound.socket.recv(1 << 20))
     await inbound.send(client.layer.take_output() + client.sealed(b"EHLO client.example\r\n"))
-    assert await client.read() == GREETED
+    assert await client.read() == SECURED
 
 
 async def test_handshake_octet_by_octet(nursery: trio.Nursery, certificates: ListenerTls) -> None:

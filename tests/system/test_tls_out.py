@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import smtplib
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,7 +17,7 @@ from tests.system.certificates import Authority
 from tests.system.dovecot_peer import run_dovecot
 from tests.system.openssl_peer import run_s_server
 from tests.system.postfix_peer import Postfix, start_postfix
-from tests.system.process import wait_until
+from tests.system.process import free_port, wait_until
 from tests.system.server import Postroika
 
 _CONFIG = """
@@ -49,6 +51,13 @@ def open_directory() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+class SecureServer(NamedTuple):
+    """`secure_port`: of the listener with TLS."""
+
+    server: Postroika
+    secure_port: int
+
+
 class World:
     """A place for peers and servers of one test."""
 
@@ -63,6 +72,16 @@ class World:
         hop = start_postfix(self._stack, virtual=["shop.test"], settings={**tls, **settings})
         self._stack.callback(lambda: print(hop.log()))
         return hop
+
+    def secure_server(self, name: str, hop: str) -> SecureServer:
+        """One of ours that offers STARTTLS to its clients, too."""
+        path = self._path / name
+        path.mkdir()
+        port, certificate = free_port(), self.authority.issue("localhost")
+        config = _CONFIG.format(ca=self.authority.file, hop=hop, more="")
+        config += f'[[listener]]\naddress = "127.0.0.1:{port}"\ntls = "starttls"\ncertificate = "{certificate}"\n'
+        config += f'key = "{certificate}"\n'
+        return SecureServer(self._stack.enter_context(Postroika(path, config, workers=1)), port)
 
     def server(self, hop: str, more: str = "") -> Postroika:
         config = _CONFIG.format(ca=self.authority.file, hop=hop, more=more)
@@ -120,6 +139,30 @@ def test_stripped_starttls_defers_under_required(world: World) -> None:
     }
     assert "tls" not in event
     assert "from=<" not in hop.log()
+
+
+def test_requiretls_holds_from_hop_to_hop(world: World) -> None:
+    """Ours keep it, one after the other; Postfix, behind them, does not know it, and gets nothing."""
+    postfix = world.postfix(world.authority.issue("localhost"))
+    second = world.secure_server("second", f"smtp://localhost:{postfix.port}")
+    first = world.secure_server("first", f"smtp://localhost:{second.secure_port}")
+    context = ssl.create_default_context(cafile=str(world.authority.file))
+    with smtplib.SMTP("localhost", first.secure_port, timeout=30) as client:
+        client.starttls(context=context)
+        assert "requiretls" not in client.esmtp_features
+        client.ehlo("client.test")
+        assert "requiretls" in client.esmtp_features
+        client.sendmail("s@x.test", ["r@shop.test"], MESSAGE, mail_options=["REQUIRETLS"])
+        client.sendmail("s@x.test", ["other@shop.test"], MESSAGE)
+    assert first.server.wait_for_events(2, "delivered")[0]["tls"].endswith(" verified")
+    (delivered,) = second.server.wait_for_events(1, "delivered")
+    bounced = second.server.wait_for_events(2, "bounced")  # and the notice of it, for which there is no mailbox
+    assert delivered["recipient"] == "other@shop.test"
+    assert {event["recipient"]: event["reply"]["enhanced"] for event in bounced} == {
+        "r@shop.test": "5.7.30",
+        "s@x.test": "5.1.1",
+    }
+    assert "to=<r@shop.test>" not in postfix.log()
 
 
 def test_postfix_without_tls_gets_its_mail_in_clear_by_default(world: World) -> None:

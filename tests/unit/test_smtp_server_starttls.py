@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from postroika.mail.reply import reply
-from postroika.smtp.server import Server
+from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import Helo, Mail, Quit, Rcpt, Refused, Reset, StartTls
 from postroika.smtp.states import State
 from tests.unit.smtp_dialogue import SETTINGS, cuts, talk, talk_in_all_cuts
@@ -15,6 +15,7 @@ from tests.unit.test_smtp_server_dialogue import EHLO
 OFFERED = msgspec.structs.replace(SETTINGS, tls="offered")
 ACTIVE = msgspec.structs.replace(SETTINGS, tls="active")
 EHLO_WITH_TLS = EHLO.replace("250 LIMITS", "250-LIMITS") + "250 STARTTLS\n"
+EHLO_IN_TLS = EHLO.replace("250 LIMITS", "250-LIMITS") + "250 REQUIRETLS\n"
 READY = "220 2.0.0 ready to start TLS\n"
 BEGIN = b"EHLO c\r\nSTARTTLS\r\n"
 
@@ -100,7 +101,7 @@ def test_it_is_neither_offered_nor_taken_twice() -> None:
     wire = b"EHLO c\r\nSTARTTLS\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nSTARTTLS\r\nQUIT\r\n"
     dialogue = talk_in_all_cuts(wire, ACTIVE)
     assert dialogue.replies == (
-        f"{EHLO}503 5.5.1 TLS has begun already\n250 2.1.0 Ok\n250 2.1.5 Ok\n503 5.5.1 TLS has begun already\n"
+        f"{EHLO_IN_TLS}503 5.5.1 TLS has begun already\n250 2.1.0 Ok\n250 2.1.5 Ok\n503 5.5.1 TLS has begun already\n"
         "221 2.0.0 mx.test closing the connection\n"
     )
     assert dialogue.events == (Helo("EHLO", "c"), Mail("a@b"), Rcpt("c@d", "c", "d"), Quit())
@@ -137,3 +138,30 @@ def test_it_is_unknown_where_there_is_no_tls() -> None:
     assert talk_in_all_cuts(b"STARTTLS\r\nEHLO c\r\nSTARTTLS\r\n").replies == (
         f"502 5.5.1 STARTTLS is not offered\n{EHLO}502 5.5.1 STARTTLS is not offered\n"
     )
+
+
+# --- REQUIRETLS (RFC 8689)
+
+
+def test_requiretls_is_taken_in_tls() -> None:
+    dialogue = talk_in_all_cuts(b"EHLO c\r\nMAIL FROM:<a@b> requiretls SIZE=7\r\nRCPT TO:<c@d>\r\n", ACTIVE)
+    assert dialogue.events[1] == Mail("a@b", 7, requiretls=True)
+
+
+@pytest.mark.parametrize(
+    ("wire", "said"),
+    [
+        (b"EHLO c\r\nMAIL FROM:<a@b> REQUIRETLS=YES\r\n", "501 5.5.4 REQUIRETLS has no value"),
+        (b"EHLO c\r\nMAIL FROM:<a@b> REQUIRETLS REQUIRETLS\r\n", "501 5.5.4 REQUIRETLS is given twice"),
+        (b"HELO c\r\nMAIL FROM:<a@b> REQUIRETLS\r\n", "555 5.5.4 parameter not recognised or not offered: REQUIRETLS"),
+    ],
+)
+def test_requiretls_that_makes_no_sense(wire: bytes, said: str) -> None:
+    assert talk_in_all_cuts(wire, ACTIVE).replies.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, OFFERED], ids=["no TLS", "TLS is offered"])
+def test_requiretls_is_neither_offered_nor_taken_in_the_clear(settings: ServerSettings) -> None:
+    replies = talk_in_all_cuts(b"EHLO c\r\nMAIL FROM:<a@b> REQUIRETLS\r\n", settings).replies
+    assert "REQUIRETLS" not in replies[: replies.index("555")]
+    assert replies.splitlines()[-1] == "555 5.5.4 parameter not recognised or not offered: REQUIRETLS"

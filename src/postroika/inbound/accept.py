@@ -57,6 +57,7 @@ class MessageWriter(Protocol):
         tls: str,
         tenant: str,
         account: str,
+        requiretls: bool,
     ) -> None:
         """Commit; returns when it is on disk. Raises SpoolError."""
 
@@ -226,6 +227,7 @@ class Acceptance:
                 tls="" if tls is None else tls.text(),
                 tenant=self._client.tenant,
                 account=self._client.account,
+                requiretls=mail.requiretls,
             )
         except SpoolError as error:
             return self._fail(error)

@@ -23,7 +23,7 @@ _BODY_TYPES = {"7BIT": BodyType.SEVEN_BIT, "8BITMIME": BodyType.EIGHT_BIT, "BINA
 _NOTIFY = {"NEVER": Notify.NEVER, "SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Notify.DELAY}
 # Which extension has to be offered for a parameter to be allowed.
 _MAIL_PARAMETERS = {"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN",
-                    "AUTH": "AUTH"}  # fmt: skip
+                    "AUTH": "AUTH", "REQUIRETLS": "REQUIRETLS"}  # fmt: skip
 _RCPT_PARAMETERS = {"NOTIFY": "DSN", "ORCPT": "DSN"}
 
 
@@ -62,7 +62,7 @@ def parse_mail(argument: bytes, offered: frozenset[str]) -> Mail:
     local, domain = path.local, path.domain
     if local and not domain:
         raise _bad_address("5.1.7", "the domain is missing")
-    size, body_type, smtputf8, ret, envid = 0, BodyType.SEVEN_BIT, False, "", ""
+    size, body_type, smtputf8, ret, envid, requiretls = 0, BodyType.SEVEN_BIT, False, "", "", False
     if path.end < len(argument):
         seen: set[str] = set()
         for key, value in _parameters(argument, path.end):
@@ -77,6 +77,10 @@ def parse_mail(argument: bytes, offered: frozenset[str]) -> Mail:
                 if value is not None:
                     raise _bad("SMTPUTF8 has no value")
                 smtputf8 = True
+            elif key == "REQUIRETLS":
+                if value is not None:
+                    raise _bad("REQUIRETLS has no value")
+                requiretls = True
             elif key == "RET":
                 ret = (value or "").upper()
                 if ret not in {"FULL", "HDRS"}:
@@ -92,7 +96,7 @@ def parse_mail(argument: bytes, offered: frozenset[str]) -> Mail:
     if path.utf8 and not smtputf8:
         raise Refusal(reply(553, "5.6.7", "address has characters beyond ASCII: SMTPUTF8 is needed"))
     address = _address(local, domain, "5.1.7") if domain else ""
-    return Mail(address, size, body_type, smtputf8, ret, envid, path.utf8)
+    return Mail(address, size, body_type, smtputf8, ret, envid, path.utf8, requiretls)
 
 
 def parse_rcpt(argument: bytes, offered: frozenset[str], smtputf8: bool) -> Rcpt:

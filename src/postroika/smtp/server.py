@@ -213,7 +213,7 @@ class Server(ServerBase):
         self._credit = 0
         self.esmtp = self._says_ehlo
         self._mechanisms = self.mechanisms if self.esmtp else ()
-        self._offered = self.settings.extensions if self.esmtp else frozenset()
+        self._offered = self.settings.offered() if self.esmtp else frozenset()
         if self._mechanisms:
             self._offered |= {"AUTH"}
         self._out.append(greetings(self.settings, self._mechanisms)[2 if self.esmtp else 1])

@@ -49,6 +49,7 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
         size_bytes: SIZE=, 0 where it was not given.
         ret, envid: as in `mail.envelope.Envelope`.
         utf8_address: the reverse-path has characters beyond ASCII.
+        requiretls: the message may go on over verified TLS only (RFC 8689).
     """
 
     reverse_path: str
@@ -58,6 +59,7 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
     ret: str = ""
     envid: str = ""
     utf8_address: bool = False
+    requiretls: bool = False
 
 
 class Rcpt(msgspec.Struct, frozen=True, gc=False):

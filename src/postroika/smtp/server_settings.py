@@ -34,14 +34,18 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: Literal["none", "offered", "active"] = "none"
     auth: bool = False
 
+    def offered(self) -> frozenset[str]:
+        """What this session has: `extensions`, and in TLS REQUIRETLS (RFC 8689 §2)."""
+        return self.extensions | {"REQUIRETLS"} if self.tls == "active" else self.extensions
+
 
 @functools.lru_cache(maxsize=64)
 def greetings(settings: ServerSettings, mechanisms: tuple[str, ...] = ()) -> tuple[bytes, bytes, bytes]:
     """The banner, and the replies to HELO and EHLO; `mechanisms` are those of AUTH."""
-    offered = settings.extensions
+    offered = settings.offered()
     values = {"SIZE": f"SIZE {settings.max_message_bytes}", "LIMITS": f"LIMITS RCPTMAX={settings.max_recipients}"}
     order = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "ENHANCEDSTATUSCODES",
-             "LIMITS")  # fmt: skip
+             "LIMITS", "REQUIRETLS")  # fmt: skip
     lines = [settings.hostname, *(values.get(name, name) for name in order if name in offered)]
     if settings.tls == "offered":
         lines.append("STARTTLS")

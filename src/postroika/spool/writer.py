@@ -258,6 +258,7 @@ class MessageWriter:
         not_before: float = 0.0,
         expires_at: float = 0.0,
         account: str = "",
+        requiretls: bool = False,
     ) -> None:
         """Commit the message with all its recipients; then hand it to the queue.
 
@@ -308,8 +309,9 @@ class MessageWriter:
             expires_at,
             client_ip,
             client_helo,
-            tls=tls,
-            account=account,
+            requiretls,
+            tls,
+            account,
         )
         envelope, batches = intake.split(envelope, recipients, changes)
         kept = None if spilled else body
