@@ -178,6 +178,7 @@ def test_scenarios_are_listed() -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()][1:] == [
         "relay",
         "relay-100k",
+        "relay-tls",
         "accept",
         "sessions",
         "list",

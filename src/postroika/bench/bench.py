@@ -115,6 +115,7 @@ class Bench(Scope):
             connections=setup.connections,
             processes=setup.processes,
             cpu_cores=setup.cpu_cores,
+            tls=setup.tls,
             extra=setup.extra,
         )
         try:

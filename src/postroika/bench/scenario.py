@@ -42,6 +42,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         processes: Postfix's default_process_limit; None leaves its default.
         cpu_cores: what it may use of them, where the system can bound it; 0 = all there are. For ours only.
         suspended: it accepts and keeps, but delivers nothing.
+        tls: it offers STARTTLS, and uses it where the next hop offers it.
         extra: settings of this server alone, in its own words.
         interpreter: the label of that which runs it, of `Scope.interpreters`; "" is the one that runs the harness.
     """
@@ -52,6 +53,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     processes: int | None = None
     cpu_cores: float = 0.0
     suspended: bool = False
+    tls: bool = False
     extra: Mapping[str, Any] = {}
     interpreter: str = ""
 
@@ -169,6 +171,7 @@ def loads(chosen: Iterable[str]) -> list[Scenario]:
 _ORDER = (
     "relay",
     "relay-100k",
+    "relay-tls",
     "accept",
     "sessions",
     "list",

@@ -20,6 +20,7 @@ from postroika.bench.peers.adaptor import PeerOptions, Running
 from postroika.bench.peers.ports import free_port
 from postroika.bench.peers.program import Program
 from postroika.bench.peers.server import HOST, Server, prepare_directory, start
+from postroika.bench.peers.tls import make_certificate
 from postroika.errors import PostroikaError
 
 _DURABLE = "# durable: 250 only after a synced commit of the spool; there is no other mode\n"
@@ -59,14 +60,12 @@ class Postroika:
 
     def start(self, options: PeerOptions) -> Running:
         """See `adaptor.Peer`."""
-        if options.tls:
-            raise PostroikaError("Postroika does not speak TLS yet")
         directory = options.directory
         prepare_directory(directory)
         port = free_port()
         config = _config(options, port)
         file = directory / "postroika.toml"
-        file.write_text(_toml(config, options.next_hop))
+        file.write_text(_toml(config, options.next_hop, tls=options.tls))
         program = Program(
             [self._python, "-m", "postroika", "serve", "--config", file],
             log=directory / "server.log",
@@ -94,6 +93,7 @@ class Postroika:
                 file=file,
                 config=config,
                 next_hop=options.next_hop,
+                tls=options.tls,
             )
         )
 
@@ -101,11 +101,12 @@ class Postroika:
 class _Running(Server):
     """A running one."""
 
-    def __init__(self, *, file: Path, config: Config, next_hop: tuple[str, int] | None, **how: Any) -> None:
+    def __init__(self, *, file: Path, config: Config, next_hop: tuple[str, int] | None, tls: bool, **how: Any) -> None:
         super().__init__(**how)
         self._file = file
         self._config = config
         self._next_hop = next_hop
+        self._tls = tls
         self._said_bytes = 0
 
     def queued(self) -> int:
@@ -126,7 +127,7 @@ class _Running(Server):
     def release(self) -> None:
         """With another config file."""
         self._config["delivery"] = {**self._config["delivery"], "enabled": True}
-        self._file.write_text(_toml(self._config, self._next_hop))
+        self._file.write_text(_toml(self._config, self._next_hop, tls=self._tls))
         self.restart()
 
     def start(self) -> None:
@@ -167,6 +168,9 @@ def _config(options: PeerOptions, port: int) -> Config:
     }
     if os.geteuid() == 0:
         config["process"] = {"user": "root"}  # its files are in the directory of whoever measures
+    if options.tls:
+        certificate, key = make_certificate(options.directory, _HOSTNAME)
+        config["listener"] |= {"tls": "starttls", "certificate": str(certificate), "key": str(key)}
     if options.suspended:
         config["delivery"]["enabled"] = False
     for section, keys in options.extra.items():
@@ -174,7 +178,7 @@ def _config(options: PeerOptions, port: int) -> Config:
     return config
 
 
-def _toml(config: Mapping[str, Mapping[str, Any]], next_hop: tuple[str, int] | None) -> str:
+def _toml(config: Mapping[str, Mapping[str, Any]], next_hop: tuple[str, int] | None, *, tls: bool) -> str:
     lines = []
     for section, keys in config.items():
         lines.append("[[listener]]" if section == "listener" else f"[{section}]")
@@ -182,4 +186,5 @@ def _toml(config: Mapping[str, Mapping[str, Any]], next_hop: tuple[str, int] | N
         lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     if next_hop is not None:
         lines += ["[[route]]", 'domains = ["*"]', f'next_hop = "smtp://{next_hop[0]}:{next_hop[1]}"']
+        lines += ['tls = "opportunistic"'] if tls else []
     return "\n".join(lines) + "\n"
