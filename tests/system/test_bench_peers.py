@@ -3,6 +3,7 @@ its end. `make test` unpacks those that are missing (`tools/prepare-peers`)."""
 
 import contextlib
 import os
+import re
 import shutil
 import smtplib
 import time
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 
 from postroika.bench import peers
+from postroika.bench.driver_own import OwnDriver
 from postroika.bench.driver_postfix import PostfixDriver
 from postroika.bench.drivers import RunningSink, drivers
 from postroika.bench.load_settings import LoadSettings
 from postroika.bench.meter import Meter
-from postroika.bench.peers import Peer, PeerOptions
+from postroika.bench.peers import Peer, PeerOptions, signing
 from postroika.bench.peers.postfix import Postfix
 from postroika.bench.sink_settings import SinkSettings
 from postroika.errors import PostroikaError
@@ -134,6 +136,35 @@ def test_peer_without_tls_says_so(directory: Path) -> None:
     _need(peer.missing())
     with pytest.raises(PostroikaError, match="TLS"):
         peer.start(PeerOptions(directory=directory, suspended=True, tls=True))
+
+
+@pytest.mark.parametrize("name", ["postroika", "postfix"])
+def test_peer_signs(name: str, directory: Path) -> None:
+    peer = peers.peer(name)
+    _need(peer.missing() or signing.filter_missing())
+    kept = directory / "kept"
+    with OwnDriver().sink(SinkSettings(store=str(kept))) as sink:
+        with peer.start(_options(directory / "peer", sink, signed=True)) as running:
+            _send(running.port, 2)
+            _wait_for(sink, 2)
+            pids = running.pids()
+        assert sink.stop()["messages"] == 2
+    messages = [message.read_bytes() for message in (kept / "new").iterdir()]
+    fields = [re.search(rb"(?m)^DKIM-Signature:(.*\n(?:[ \t].*\n)+)", message) for message in messages]
+    tags = [b"".join(field[1].split()).split(b";") for field in fields if field is not None]
+    for wanted in (b"a=rsa-sha256", b"c=relaxed/relaxed", b"d=load.test", b"s=s1"):
+        assert [wanted in one for one in tags] == [True, True]
+    names = [one.removeprefix(b"h=").lower().split(b":") for some in tags for one in some if one.startswith(b"h=")]
+    assert [sorted(one) for one in names] == [sorted(names[0])] * 2
+    assert (names[0].count(b"from"), names[0].count(b"list-unsubscribe")) == (2, 1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # nor the filter
+
+
+def test_peer_that_is_not_set_up_to_sign_says_so(directory: Path) -> None:
+    peer = peers.peer("exim")
+    _need(peer.missing())
+    with pytest.raises(PostroikaError, match="not set up to sign"):
+        peer.start(PeerOptions(directory=directory, suspended=True, signed=True))
 
 
 def test_two_of_a_kind_run_side_by_side(directory: Path, sink: RunningSink) -> None:

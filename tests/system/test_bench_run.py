@@ -179,6 +179,7 @@ def test_scenarios_are_listed() -> None:
         "relay",
         "relay-100k",
         "relay-tls",
+        "relay-signed",
         "accept",
         "sessions",
         "list",

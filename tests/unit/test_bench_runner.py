@@ -241,7 +241,7 @@ def test_every_scenario_is_there_and_says_what_it_is(tmp_path: Path) -> None:
     every = scenario.loads(())
     assert [one.name for one in every] == scenario.names()
     assert set(scenario.names()) >= {
-        *("relay", "relay-100k", "relay-tls", "accept", "fanout", "list", "slow"),
+        *("relay", "relay-100k", "relay-tls", "relay-signed", "accept", "fanout", "list", "slow"),
         *("backlog", "idle", "big", "mixed", "sessions", "cores"),
     }
     bench, _ = make_bench(World(), tmp_path, _SPEEDS)

@@ -116,6 +116,7 @@ class Bench(Scope):
             processes=setup.processes,
             cpu_cores=setup.cpu_cores,
             tls=setup.tls,
+            signed=setup.signed,
             extra=setup.extra,
         )
         try:

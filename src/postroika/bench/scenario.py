@@ -43,6 +43,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         cpu_cores: what it may use of them, where the system can bound it; 0 = all there are. For ours only.
         suspended: it accepts and keeps, but delivers nothing.
         tls: it offers STARTTLS, and uses it where the next hop offers it.
+        signed: all that goes out has a DKIM signature with RSA-2048. For ours and Postfix only.
         extra: settings of this server alone, in its own words.
         interpreter: the label of that which runs it, of `Scope.interpreters`; "" is the one that runs the harness.
     """
@@ -54,6 +55,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     cpu_cores: float = 0.0
     suspended: bool = False
     tls: bool = False
+    signed: bool = False
     extra: Mapping[str, Any] = {}
     interpreter: str = ""
 
@@ -172,6 +174,7 @@ _ORDER = (
     "relay",
     "relay-100k",
     "relay-tls",
+    "relay-signed",
     "accept",
     "sessions",
     "list",

@@ -24,6 +24,7 @@ class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
         processes: for Postfix, its default_process_limit; None leaves its default.
         cpu_cores: what it may use of them, where the system can bound it; 0 = all there are. For ours only.
         tls: it offers STARTTLS, and uses it where the next hop offers it, unverified.
+        signed: all that goes out has a DKIM signature with RSA-2048. For ours and Postfix only.
         extra: settings of this server alone, in its own words; each adaptor says how.
     """
 
@@ -35,6 +36,7 @@ class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
     processes: int | None = None
     cpu_cores: float = 0.0
     tls: bool = False
+    signed: bool = False
     extra: Mapping[str, Any] = {}
 
 

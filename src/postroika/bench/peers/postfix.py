@@ -7,6 +7,7 @@ It is the one of the system, or else a Debian package unpacked beside it. `extra
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from postroika.bench.peers.adaptor import PeerOptions, Running
 from postroika.bench.peers.packages import Unpacked
-from postroika.bench.peers.ports import free_port
+from postroika.bench.peers.ports import accepts, free_port
 from postroika.bench.peers.program import Program, Room, run
 from postroika.bench.peers.server import (
     HOST,
@@ -26,6 +27,7 @@ from postroika.bench.peers.server import (
     start,
     write_private_etc,
 )
+from postroika.bench.peers.signing import OpenDkim
 from postroika.bench.peers.tls import make_certificate
 from postroika.errors import PostroikaError
 
@@ -105,13 +107,20 @@ class Postfix:
         room = self._room(directory)
         port = free_port()
         version = self._package.version if self._installed is None else _installed_default("mail_version")
+        dkim = OpenDkim(directory / "opendkim") if options.signed else None
         main_cf = _main_cf(options)
+        if dkim is not None:
+            main_cf |= {"smtpd_milters": f"inet:{HOST}:{dkim.port}", "milter_default_action": "tempfail"}
         (directory / "etc" / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in main_cf.items()))
         (directory / "etc" / "master.cf").write_text(master_cf(port))
         self._make_directories(directory, room)
+        # With -d, master(8) stays in the foreground, and SIGTERM makes it end its children.
+        command: list[str | Path] = [self._daemons() / "master", "-c", directory / "etc", "-d"]
+        if dkim is not None:
+            # What the first process leaves behind is ended after it, and its CPU time counts as well.
+            command = ["sh", "-c", f'{shlex.join(dkim.command)} & exec "$0" "$@"', *command]
         program = Program(
-            # With -d, master(8) stays in the foreground, and SIGTERM makes it end its children.
-            [self._daemons() / "master", "-c", directory / "etc", "-d"],
+            command,
             log=directory / "start.log",
             directory=directory,
             room=room,
@@ -125,6 +134,7 @@ class Postfix:
                 port=port,
                 program=program,
                 directory=directory,
+                filter_port=None if dkim is None else dkim.port,
             )
         )
 
@@ -166,9 +176,13 @@ class Postfix:
 class _Running(Server):
     """A running one."""
 
-    def __init__(self, *, directory: Path, **how: Any) -> None:
+    def __init__(self, *, directory: Path, filter_port: int | None, **how: Any) -> None:
         super().__init__(**how)
         self._directory = directory
+        self._filter_port = filter_port
+
+    def _ready(self) -> bool:
+        return super()._ready() and (self._filter_port is None or accepts(HOST, self._filter_port))
 
     def queued(self) -> int:
         """Messages in all of its queues."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from postroika import __version__
 from postroika.bench.interpreters import look_at
+from postroika.bench.peers import signing
 from postroika.bench.peers.adaptor import PeerOptions, Running
 from postroika.bench.peers.ports import free_port
 from postroika.bench.peers.program import Program
@@ -23,6 +24,7 @@ from postroika.bench.peers.server import HOST, Server, prepare_directory, start
 from postroika.bench.peers.tls import make_certificate
 from postroika.errors import PostroikaError
 
+_TABLES = {"listener", "dkim"}  # those of which there may be several
 _DURABLE = "# durable: 250 only after a synced commit of the spool; there is no other mode\n"
 _HOSTNAME = "postroika.test"
 _CONTROL_S = 30.0
@@ -171,6 +173,14 @@ def _config(options: PeerOptions, port: int) -> Config:
     if options.tls:
         certificate, key = make_certificate(options.directory, _HOSTNAME)
         config["listener"] |= {"tls": "starttls", "certificate": str(certificate), "key": str(key)}
+    if options.signed:
+        config["dkim"] = {
+            "domain": "*",
+            "signing_domain": signing.DOMAIN,
+            "selector": signing.SELECTOR,
+            "key": str(signing.make_key(options.directory)),
+        }
+        config["signing"] = {"oversigned": signing.FIELDS, "signed": ["Sender"]}
     if options.suspended:
         config["delivery"]["enabled"] = False
     for section, keys in options.extra.items():
@@ -181,7 +191,7 @@ def _config(options: PeerOptions, port: int) -> Config:
 def _toml(config: Mapping[str, Mapping[str, Any]], next_hop: tuple[str, int] | None, *, tls: bool) -> str:
     lines = []
     for section, keys in config.items():
-        lines.append("[[listener]]" if section == "listener" else f"[{section}]")
+        lines.append(f"[[{section}]]" if section in _TABLES else f"[{section}]")
         # JSON writes these values as TOML does.
         lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     if next_hop is not None:

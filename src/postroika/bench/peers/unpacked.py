@@ -77,6 +77,8 @@ class UnpackedPeer:
         """See `adaptor.Peer`."""
         if (missing := self.missing()) is not None:
             raise PostroikaError(missing)
+        if options.signed:
+            raise PostroikaError(f"{self.title} is not set up to sign")
         prepare_directory(options.directory)
         return start(self.make(options, self._package.version or "", free_port()))
 
