@@ -125,6 +125,13 @@ COUNTERS: Final = _family(
 OUTBOUND_CONNECTIONS = _counter("outbound_connections", "Connections opened to next hops")
 OUTBOUND_CONNECTION_FAILURES = _counter("outbound_connection_failures", "Connections to next hops that did not open")
 OUTBOUND_CONNECTIONS_OPEN = _gauge("outbound_connections_open", "Connections to next hops that are open now")
+OUTBOUND_SESSIONS: Final = _family(
+    "outbound_sessions",
+    "secrecy",
+    ("clear", "unverified", "verified"),
+    "Sessions with next hops that stood: in clear, over TLS with a certificate that proves nothing, or with a good one",
+    "outbound_sessions_{}",
+)
 SIGNED_MESSAGES = _counter("signed_messages", "Messages that were signed to go out (again, if they are tried for long)")
 SIGNATURES = _counter("signatures", "DKIM signatures made for them")
 SIGNING_FAILURES = _counter("signing_failures", "Times that a message which must be signed could not be")

@@ -132,6 +132,7 @@ class Worker:
         if self._signer is not None:
             self._reopened.append(self._signer.reload)
         deliverer = Deliverer(config, self._router, self._store, self._inflight, self._signer)
+        self._reopened.append(deliverer.opener.reload)
         self._scheduler = Scheduler(
             self._store,
             self._committer,

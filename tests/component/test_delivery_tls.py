@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import pytest
 import trio
+import trustme
 
+from postroika.errors import PostroikaError
 from postroika.mail.outcome import Outcome, Stage
+from postroika.metrics import OUTBOUND_SESSIONS
 from postroika.routing.router import Host
 from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level
 from tests.component.delivery_world import TAKEN, on, world
@@ -92,9 +95,13 @@ ROWS = [
 async def test_policy_decides_what_may_be_said_to_whom(level: Level, kind: str, row: Row, ca: str) -> None:
     policy = HostPolicy(level)
     peer = TlsPeer(PEERS.get(kind, good)(), policy, FULL if kind == "none offered" else OFFERS)
+    before = {secrecy: metric.value for secrecy, metric in OUTBOUND_SESSIONS.items()}
     async with world(peer, tls_ca=ca) as w:
         lane = await w.deliver(loaded(1))
         (attempt,) = [attempt for _, attempt in lane.attempts]
+    stood = {secrecy: metric.value - before[secrecy] for secrecy, metric in OUTBOUND_SESSIONS.items()}
+    secrecy = "verified" if row.tls.endswith(" verified") else "unverified" if row.tls else "clear"
+    assert stood == {"clear": 0, "unverified": 0, "verified": 0} | ({} if row.reason else {secrecy: 1})
     assert (attempt.tls, tuple(peer.secure)) == (row.tls, row.connections)
     outcome, said, stage = lane.outcomes["r1@y.test"]
     if row.reason:
@@ -155,6 +162,29 @@ async def test_tls_1_2_is_spoken_and_told(ca: str) -> None:
     async with world(peer, tls_ca=ca) as w:
         lane = await w.deliver(loaded(1))
     assert [attempt.tls.split()[0] for _, attempt in lane.attempts] == ["TLSv1.2"]
+
+
+# --- files that change
+
+
+async def test_those_to_be_trusted_are_read_anew(ca: str) -> None:
+    file, whole = Path(ca), Path(ca).read_bytes()
+    file.write_bytes(trustme.CA().cert_pem.bytes())
+    peer = TlsPeer(good(), VERIFY)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+        assert lane.outcomes["r1@y.test"][1].endswith(
+            "certificate verify failed: unable to get local issuer certificate"
+        )
+        file.write_bytes(b"no certificate")
+        with pytest.raises(PostroikaError, match=r"^delivery\.tls_ca: cannot use .*"):
+            await w.deliverer.opener.reload()
+        file.write_bytes(whole)
+        lane = await w.deliver(loaded(2))
+        assert lane.outcomes["r2@y.test"][0] is Outcome.DEFERRED  # what was read at first still counts
+        await w.deliverer.opener.reload()
+        lane = await w.deliver(loaded(3))
+        assert lane.outcomes == {"r3@y.test": TAKEN}
 
 
 # --- injection, stripping

@@ -15,11 +15,13 @@ import re
 from typing import NamedTuple
 
 import msgspec
+import trio
 
 from postroika.config import Config, Delivery
 from postroika.errors import PostroikaError
 from postroika.mail.outcome import Peer, Stage
 from postroika.mail.reply import reply
+from postroika.metrics import OUTBOUND_SESSIONS
 from postroika.outbound.connection import Connection, open_connection
 from postroika.outbound.credentials import CredentialFiles
 from postroika.outbound.failure import NoSession, PeerClosed, SessionRefused, TimedOut, TlsFailed
@@ -96,7 +98,18 @@ class Opener:
             if way.requiretls and not connection.client.capabilities.requiretls:
                 await connection.quit()
                 raise NoSession(SessionRefused(Stage.MAIL, requiretls_reply(), remote=False), Step.MAIL)
+            OUTBOUND_SESSIONS[_secrecy_of(connection)].value += 1
             return connection
+
+    async def reload(self) -> None:
+        """Read anew whom to trust, and our own certificates.
+
+        Raises:
+            PostroikaError: a file of theirs cannot be used: then all stays as it was.
+
+        Cancellation: while they are read, which goes on.
+        """
+        await trio.to_thread.run_sync(self._secrecy.reload, abandon_on_cancel=True)
 
     def _next_rung(self, way: Way, rung: Rung, error: NoSession) -> Rung | None:
         """Where to go on after a failure; None if it was not TLS that failed, or no worse way is allowed."""
@@ -131,6 +144,11 @@ class Opener:
             return self._secrecy.layer(peer, policy, rung)
         except PostroikaError as error:
             raise NoSession(TlsFailed(str(error)), Step.HANDSHAKE) from error
+
+
+def _secrecy_of(connection: Connection) -> str:
+    facts = connection.facts
+    return "clear" if facts is None else "verified" if facts.verified else "unverified"
 
 
 def trusted(ways: list[Way]) -> list[Way]:

@@ -67,6 +67,17 @@ class Secrecy:
                 self._context(_Identity(checked=True, certificate=route.certificate, key=route.key))
                 self._context(_Identity(checked=False, certificate=route.certificate, key=route.key))
 
+    def reload(self) -> None:
+        """Read all files again; sessions that were agreed on with the old ones are not resumed. Blocks; may be called
+        in another thread.
+
+        Raises:
+            PostroikaError: one cannot be used: then all stays as it was.
+        """
+        contexts = {identity: self._made(identity) for identity in list(self._contexts)}
+        self._contexts.update(contexts)
+        self._sessions = TtlCache(_SESSIONS)
+
     # --- how to begin
 
     def rung(self, peer: Peer, policy: HostPolicy) -> Rung:
