@@ -42,6 +42,33 @@ def reading(sock: socket.socket) -> tuple[list[bytes], Coroutine[Any, Any, None]
 # ---- reading
 
 
+async def test_what_is_looked_at_stays_for_the_next_channel(pump: Pump, tcp_pair: tuple[socket.socket, ...]) -> None:
+    ours, theirs = tcp_pair
+    seen: list[bytes | None] = []
+
+    async def look() -> None:
+        channel = Channel(ours)
+        while not channel.ended:
+            seen.append(channel.peek(4))
+            await channel.readable()
+        seen.append(channel.peek(4))
+        channel.close()
+
+    pump.spawn(look())
+    await settled()
+    for piece in (b"a", b"bc", b"def"):
+        theirs.send(piece)
+        await settled()
+    theirs.close()
+    await settled()
+    looks = [look for number, look in enumerate(seen) if look != seen[number - 1]]
+    assert looks == [None, b"a", b"abc", b"abcd"]
+    pieces, read = reading(ours)
+    pump.spawn(read)
+    await settled()
+    assert pieces == [b"abcdef", b""]
+
+
 async def test_what_was_there_before_the_channel_is_received(pump: Pump, pair: tuple[socket.socket, ...]) -> None:
     ours, theirs = pair
     theirs.send(b"early")

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from postroika.mail.address import canonical_domain, is_literal, literal_ip, routing_domain
 from postroika.mail.reply import Reply, reply
+from postroika.policy.networks import Networks
 from postroika.policy.pipeline import Client
 from postroika.smtp.server_events import Rcpt
 
@@ -24,8 +25,6 @@ DENIED = reply(550, "5.7.1", "relay access denied")
 ROUTED = reply(550, "5.7.1", "relay access denied: the local part names a route")
 # With their full-width forms, which a mail system that normalises local parts would make the same of.
 _ROUTING_CHARACTERS = frozenset("%!@\uff05\uff01\uff20")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def canonical_ip(text: str) -> str:
@@ -84,14 +83,13 @@ class RelayPolicy:
     __slots__ = ("_domains", "_hostname", "_networks")
 
     def __init__(self, networks: Sequence[str], domains: Sequence[str], hostname: str) -> None:
-        self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in networks)
+        self._networks = Networks(networks)
         self._domains = Domains(domains)
         self._hostname = canonical_domain(hostname)
 
     def trusts(self, ip: str) -> bool:
         """Whether the client at `ip` (canonical) may relay."""
-        address = ipaddress.ip_address(ip)
-        return any(address.version == network.version and address in network for network in self._networks)
+        return ip in self._networks
 
     def mailbox(self, rcpt: Rcpt, local_ip: str) -> str:
         """The address to deliver to: that of `rcpt`, or postmaster's at our name."""

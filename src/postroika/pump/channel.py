@@ -29,9 +29,10 @@ class Channel:
 
     Attributes:
         quiet: nothing has come since `receive` returned None, or less than it could. To be read only.
+        ended: nothing more will come. To be read only.
     """
 
-    __slots__ = ("_ended", "_fd", "_pump", "_read_bytes", "_recv", "_take", "_wants", "quiet", "strand")
+    __slots__ = ("_fd", "_pump", "_read_bytes", "_recv", "_take", "_wants", "ended", "quiet", "strand")
 
     def __init__(self, sock: socket.socket) -> None:
         self._pump = loop.current().pump
@@ -42,7 +43,7 @@ class Channel:
         self._read_bytes = READ_BYTES
         self._take: Callable[[float], bool] | None = None
         self.quiet = False
-        self._ended = False
+        self.ended = False
         self._pump.epoll.register(self._fd, _IN)
         self._pump.channels[self._fd] = self
 
@@ -65,9 +66,26 @@ class Channel:
             return piece
         self._read_bytes = READ_BYTES
         # A short read has emptied the buffer; what comes later is told of, and the end was told of if it had come.
-        if not self._ended:
+        if not self.ended:
             self.quiet = True
         return piece
+
+    def peek(self, most_bytes: int) -> bytes | None:
+        """What has come and was not received, from its beginning; it stays where it is, for whoever has the socket
+        next. None if nothing has come since the last look: wait with `readable`.
+
+        Raises:
+            OSError.
+        """
+        if self.quiet:
+            return None
+        # Before the look: whatever comes after it is told of.
+        self.quiet = not self.ended
+        try:
+            return self._recv(most_bytes, socket.MSG_PEEK)
+        except BlockingIOError:
+            self.quiet = True
+            return None
 
     async def readable(self, take: Callable[[float], bool] | None = None) -> None:
         """Wait until there may be something to receive.
@@ -125,7 +143,7 @@ class Channel:
             del self._pump.channels[self._fd]
             self._pump.epoll.unregister(self._fd)
             self._fd = -1
-            self.quiet, self._ended = False, True  # what the socket says to who comes now
+            self.quiet, self.ended = False, True  # what the socket says to who comes now
             if self.strand is not None:
                 self.strand.leave(OSError(errno.EBADF, "closed while a strand waited for it"))
 
@@ -134,7 +152,7 @@ class Channel:
         if mask & _READ:
             self.quiet = False
             if mask & _END:
-                self._ended = True
+                self.ended = True
         strand = self.strand
         if strand is not None and mask & self._wants:
             if self._take is not None and self._take(loop.now()):
