@@ -15,7 +15,8 @@ from libc.string cimport memchr, memcpy
 from cursor cimport Cursor, advance, peek
 from verbs cimport (
     VERB_AUTH, VERB_BDAT, VERB_DATA, VERB_EHLO, VERB_EXPN, VERB_FOREIGN, VERB_HELO, VERB_HELP, VERB_MAIL, VERB_NOOP,
-    VERB_QUIT, VERB_RCPT, VERB_RSET, VERB_STARTTLS, VERB_UNKNOWN, VERB_VRFY, equals_upper, upper, verb_code,
+    VERB_QUIT, VERB_RCPT, VERB_RSET, VERB_STARTTLS, VERB_UNKNOWN, VERB_VRFY, VERB_XCLIENT, equals_upper, upper,
+    verb_code,
 )
 
 cdef extern from "Python.h":
@@ -43,6 +44,7 @@ EXPN = VERB_EXPN
 HELP = VERB_HELP
 STARTTLS = VERB_STARTTLS
 AUTH = VERB_AUTH
+XCLIENT = VERB_XCLIENT
 FOREIGN = VERB_FOREIGN
 
 # RFC 5321 §4.5.3.1.1 says 64, and that longer ones should be accepted where that is possible: VERP and SRS make them.

@@ -70,6 +70,7 @@ cdef enum:
     DATA_ = 4
     END_ = 5
     AUTH_ = 6
+    XCLIENT_ = 7
 
 # What `answer` is waited for.
 NOTHING = NOTHING_
@@ -79,6 +80,7 @@ AWAIT_RCPT = RCPT_
 AWAIT_DATA = DATA_
 AWAIT_END = END_
 AWAIT_AUTH = AUTH_
+AWAIT_XCLIENT = XCLIENT_
 
 cdef class Words:
     """What a Lane makes and says.
@@ -149,15 +151,18 @@ cdef class Lane:
 
     def __init__(self, Words words not None, settings, state):
         self.words = words
-        self.settings = settings
         self.state = state
         self._buffer = b""
         self._out = []
         self._events = []
         self.held = []
         self._plain = True
-        self._lf_ends = settings.bare_newlines == "normalise"
         self._offered = frozenset()
+        self.use(settings)
+
+    def use(self, settings):
+        self.settings = settings
+        self._lf_ends = settings.bare_newlines == "normalise"
         self.max_message_bytes = settings.max_message_bytes
         self.max_header_bytes = settings.max_header_bytes
         self.max_received = settings.max_received
@@ -253,6 +258,8 @@ cdef class Lane:
             self._refuse_data(verdict)
         elif awaiting == AUTH_:
             self._answer_auth(verdict, accepted)
+        elif awaiting == XCLIENT_:
+            self._answer_xclient(verdict, accepted)
         else:
             self._answer_helo(verdict, accepted)
         if code == 421:

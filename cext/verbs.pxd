@@ -22,7 +22,8 @@ cdef enum:
     VERB_HELP = 12
     VERB_STARTTLS = 13
     VERB_AUTH = 14
-    VERB_FOREIGN = 15
+    VERB_XCLIENT = 15
+    VERB_FOREIGN = 16
 
 cdef extern from *:
     """
@@ -98,4 +99,6 @@ cdef inline int verb_code(const unsigned char* verb, Py_ssize_t size) noexcept n
             return VERB_AUTH
     elif size == 8 and equals_upper(verb, size, "STARTTLS", 8):
         return VERB_STARTTLS
+    elif size == 7 and equals_upper(verb, size, "XCLIENT", 7):
+        return VERB_XCLIENT
     return foreign(verb, size)

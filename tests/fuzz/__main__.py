@@ -1,5 +1,7 @@
 """`python -m tests.fuzz KERNEL [OPTION of libFuzzer…] [FOLDER]`: finds where kernel and twin differ.
 
+Parsers that are no kernels have their names in `instrument.MODULES`.
+
 It begins with the corpus and keeps what reaches something new in FOLDER. What fails is written beside FOLDER, and its
 traceback is printed; `-runs=0` with the file in FOLDER shows it again.
 """
@@ -14,7 +16,7 @@ from pathlib import Path
 import atheris
 
 from tests.fuzz import corpus
-from tests.fuzz.instrument import PLACE, load_instrumented
+from tests.fuzz.instrument import MODULES, PLACE, load_instrumented
 
 _LONGEST = 512
 
@@ -25,8 +27,9 @@ def main() -> None:
     options = [word for word in rest if word.startswith("-")]
     folders = [Path(word) for word in rest if not word.startswith("-")] or [PLACE / kernel]
     folders[0].mkdir(parents=True, exist_ok=True)
-    load_instrumented(kernel)
-    with atheris.instrument_imports(include=["tests.reference"]):
+    if kernel not in MODULES:
+        load_instrumented(kernel)
+    with atheris.instrument_imports(include=["tests.reference", *MODULES.values()]):
         from tests.fuzz.targets import TARGETS
     ours = [f"-max_len={_LONGEST}", f"-artifact_prefix={folders[0]}-"]
     with tempfile.TemporaryDirectory() as place:

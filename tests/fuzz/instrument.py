@@ -21,6 +21,8 @@ import atheris  # loads libFuzzer
 
 import postroika.kernels
 
+# Of parsers that are written in Python: atheris instruments these itself.
+MODULES = {"proxy_header": "postroika.inbound.proxy_header", "xclient": "postroika.smtp.xclient"}
 _ROOT = Path(__file__).parents[2]
 PLACE = _ROOT / "build" / "fuzz"
 _GENERATED = _ROOT / "build" / "cython" / "cext"

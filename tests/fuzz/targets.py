@@ -13,17 +13,22 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from postroika.errors import RemoteProtocolError
+from postroika.inbound.proxy_header import read_proxy_header
 from postroika.kernels import command, datastream, stuff
 from postroika.kernels.datastream import DataScanner
 from postroika.kernels.dkim import Fields, RelaxedBody
 from postroika.kernels.headers import HeaderScanner
 from postroika.kernels.replies import ReplyParser
 from postroika.kernels.stuff import Stuffer
+from postroika.policy.relay import canonical_ip
+from postroika.smtp.grammar import Refusal
 from postroika.smtp.server_settings import ServerSettings
+from postroika.smtp.xclient import ATTRIBUTES, parse_xclient
 from tests.reference import command as command_twin
 from tests.reference import datastream as datastream_twin
 from tests.reference import dkim as dkim_twin
 from tests.reference import headers as headers_twin
+from tests.reference import proxy_header as proxy_twin
 from tests.reference import replies as replies_twin
 from tests.reference import stuff as stuff_twin
 from tests.reference.server_session import ALL, ServerSession
@@ -204,6 +209,47 @@ def relax(octets: bytes) -> None:
         assert b"".join(blocks) == expected
 
 
+def proxy_headers(octets: bytes) -> None:
+    choices = _Choices(octets)
+    head = choices.one_of((b"", b"PROXY TCP4 ", b"PROXY TCP6 ", proxy_twin.SIGNATURE, b"whole"))
+    stream = head + choices.rest
+    if head == b"whole":
+        fixed, block = choices.rest[:2], choices.rest[2:]
+        if choices.number() % 2:  # nobody finds a checksum by trying
+            block += b"\3\0\4" + bytes(4)
+        stream = proxy_twin.SIGNATURE + fixed + len(block).to_bytes(2, "big") + block
+        if block.endswith(b"\3\0\4\0\0\0\0"):
+            stream = stream[:-4] + proxy_twin.crc32c(stream).to_bytes(4, "big")
+    for at in {*range(min(len(stream), 40)), len(stream)}:
+        assert _outcome(lambda: read_proxy_header(stream[:at])) == proxy_twin.read(stream[:at])  # noqa: B023
+
+
+def xclient(octets: bytes) -> None:
+    """It has no twin: what comes out has to be harmless, and to mean the same when it is said once more."""
+    try:
+        told = parse_xclient(octets, ATTRIBUTES)
+    except Refusal:
+        return
+    said = []
+    for name in ATTRIBUTES:
+        value = getattr(told, name.lower())
+        if value is None:
+            continue
+        if isinstance(value, int):
+            assert 0 <= value <= 65535
+        else:
+            assert value.isprintable()
+        if name.endswith("ADDR") and value:
+            assert canonical_ip(value) == value
+            value = f"IPV6:{value}" if ":" in value else value
+        if name == "NAME":
+            assert value.isascii()
+            assert " " not in value
+        text = str(value).encode() or b"[UNAVAILABLE]"
+        said.append(b"%s=%s" % (name.encode(), b"".join(b"+%02X" % octet for octet in text)))
+    assert parse_xclient(b" ".join(said), ATTRIBUTES) == told
+
+
 def server_lane(octets: bytes) -> None:
     choices = _Choices(octets)
     settings = choices.one_of(_SERVER_SETTINGS)
@@ -217,13 +263,15 @@ def server_lane(octets: bytes) -> None:
         assert heard == expected
 
 
-# By the name of the kernel.
+# By the name of the kernel, or of the parser.
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "command": commands,
     "datastream": unstuff,
     "dkim": relax,
     "headers": headers,
+    "proxy_header": proxy_headers,
     "replies": replies,
     "server_lane": server_lane,
     "stuff": dot_stuff,
+    "xclient": xclient,
 }

@@ -6,8 +6,8 @@ import re
 
 INCOMPLETE, BARE_LF, BARE_CR, NUL = -1, -2, -3, -4
 VERBS = ["", "EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "STARTTLS",
-         "AUTH"]  # fmt: skip
-FOREIGN = 15
+         "AUTH", "XCLIENT"]  # fmt: skip
+FOREIGN = 16
 _HTTP = {b"GET", b"PUT", b"PRI", b"POST", b"HEAD", b"PATCH", b"TRACE", b"DELETE", b"CONNECT", b"OPTIONS"}
 
 _ATOM = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]+"

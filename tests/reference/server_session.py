@@ -23,7 +23,9 @@ from postroika.smtp.server_events import (
     Rcpt,
     Refused,
     Reset,
+    XClient,
 )
+from postroika.smtp.xclient import ATTRIBUTES
 
 ALL = frozenset({"mail", "rcpt", "data"})
 NO_ROOM = Reply(452, "4.3.1", ("no room",))
@@ -75,6 +77,7 @@ class ServerSession:
         self._replies = b""
         self._server = server = Server(settings)
         server.mechanisms = ("PLAIN", "LOGIN") if settings.auth else ()
+        server.xclient = ATTRIBUTES if settings.auth else ()
         self._advances = unasked is not None
         if unasked is None:
             server._plain = False
@@ -126,7 +129,7 @@ class ServerSession:
             self._server.answer()
         elif isinstance(event, DataBegin):
             self._server.answer(verdict)
-        elif isinstance(event, Helo):
+        elif isinstance(event, Helo | XClient):
             self._server.answer()
         elif isinstance(event, Auth | AuthResponse):
             go_on_with_auth(self._server, event)

@@ -21,6 +21,7 @@ from postroika.smtp.server_events import (
     Helo,
     Mail,
     Rcpt,
+    XClient,
 )
 from tests.reference.server_session import go_on_with_auth
 
@@ -32,7 +33,7 @@ SETTINGS = ServerSettings(
     max_received=2,
     max_header_bytes=300,
 )
-JUDGED = (Helo, Mail, Rcpt, DataBegin, BodyEnd)
+JUDGED = (Helo, XClient, Mail, Rcpt, DataBegin, BodyEnd)
 Judge = Callable[[Event], Reply | None]
 
 
@@ -58,7 +59,12 @@ def accept_all(event: Event) -> Reply | None:
     return None
 
 
-def talk(pieces: Iterable[bytes], settings: ServerSettings = SETTINGS, judge: Judge = accept_all) -> Dialogue:
+def talk(
+    pieces: Iterable[bytes],
+    settings: ServerSettings = SETTINGS,
+    judge: Judge = accept_all,
+    xclient: tuple[str, ...] = (),
+) -> Dialogue:
     pieces = list(pieces)
     verdicts: list[Reply | None] = []
 
@@ -66,15 +72,18 @@ def talk(pieces: Iterable[bytes], settings: ServerSettings = SETTINGS, judge: Ju
         verdicts.append(judge(event))
         return verdicts[-1]
 
-    dialogue = _talk(pieces, settings, decide, plain=True)
+    dialogue = _talk(pieces, settings, decide, xclient, plain=True)
     given = iter(verdicts)
-    assert _talk(pieces, settings, lambda _: next(given), plain=False) == dialogue
+    assert _talk(pieces, settings, lambda _: next(given), xclient, plain=False) == dialogue
     return dialogue
 
 
-def _talk(pieces: Iterable[bytes], settings: ServerSettings, judge: Judge, *, plain: bool) -> Dialogue:
+def _talk(
+    pieces: Iterable[bytes], settings: ServerSettings, judge: Judge, xclient: tuple[str, ...], *, plain: bool
+) -> Dialogue:
     server = Server(settings)
     server._plain = plain
+    server.xclient = xclient
     server.mechanisms = ("PLAIN", "LOGIN") if settings.auth else ()
     assert server.take_output() == b"220 mx.test ESMTP Postroika\r\n"
     events: list[Event] = []
@@ -106,9 +115,14 @@ def cuts(wire: bytes) -> Iterator[list[bytes]]:
         yield [wire[:at], wire[at:]]
 
 
-def talk_in_all_cuts(wire: bytes, settings: ServerSettings = SETTINGS, judge: Judge = accept_all) -> Dialogue:
+def talk_in_all_cuts(
+    wire: bytes,
+    settings: ServerSettings = SETTINGS,
+    judge: Judge = accept_all,
+    xclient: tuple[str, ...] = (),
+) -> Dialogue:
     """The dialogue, which must be the same however TCP splits it."""
-    whole = talk([wire], settings, judge)
+    whole = talk([wire], settings, judge, xclient)
     for pieces in cuts(wire):
-        assert talk(pieces, settings, judge) == whole, pieces
+        assert talk(pieces, settings, judge, xclient) == whole, pieces
     return whole

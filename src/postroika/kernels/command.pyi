@@ -21,6 +21,7 @@ EXPN: Final[int]
 HELP: Final[int]
 STARTTLS: Final[int]
 AUTH: Final[int]
+XCLIENT: Final[int]
 FOREIGN: Final[int]
 
 class Path:

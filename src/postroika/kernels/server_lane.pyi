@@ -23,6 +23,7 @@ AWAIT_RCPT: Final = 3
 AWAIT_DATA: Final = 4
 AWAIT_END: Final = 5
 AWAIT_AUTH: Final = 6
+AWAIT_XCLIENT: Final = 7
 
 _Event = TypeVar("_Event")
 _Reply = TypeVar("_Reply")
@@ -101,7 +102,7 @@ class BodyReader(Generic[_Reply]):
 
 class Lane(Generic[_Event, _Reply, _Settings, _State]):
     """The base of `smtp.server.Server`, which has what is not plain: `_step_command`, `_step_chunk`, `_step_skip`,
-    `_answer_helo`, `_answer_auth`, `_refuse_data`.
+    `_answer_helo`, `_answer_auth`, `_answer_xclient`, `_refuse_data`.
 
     `state` is where the session is; `closed` says that nothing more is read: send the output, then close. Setting
     `_plain` to False leaves all commands to the Server.
@@ -130,6 +131,9 @@ class Lane(Generic[_Event, _Reply, _Settings, _State]):
     _plain: bool
 
     def __init__(self, words: Words, settings: _Settings, state: _State) -> None: ...
+    def use(self, settings: _Settings) -> None:
+        """Go by these settings from here on: no transaction is open, and what was offered before is offered still."""
+
     @property
     def in_transaction(self) -> bool:
         """MAIL has been accepted and the message has not ended yet."""

@@ -16,6 +16,7 @@ from postroika.smtp.server_events import Mail, Rcpt
 MAX_ENVID = 100  # RFC 3461 §4.4
 MAX_ORCPT = 500  # RFC 3461 §4.2
 MAX_SIZE_DIGITS = 20  # RFC 1870 §3
+MAX_HELO_NAME = 255  # RFC 5321 §4.5.3.1.2
 MAX_AUTH_IDENTITY = 500  # RFC 4954 §3 (the AUTH parameter adds as much to the line)
 _BAD_BASE64 = reply(501, "5.5.2", "cannot decode base64")
 _HEX = frozenset("0123456789ABCDEF")
@@ -173,6 +174,14 @@ def parse_base64(line: bytes) -> bytes:
     if binascii.b2a_base64(octets, newline=False) != line:
         raise Refusal(_BAD_BASE64)  # too much padding, which `strict_mode` lets pass
     return octets
+
+
+def printable_name(octets: bytes) -> str:
+    """A name of EHLO, HELO or XCLIENT: whatever cannot be shown, or is not ASCII, becomes "?"."""
+    name = octets.decode("ascii", "replace").replace("\ufffd", "?")
+    if not name.isprintable():
+        name = "".join(c if c.isprintable() else "?" for c in name)
+    return name
 
 
 def is_xtext(text: str) -> bool:

@@ -8,7 +8,7 @@ How: `receive` keeps the bytes, `next_event` takes them apart until there is som
 Events marked * in `server_events` stop the machine until `answer` gives the verdict. Replies pile up until
 `take_output`. Which command is allowed when is in the table of `states`; what arguments mean is in `grammar`;
 the content of messages is watched by `kernels.server_lane`, which also takes plain commands without asking here.
-Source: RFC 5321, 1870, 2034, 2920, 3030, 3207, 3461, 4954, 6152, 6531, 9422.
+Source: RFC 5321, 1870, 2034, 2920, 3030, 3207, 3461, 4954, 6152, 6531, 9422; Postfix XCLIENT_README.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from postroika.kernels.server_lane import (
     AWAIT_HELO,
     AWAIT_MAIL,
     AWAIT_RCPT,
+    AWAIT_XCLIENT,
     CHUNK,
     COMMANDS,
     NOTHING,
@@ -33,7 +34,16 @@ from postroika.kernels.server_lane import (
 from postroika.mail.envelope import BodyType
 from postroika.mail.reply import Reply, reply
 from postroika.smtp.body import TOO_LARGE
-from postroika.smtp.grammar import Refusal, parse_auth, parse_base64, parse_bdat, parse_mail, parse_rcpt
+from postroika.smtp.grammar import (
+    MAX_HELO_NAME,
+    Refusal,
+    parse_auth,
+    parse_base64,
+    parse_bdat,
+    parse_mail,
+    parse_rcpt,
+    printable_name,
+)
 from postroika.smtp.server_base import (
     LINE_BARE_CR,
     LINE_BARE_LF,
@@ -48,10 +58,9 @@ from postroika.smtp.server_base import (
 from postroika.smtp.server_events import Auth, AuthResponse, BodyRefused, DataBegin, Helo, Quit, Reset, StartTls
 from postroika.smtp.server_settings import EXTENSIONS, ServerSettings, greetings
 from postroika.smtp.states import AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
+from postroika.smtp.xclient import parse_xclient
 
 __all__ = ["EXTENSIONS", "Server", "ServerSettings"]
-
-MAX_HELO_NAME = 255  # RFC 5321 §4.5.3.1.2
 
 _VRFY = reply(252, "2.5.0", "cannot verify the address, but will take mail for it and try to deliver").wire()
 _HELP = reply(214, "2.0.0", "RFC 5321: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT").wire()
@@ -66,6 +75,7 @@ _AUTHENTICATED = reply(235, "2.7.0", "authentication succeeded").wire()
 _NO_AUTH = reply(502, "5.5.1", "AUTH is not offered")
 _NEEDS_TLS = reply(538, "5.7.11", "AUTH is offered under TLS only")
 _AUTH_TWICE = reply(503, "5.5.1", "already authenticated")
+_NO_XCLIENT = reply(550, "5.7.1", "XCLIENT is not for you")
 _CANCELLED = reply(501, "5.7.0", "authentication cancelled")
 
 
@@ -78,11 +88,12 @@ class Server(ServerBase):
     Attributes:
         mechanisms: of AUTH, that the next EHLO offers; none if clients may not log in on this connection as it is.
         authenticated: a client has logged in.
+        xclient: attributes that the peer may tell of the client with XCLIENT; none if it may not use that.
     """
 
     __slots__ = (
         "_chunk_last", "_chunk_left", "_chunk_refusal", "_mechanisms", "_says_ehlo", "authenticated", "esmtp",
-        "mechanisms",
+        "mechanisms", "xclient",
     )  # fmt: skip
 
     def __init__(self, settings: ServerSettings, *, greet: bool = True) -> None:
@@ -90,6 +101,7 @@ class Server(ServerBase):
         self.esmtp = False
         self.mechanisms: tuple[str, ...] = ()
         self.authenticated = False
+        self.xclient: tuple[str, ...] = ()
         self._mechanisms: tuple[str, ...] = ()  # offered by the last EHLO
         self._says_ehlo = False
         self._chunk_left = 0
@@ -189,10 +201,7 @@ class Server(ServerBase):
         if not argument or len(argument) > MAX_HELO_NAME:
             self._refuse(code, reply(501, "5.5.4", f"syntax: {verb} hostname"), argument)
             return
-        name = argument.decode("ascii", "replace").replace("\ufffd", "?")
-        if not name.isprintable():
-            name = "".join(c if c.isprintable() else "?" for c in name)
-        self._events.append(Helo(verb, name))
+        self._events.append(Helo(verb, printable_name(argument)))
         self._awaiting = AWAIT_HELO
         self._says_ehlo = verb == "EHLO"
 
@@ -216,7 +225,7 @@ class Server(ServerBase):
         self._offered = self.settings.offered() if self.esmtp else frozenset()
         if self._mechanisms:
             self._offered |= {"AUTH"}
-        self._out.append(greetings(self.settings, self._mechanisms)[2 if self.esmtp else 1])
+        self._out.append(greetings(self.settings, self._mechanisms, self.xclient)[2 if self.esmtp else 1])
 
     def _auth_command(self, argument: bytes) -> None:
         if not self.settings.auth:
@@ -270,6 +279,30 @@ class Server(ServerBase):
         self.state = State.READY
         self.authenticated = accepted
         self._out.append(_AUTHENTICATED if verdict is None else verdict.wire())
+
+    def _xclient_command(self, argument: bytes) -> None:
+        if not self.xclient:
+            self._refuse(command.XCLIENT, _NO_XCLIENT, argument)
+            return
+        try:
+            told = parse_xclient(argument, self.xclient)
+        except Refusal as error:
+            self._refuse(command.XCLIENT, error.reply, argument)
+            return
+        self._events.append(told)
+        self._awaiting = AWAIT_XCLIENT
+
+    def _answer_xclient(self, verdict: Reply | None, accepted: bool) -> None:
+        if not accepted:
+            assert verdict is not None
+            self._out.append(verdict.wire())
+            return
+        self.state = State.START
+        self._credit = 0
+        self.esmtp = self.authenticated = False
+        self._mechanisms = ()
+        self._offered = frozenset()
+        self._out.append(greetings(self.settings)[0])
 
     def _mail_command(self, argument: bytes) -> None:
         settings = self.settings
@@ -409,4 +442,5 @@ class Server(ServerBase):
         command.HELP: _help_command,
         command.STARTTLS: _starttls_command,
         command.AUTH: _auth_command,
+        command.XCLIENT: _xclient_command,
     }

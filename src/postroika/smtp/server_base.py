@@ -23,7 +23,8 @@ MAX_RESPONSE_BYTES = 12_288  # RFC 4954 §4: longer lines need not be taken in a
 MAX_SKIPPED_BYTES = 65_536  # of one line that is refused anyway; then the peer is no mail client
 MAX_DETAIL = 300
 
-_STAGES = {command.MAIL: "mail", command.RCPT: "rcpt", command.DATA: "data", command.BDAT: "data"}
+_STAGES = {command.MAIL: "mail", command.RCPT: "rcpt", command.DATA: "data", command.BDAT: "data",
+           command.XCLIENT: "xclient"}  # fmt: skip
 LINE_BARE_LF = reply(500, "5.5.2", "bare LF in a command line: lines must end with CR LF")
 LINE_BARE_CR = reply(500, "5.5.2", "bare CR in a command line: lines must end with CR LF")
 LINE_NUL = reply(500, "5.5.2", "NUL octet in a command line")
@@ -116,7 +117,7 @@ class ServerBase(Lane[Event, Reply, ServerSettings, State]):
         stage = _STAGES.get(code)
         if stage is not None:
             self._events.append(Refused(stage, refusal, argument[:MAX_DETAIL].decode("utf-8", "replace")))
-            if code != command.MAIL and self._credit:
+            if code not in {command.MAIL, command.XCLIENT} and self._credit:
                 self._credit -= 1
                 return
         if bad:

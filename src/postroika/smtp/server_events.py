@@ -41,6 +41,28 @@ class AuthResponse(msgspec.Struct, frozen=True, gc=False):
         return "AuthResponse(…)"
 
 
+class XClient(msgspec.Struct, frozen=True, gc=False):
+    """* XCLIENT: a peer that may says for whom it speaks. Accepting takes the session back to where it was behind the
+    greeting, which the server says again.
+
+    Args: None where nothing was said; "" or 0 where it was said that it is not known.
+        name: of the client's host, in lower case.
+        addr, destaddr: IP addresses in canonical form.
+        proto: "SMTP" or "ESMTP".
+        helo: printable but otherwise unchecked, as in Helo.
+        login: printable but otherwise unchecked.
+    """
+
+    name: str | None = None
+    addr: str | None = None
+    port: int | None = None
+    proto: str | None = None
+    helo: str | None = None
+    login: str | None = None
+    destaddr: str | None = None
+    destport: int | None = None
+
+
 class Mail(msgspec.Struct, frozen=True, gc=False):
     """* MAIL FROM.
 
@@ -128,7 +150,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     """The server has itself refused a command: for the record.
 
     Args:
-        stage: "mail", "rcpt", "data", or "protocol" where the server gave up on the peer.
+        stage: "mail", "rcpt", "data", "xclient", or "protocol" where the server gave up on the peer.
         detail: the argument of the command, as sent; at most some hundred characters.
     """
 
@@ -148,6 +170,6 @@ class StartTls(msgspec.Struct, frozen=True, gc=False):
 
 
 Event = (
-    Helo | StartTls | Auth | AuthResponse | Mail | Rcpt | DataBegin | BodyChunk | BodyEnd | BodyRefused | Reset
-    | Refused | Quit
+    Helo | StartTls | Auth | AuthResponse | XClient | Mail | Rcpt | DataBegin | BodyChunk | BodyEnd | BodyRefused
+    | Reset | Refused | Quit
 )  # fmt: skip

@@ -40,8 +40,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @functools.lru_cache(maxsize=64)
-def greetings(settings: ServerSettings, mechanisms: tuple[str, ...] = ()) -> tuple[bytes, bytes, bytes]:
-    """The banner, and the replies to HELO and EHLO; `mechanisms` are those of AUTH."""
+def greetings(
+    settings: ServerSettings, mechanisms: tuple[str, ...] = (), xclient: tuple[str, ...] = ()
+) -> tuple[bytes, bytes, bytes]:
+    """The banner, and the replies to HELO and EHLO, with the mechanisms of AUTH and the attributes of XCLIENT."""
     offered = settings.offered()
     values = {"SIZE": f"SIZE {settings.max_message_bytes}", "LIMITS": f"LIMITS RCPTMAX={settings.max_recipients}"}
     order = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "ENHANCEDSTATUSCODES",
@@ -51,6 +53,8 @@ def greetings(settings: ServerSettings, mechanisms: tuple[str, ...] = ()) -> tup
         lines.append("STARTTLS")
     if mechanisms:
         lines.append(f"AUTH {' '.join(mechanisms)}")
+    if xclient:
+        lines.append(f"XCLIENT {' '.join(xclient)}")
     return (
         Reply(220, "", (f"{settings.hostname} ESMTP Postroika",)).wire(),
         Reply(250, "", (settings.hostname,)).wire(),

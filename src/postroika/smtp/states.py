@@ -3,7 +3,7 @@
 `TABLE[state][code]` is the state after the command has been accepted, or the Reply that refuses it. A command that
 is refused, by the table or by a verdict, leaves the state as it is. What the table does not say is only how a
 message ends: `AFTER_MESSAGE`, and `AFTER_REFUSED_CHUNK` for a chunk of BDAT that was not the last.
-Source: RFC 5321 §3.3, §4.1.4; RFC 3030 §2; RFC 3207 §4; RFC 4954 §4.
+Source: RFC 5321 §3.3, §4.1.4; RFC 3030 §2; RFC 3207 §4; RFC 4954 §4; Postfix XCLIENT_README.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _NO_RECIPIENTS = reply(554, "5.5.1", "no valid recipients")
 _IN_CHUNKS = reply(503, "5.5.1", "BDAT was begun: only BDAT or RSET may follow")
 _LOST = reply(503, "5.5.1", "a chunk was refused, the transaction has failed; send RSET")
 _AUTH_IN_MAIL = reply(503, "5.5.1", "AUTH is not permitted during a mail transaction")
+_XCLIENT_IN_MAIL = reply(503, "5.5.1", "XCLIENT is not permitted during a mail transaction")
 _IN_AUTH = reply(503, "5.5.1", "an authentication exchange is under way")
 _NO_EXPN = reply(502, "5.5.1", "EXPN is not offered")
 _UNKNOWN = reply(500, "5.5.1", "command not recognised")
@@ -61,6 +62,7 @@ def _row(
         command.HELP: state,
         command.STARTTLS: tls,
         command.AUTH: auth,
+        command.XCLIENT: State.START if state < State.MAIL else _XCLIENT_IN_MAIL,
         command.FOREIGN: _UNKNOWN,
     }
     return [row[code] for code in range(len(row))]
