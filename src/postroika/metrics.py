@@ -92,10 +92,19 @@ TLS_SESSIONS = _counter("tls_sessions", "SMTP sessions of clients that came thro
 ACCEPTED_MESSAGES = _counter("accepted_messages", "Messages taken over with 250, after the sync")
 ACCEPTED_RECIPIENTS = _counter("accepted_recipients", "Recipients of those messages")
 ACCEPTED_BYTES = _counter("accepted", "Size of those messages", "bytes")
+PROXIED: Final = _family(
+    "proxied_connections",
+    "result",
+    ("client", "local", "unknown", "dropped"),
+    "Connections from proxies that have to send a PROXY header: it told of a client, was a check of the proxy's own, "
+    "or could not tell of the client; or there was none that is well formed, in time",
+    "proxied_{}",
+)
+XCLIENTS = _counter("xclients", "XCLIENT commands by which clients became others")
 REJECTED: Final = _family(
     "rejections",
     "stage",
-    ("connect", "tls", "ehlo", "mail", "rcpt", "data", "final_dot"),
+    ("connect", "proxy", "tls", "ehlo", "xclient", "mail", "rcpt", "data", "final_dot"),
     "Refusals that we gave to clients, by the stage of the dialogue",
     "rejected_{}",
 )

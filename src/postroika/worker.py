@@ -14,7 +14,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -39,6 +39,7 @@ from postroika.outcome.settle import Settler
 from postroika.outcome.sinks import Discard, EventLog
 from postroika.policy.accounts import Accounts
 from postroika.policy.lockout import Lockout
+from postroika.policy.networks import Networks
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
 from postroika.process import confinement, identity, operations_log
@@ -170,14 +171,6 @@ class Worker:
     def _make_listener(self, config: Config, intake: Intake, handoff: socket.socket) -> Listener:
         relay = RelayPolicy(config.relay.networks, config.relay.domains, config.server.hostname)
         limits = config.limits
-        services = Services(
-            door=Door(intake, self._events.received, hostname=config.server.hostname),
-            pipeline=Pipeline(limits.policy_timeout_s),
-            relay=relay,
-            rejected=self._rejected,
-            limits=limits,
-            logins=self._make_logins(config),
-        )
         # Where nobody can log in, nothing is said of it.
         strict = [
             ServerSettings(
@@ -198,12 +191,24 @@ class Worker:
             for settings, listener in zip(strict, config.listener, strict=True)
         ]
 
+        def settings_of(client: Client) -> ServerSettings:
+            return (trusted if client.trusted else strict)[client.listener]
+
+        services = Services(
+            door=Door(intake, self._events.received, hostname=config.server.hostname),
+            pipeline=Pipeline(limits.policy_timeout_s),
+            relay=relay,
+            rejected=self._rejected,
+            limits=limits,
+            logins=self._make_logins(config),
+            xclient_from=_by_listener([listener.xclient_from for listener in config.listener]),
+            settings_of=settings_of,
+        )
         certificates = self._certificates.listeners
 
         def start_session(sock: socket.socket, client: Client) -> Session:
-            client.trusted = relay.trusts(client.ip)
-            settings = (trusted if client.trusted else strict)[client.listener]
-            return Session(sock, client, settings, services, certificates[client.listener])
+            client.trusted = client.known and relay.trusts(client.ip)
+            return Session(sock, client, settings_of(client), services, certificates[client.listener])
 
         return Listener(
             handoff,
@@ -213,6 +218,8 @@ class Worker:
             max_connections=limits.max_connections,
             max_connections_per_ip=limits.max_connections_per_ip,
             tls_at_once=[number for number, listener in enumerate(config.listener) if listener.tls == "implicit"],
+            proxies=_by_listener([listener.proxy_from for listener in config.listener]),
+            proxy_timeout_s=limits.proxy_timeout_s,
         )
 
     def _make_logins(self, config: Config) -> Logins | None:
@@ -349,6 +356,11 @@ class Worker:
 
 def _workers(config: Config) -> int:
     return config.server.workers or len(os.sched_getaffinity(0))
+
+
+def _by_listener(networks: Sequence[Sequence[str]]) -> dict[int, Networks]:
+    """By the number of the listener, where there are any."""
+    return {number: Networks(named) for number, named in enumerate(networks) if named}
 
 
 def _accounts(config: Config, workers: int) -> Accounts | None:

@@ -35,6 +35,7 @@ OK = "250 2.1.0 Ok\n"
 RCPT_OK = "250 2.1.5 Ok\n"
 GO_ON = "354 End data with <CR><LF>.<CR><LF>\n"
 REQUIRED = "530 5.7.0 authentication is required\n"
+TOO_LARGE = "552 5.3.4 message is too large\n"
 LOCKED = "454 4.7.0 too many failed logins, please try again later\n"
 
 
@@ -163,6 +164,17 @@ async def test_account_submits_from_anywhere_to_anywhere(nursery: trio.Nursery) 
     assert (message.facts["tenant"], message.facts["account"]) == ("shop", "ann@shop.example")
     (refusal,) = house.refused
     assert (refusal.stage, refusal.reply.code, refusal.account) == ("mail", 530, "")
+
+
+async def test_ehlo_announces_the_limit_of_the_account(nursery: trio.Nursery) -> None:
+    house = House(nursery, account(max_message_bytes=5000), account("bob@shop.example", max_message_bytes=10**9))
+    ann, bob = await house.connect(), await house.connect()
+    for visitor, name, size in ((ann, "ann@shop.example", 5000), (bob, "bob@shop.example", 100_000)):
+        assert "\n250-SIZE 100000\n" in visitor.ehlo
+        assert await visitor.say(plain(name, "secret")) == IN
+        assert f"\n250-SIZE {size}\n" in await visitor.say(b"EHLO c.example\r\n")
+    assert await ann.say(b"MAIL FROM:<ann@shop.example>\r\nRCPT TO:<c@d.example>\r\n") == OK + RCPT_OK
+    assert await ann.say(b"BDAT 5001 LAST\r\n" + b"x" * 5001) == TOO_LARGE
 
 
 async def test_trusted_network_has_to_log_in_too_where_it_is_required(nursery: trio.Nursery) -> None:
@@ -334,7 +346,7 @@ async def test_rates_of_recipients(nursery: trio.Nursery, mock_clock: trio.testi
         (b"MAIL FROM:<bob@shop.example>", "550 5.7.1 this account may not use this reverse-path\n"),
         (b"MAIL FROM:<ANN@SHOP.EXAMPLE>", OK),
         (b"MAIL FROM:<>", OK),
-        (b"MAIL FROM:<ann@shop.example> SIZE=5001", "552 5.3.4 the message is larger than this account may send\n"),
+        (b"MAIL FROM:<ann@shop.example> SIZE=5001", TOO_LARGE),
         (b"MAIL FROM:<ann@shop.example> SIZE=5000", OK),
     ],
 )
@@ -351,10 +363,7 @@ async def test_what_an_account_may_say_at_mail(nursery: trio.Nursery, command: b
         (b"From: bob@bank.example\r\n\r\nx", "550 5.7.1 this account may not use this address in From\n"),
         (b"Subject: x\r\n\r\nx", "550 5.7.1 there has to be one From field that is well formed\n"),
         (b"x", "550 5.7.1 there has to be one From field that is well formed\n"),
-        (
-            b"From: ann@shop.example\r\n\r\n" + b"x" * 5000,
-            "552 5.3.4 the message is larger than this account may send\n",
-        ),
+        (b"From: ann@shop.example\r\n\r\n" + b"x" * 5000, TOO_LARGE),
     ],
 )
 async def test_refused_content_is_not_kept(nursery: trio.Nursery, content: bytes, said: str) -> None:
@@ -363,7 +372,7 @@ async def test_refused_content_is_not_kept(nursery: trio.Nursery, content: bytes
     await ann.say(plain("ann@shop.example", "secret"))
     assert await ann.submit(content) == said
     assert house.spool.kept == []
-    assert [message.abandoned for message in house.spool.messages] == [True]
+    assert all(message.abandoned for message in house.spool.messages)
     assert [(refusal.stage, refusal.sender) for refusal in house.refused] == [("final_dot", "ann@shop.example")]
     assert (await ann.submit(b"From: ann@shop.example\r\n\r\nx")).startswith("250 2.0.0 Ok: queued as ")
 

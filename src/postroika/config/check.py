@@ -226,6 +226,13 @@ def _relay(config: Config) -> Iterator[tuple[str, str]]:
     for i, network in enumerate(config.relay.networks):
         if network.endswith("/0"):
             yield f"relay.networks[{i}]", f"{network} is everyone: an open relay"
+    for i, listener in enumerate(config.listener):
+        for key in ("proxy_from", "xclient_from"):
+            networks = getattr(listener, key)
+            yield from _networks(f"listener[{i}].{key}", networks)
+            for j, network in enumerate(networks):
+                if network.endswith("/0"):
+                    yield f"listener[{i}].{key}[{j}]", f"{network} is everyone, and everyone could be anybody"
     for i, domain in enumerate(config.relay.domains):
         if domain == "*":
             yield f"relay.domains[{i}]", '"*" would accept mail from anyone to anywhere: an open relay'
@@ -240,7 +247,7 @@ def _accounts(config: Config) -> Iterator[tuple[str, str]]:
             continue
         if not config.account and not config.accounts.file:
             yield f"listener[{i}].role", "submission needs accounts: name a file in accounts.file, or write [[account]]"
-        if listener.tls == "none" and not listener.auth_without_tls:
+        if listener.tls == "none" and not listener.auth_without_tls and not listener.xclient_from:
             yield f"listener[{i}].role", 'nobody could log in: submission needs tls = "starttls" or "implicit"'
 
 

@@ -81,6 +81,14 @@ class Listener(_Section, frozen=True, kw_only=True):
     auth_without_tls: Annotated[
         bool, "Let accounts log in without TLS, too; passwords can then be read on the way. For closed networks only."
     ] = False
+    proxy_from: Annotated[
+        tuple[str, ...],
+        "Proxies, by network: a connection from there has to begin with a PROXY header (v1 or v2), which says who the "
+        "client is. From others such a header is a bad command.",
+    ] = ()
+    xclient_from: Annotated[
+        tuple[str, ...], "Peers, by network, that may say with XCLIENT who the client is, and as whom it has logged in."
+    ] = ()
 
 
 class Certificate(_Section, frozen=True, kw_only=True):
@@ -234,6 +242,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     commit_timeout_s: Annotated[Seconds, "For the spool to make a message durable; then the client gets 451."] = 60.0
     policy_timeout_s: Annotated[Seconds, "For the policy to judge one command."] = 30.0
     tls_handshake_timeout_s: Annotated[Seconds, "For a client to come through the TLS handshake."] = 30.0
+    proxy_timeout_s: Annotated[Seconds, "For a proxy to send its PROXY header; then the connection is dropped."] = 5.0
 
 
 class Delivery(_Section, frozen=True, kw_only=True):

@@ -159,6 +159,7 @@ class Acceptance:
             at=at,
             recipient=recipients[0].address if len(recipients) == 1 else "",
             tls="" if tls is None else tls.comment(),
+            name=client.name,
         )
 
     def write(self, piece: bytes) -> Awaitable[None] | None:

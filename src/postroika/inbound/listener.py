@@ -1,31 +1,40 @@
 """Takes the connections that the supervisor has accepted, and holds their sessions.
 
-Promise: too many connections, in all or of one address, are told 421 without costing a task. Shutdown is in order:
-take no more, tell the sessions, wait for those that are in a transaction, then end the rest.
+Promise: too many connections, in all or of one address, are told 421 without costing a task. What counts is the address
+of the client, be it that of the socket, or told by a proxy (PROXY, XCLIENT) that may. Shutdown is in order: take no
+more, tell the sessions, wait for those that are in a transaction, then end the rest.
 
 How: the supervisor accepts, so that connections are spread evenly over the workers, and hands each one over as a
-packet of a Unix SOCK_SEQPACKET socket: one octet, the number of the [[listener]], and one file descriptor.
+packet of a Unix SOCK_SEQPACKET socket: one octet, the number of the [[listener]], and one file descriptor. That of a
+proxy becomes a session once its header is heard (`proxies`).
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import logging
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import trio
 
 from postroika import metrics
+from postroika.inbound.proxies import hear_header, introduce
+from postroika.inbound.proxy_header import MalformedError
 from postroika.inbound.session import Session
 from postroika.mail.reply import Reply, reply
 from postroika.outcome.events import Refusal
+from postroika.policy.networks import Networks
 from postroika.policy.pipeline import Client
 from postroika.policy.relay import canonical_ip
-from postroika.pump import Pump, open_pump
+from postroika.pump import Interrupted, Late, Pump, Strand, current, open_pump
+
+log = logging.getLogger(__name__)
 
 _TAKEN_IN_A_ROW = 64
 _NOTED_PER_S = 10  # overload must not be answered with a flood of events
+_WARNED_EVERY_S = 60.0  # of proxies that do not keep to the protocol
 
 # Makes the session of an accepted, non-blocking socket.
 StartSession = Callable[[socket.socket, Client], Session]
@@ -42,6 +51,8 @@ class Listener:
         max_connections: of this worker.
         max_connections_per_ip: of this worker.
         tls_at_once: numbers of the listeners where nothing can be said before the handshake.
+        proxies: by the number of the listener, who has to send a PROXY header.
+        proxy_timeout_s: for that header.
     """
 
     def __init__(
@@ -54,6 +65,8 @@ class Listener:
         max_connections: int,
         max_connections_per_ip: int,
         tls_at_once: Collection[int] = (),
+        proxies: Mapping[int, Networks] = {},
+        proxy_timeout_s: float = 5.0,
     ) -> None:
         handoff.setblocking(False)
         self._handoff = handoff
@@ -62,15 +75,19 @@ class Listener:
         self._max_connections = max_connections
         self._max_per_ip = max_connections_per_ip
         self._tls_at_once = frozenset(tls_at_once)
+        self._proxies = dict(proxies)
+        self._proxy_timeout_s = proxy_timeout_s
         self._too_many = reply(421, "4.3.2", f"{hostname} too many connections, please try again later")
         self._too_many_of_one = reply(421, "4.7.0", f"{hostname} too many connections from your address")
         self._sessions: set[Session] = set()
+        self._unheard: set[Strand] = set()  # of proxies that have not said yet for whom they speak
         self._per_ip: dict[str, int] = {}
         self._taking = trio.CancelScope()
         self._all_gone = trio.Event()
         self._leaving = False
         self._noted = 0
         self._noted_in = 0
+        self._warn_at = 0.0
 
     @property
     def open_sessions(self) -> int:
@@ -89,6 +106,8 @@ class Listener:
             with self._handoff, self._taking:
                 await self._take(pump)
             self._leaving = True
+            for strand in tuple(self._unheard):
+                strand.interrupt()
             for session in tuple(self._sessions):
                 session.stop(now=False)
             if self._sessions:
@@ -127,44 +146,111 @@ class Listener:
         except OSError:
             sock.close()  # gone again before we looked
             return
-        refusal = None
-        if len(self._sessions) >= self._max_connections:
-            refusal = self._too_many
-        elif self._per_ip.get(client.ip, 0) >= self._max_per_ip:
-            refusal = self._too_many_of_one
-        if refusal is not None:
+        proxied = bool(self._proxies) and listener in self._proxies and client.ip in self._proxies[listener]
+        if len(self._sessions) + len(self._unheard) >= self._max_connections:
+            self._send_away(sock, client, self._too_many)
+        elif proxied:
+            self._unheard.add(pump.spawn(self._hear_out(sock, client)))
+        elif (refusal := self._count(client.ip)) is not None:
             self._send_away(sock, client, refusal)
-            return
+        else:
+            pump.spawn(self._hold(self._begin(sock, client)))
+
+    def _begin(self, sock: socket.socket, client: Client) -> Session:
+        """The session of a client that has been counted."""
         session = self._start_session(sock, client)
+        session.move = self._move
         self._sessions.add(session)
-        self._per_ip[client.ip] = self._per_ip.get(client.ip, 0) + 1
-        pump.spawn(self._hold(session))
+        return session
 
     async def _hold(self, session: Session) -> None:
         try:
             await session.run()
         finally:
             self._sessions.discard(session)
-            left = self._per_ip[session.ip] - 1
-            if left:
-                self._per_ip[session.ip] = left
-            else:
-                del self._per_ip[session.ip]
+            self._discount(session.ip)
             if not self._sessions and self._leaving:
                 self._all_gone.set()
+
+    # ---- proxies
+
+    async def _hear_out(self, sock: socket.socket, client: Client) -> None:
+        """Hold the session of the client that a proxy speaks for."""
+        header = None
+        wrong = ""
+        strand = current()
+        try:
+            header = await hear_header(sock, self._proxy_timeout_s)
+        except MalformedError as error:
+            wrong = f"malformed PROXY header: {error}"
+        except Late:
+            wrong = "no whole PROXY header in time"
+        except (OSError, Interrupted):
+            pass  # gone, or we go
+        finally:
+            self._unheard.discard(strand)
+        if header is None or self._leaving:
+            sock.close()
+            if wrong:
+                self._note_proxy(client, wrong)
+            return
+        metrics.PROXIED[header.kind].value += 1
+        introduce(client, header)
+        refusal = self._count(client.ip)
+        if refusal is not None:
+            self._send_away(sock, client, refusal)
+            return
+        await self._hold(self._begin(sock, client))
+
+    def _note_proxy(self, client: Client, wrong: str) -> None:
+        metrics.PROXIED["dropped"].value += 1
+        at = trio.current_time()
+        if at >= self._warn_at:
+            self._warn_at = at + _WARNED_EVERY_S
+            log.warning("dropped a connection of the proxy at %s: %s (told once a minute)", client.ip, wrong)
+        self._note(client, reply(421, "4.7.0", wrong), "proxy")
+
+    # ---- how many there are of an address
+
+    def _count(self, ip: str) -> Reply | None:
+        """One more of this address, unless that is too many; then why not."""
+        count = self._per_ip.get(ip, 0)
+        if count >= self._max_per_ip:
+            return self._too_many_of_one
+        self._per_ip[ip] = count + 1
+        return None
+
+    def _discount(self, ip: str) -> None:
+        left = self._per_ip[ip] - 1
+        if left:
+            self._per_ip[ip] = left
+        else:
+            del self._per_ip[ip]
+
+    def _move(self, old_ip: str, new_ip: str) -> Reply | None:
+        """A session turns out to be of another address, unless that has too many; then why not."""
+        refusal = self._count(new_ip)
+        if refusal is None:
+            self._discount(old_ip)
+        return refusal
+
+    # ---- who is turned away
 
     def _send_away(self, sock: socket.socket, client: Client, refusal: Reply) -> None:
         with sock, contextlib.suppress(OSError):  # it has not waited for an answer
             if client.listener not in self._tls_at_once:
                 sock.send(refusal.wire())
+        self._note(client, refusal, "connect")
+
+    def _note(self, client: Client, refusal: Reply, stage: str) -> None:
         second = int(trio.current_time())
         if second != self._noted_in:
             self._noted_in, self._noted = second, 0
         self._noted += 1
         if self._noted <= _NOTED_PER_S:
-            self._rejected(Refusal(client.ip, "", None, "", refusal, "connect"))
+            self._rejected(Refusal(client.ip, "", None, "", refusal, stage))
         else:
-            metrics.REJECTED["connect"].value += 1
+            metrics.REJECTED[stage].value += 1
 
 
 def _receive_fds(handoff: socket.socket) -> tuple[bytes, list[int]]:
@@ -188,4 +274,4 @@ def _client_of(sock: socket.socket, listener: int) -> Client:
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
         # Each send is a whole group of replies: waiting for more would only delay it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Client(canonical_ip(peer[0]), peer[1], canonical_ip(local[0]), listener)
+    return Client(canonical_ip(peer[0]), peer[1], canonical_ip(local[0]), listener, local_port=local[1])

@@ -25,7 +25,7 @@ from postroika.policy.lockout import Lockout
 from postroika.policy.pipeline import Client
 from postroika.pump import in_task
 from postroika.smtp.mechanisms import mechanisms, open_exchange
-from postroika.smtp.sasl import Challenge, CheckPassword, Exchange, Failed, FindKeys, Step, Succeeded
+from postroika.smtp.sasl import Challenge, CheckPassword, Exchange, Failed, FindKeys, Step, Succeeded, account_name
 from postroika.smtp.scram import Scram
 from postroika.smtp.server import Server
 from postroika.smtp.server_events import Auth, AuthResponse, Mail
@@ -37,6 +37,7 @@ LOCKED = reply(454, "4.7.0", "too many failed logins, please try again later")
 BUSY = reply(454, "4.7.0", "too many logins at once, please try again later")
 TOO_MANY_SESSIONS = reply(454, "4.7.0", "too many sessions of this account at once")
 TOO_MANY_FAILURES = reply(421, "4.7.0", "too many failed logins: closing the connection")
+NO_SUCH_ACCOUNT = reply(550, "5.7.8", "LOGIN names no account that may log in")
 GONE = reply(421, "4.7.0", "this account may not be used any more")
 FOREIGN_SENDER = reply(550, "5.7.1", "this account may not use this reverse-path")
 TOO_LARGE = reply(552, "5.3.4", "the message is larger than this account may send")
@@ -231,6 +232,28 @@ class Login:
         if delay_s:
             await in_task(trio.sleep, delay_s)
         return TOO_MANY_FAILURES if self._failures >= self._logins.failures_per_session else answer
+
+    # ---- logged in elsewhere
+
+    def find(self, name: str) -> Account | Reply:
+        """The account that the client has logged in to, as a trusted peer says (XCLIENT); or why it cannot be."""
+        try:
+            account = self._logins.accounts.usable(account_name(name))
+        except ValueError:
+            account = None
+        if account is None:
+            return NO_SUCH_ACCOUNT
+        count = self._logins.sessions.get(account.name, 0)
+        if self.account is not None and self.account.name == account.name:
+            count -= 1
+        return TOO_MANY_SESSIONS if 0 < account.max_connections <= count else account
+
+    def become(self, account: Account | None) -> None:
+        """The client is another one, who has logged in to this account (of `find`), or to none."""
+        self.close()
+        self._failures = 0
+        if account is not None:
+            self._let_in(account)
 
     # ---- what the account may do
 

@@ -8,14 +8,15 @@ goes to the root nursery.
 How: the socket is tried first and waited for only when it has nothing; all replies to what one read brought go out
 in one send; the deadline of a wait is a number that the pump looks at. What needs no decision of ours is answered by
 `_advance` while the strand goes on waiting: of the usual message, all but its end. After STARTTLS a new server takes
-the place of the one that spoke in the clear, and what is read and said goes through `encrypted`.
+the place of the one that spoke in the clear, and what is read and said goes through `encrypted`. XCLIENT makes another
+one of the client, and takes the dialogue back to the greeting.
 """
 
 from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -27,10 +28,13 @@ from postroika.config import Limits
 from postroika.inbound.accept import NO_ROOM, Acceptance, Door
 from postroika.inbound.encrypted import Encrypted
 from postroika.inbound.login import Login, Logins
+from postroika.inbound.proxies import retell
 from postroika.kernels.server_lane import REST_OF_COMMAND
 from postroika.mail.envelope import Recipient
 from postroika.mail.reply import Reply, reply
 from postroika.outcome.events import Refusal
+from postroika.policy.accounts import Account
+from postroika.policy.networks import Networks
 from postroika.policy.pipeline import Client, Pipeline, Stage
 from postroika.policy.relay import RelayPolicy
 from postroika.pump import LARGE_READ_BYTES, READ_BYTES, Channel, Interrupted, Late, Strand, breathe, current, now
@@ -50,7 +54,9 @@ from postroika.smtp.server_events import (
     Refused,
     Reset,
     StartTls,
+    XClient,
 )
+from postroika.smtp.xclient import ATTRIBUTES
 from postroika.tls.certificates import ListenerTls
 from postroika.tls.layer import TlsError
 
@@ -61,12 +67,14 @@ LINGER_S = 2.0  # how long a client that is sent away gets to read why
 LINGER_BYTES = 1024 * 1024
 _MOST_DROPPED_BYTES = 1024 * 1024  # of what a client has sent behind STARTTLS without waiting
 
+_NO_LOGIN = tuple(attribute for attribute in ATTRIBUTES if attribute != "LOGIN")
 _TIMED_OUT = reply(421, "4.4.2", "timeout: closing the connection")
 _SHUTTING_DOWN = reply(421, "4.3.2", "the service is shutting down, please try again")
 _GOT = {
     "connect": "connect",
     "tls": "tls",
     "helo": "ehlo",
+    "xclient": "xclient",
     "mail": "mail",
     "rcpt": "rcpt",
     "data": "data",
@@ -89,6 +97,8 @@ class Services:
     Args:
         rejected: records a refusal and counts it in `metrics.REJECTED`; must not block and must not fail.
         logins: None if there are no accounts.
+        xclient_from: by the number of the listener, who may say with XCLIENT for whom it speaks; None: nobody.
+        settings_of: those of a session with this client, before TLS; None: those that it began with.
     """
 
     door: Door
@@ -97,6 +107,8 @@ class Services:
     rejected: Callable[[Refusal], None]
     limits: Limits
     logins: Logins | None = None
+    xclient_from: Mapping[int, Networks] | None = None
+    settings_of: Callable[[Client], ServerSettings] | None = None
 
 
 class Session:
@@ -107,13 +119,16 @@ class Session:
         client: who is there.
         settings: if TLS is active in them, it begins with the first octet.
         tls: of the listener; None where there is none.
+
+    Attributes:
+        move: told of the old and the new address when XCLIENT changes the client's; says why that may not be.
     """
 
     __slots__ = (
         "_acceptance", "_channel", "_client", "_encrypted", "_gone", "_has_room", "_judges_data", "_judges_mail",
-        "_judges_rcpt", "_line_deadline", "_login", "_patience_s", "_reads", "_recorded", "_seen", "_server",
-        "_services", "_settings", "_sock", "_stop", "_strand", "_stuck", "_tls", "_transaction_deadline", "_unread",
-        "_unsent", "_utf8_recipient",
+        "_judges_rcpt", "_line_deadline", "_login", "_patience_s", "_peer_ip", "_reads", "_recorded", "_seen",
+        "_server", "_services", "_settings", "_sock", "_stop", "_strand", "_stuck", "_tls", "_told",
+        "_transaction_deadline", "_unread", "_unsent", "_utf8_recipient", "_xclient_attributes", "move",
     )  # fmt: skip
 
     def __init__(
@@ -126,13 +141,24 @@ class Session:
     ) -> None:
         self._sock = sock
         self._client = client
-        client.trusted = services.relay.trusts(client.ip)
+        client.trusted = client.known and services.relay.trusts(client.ip)
         self._services = services
         self._settings = settings
         self._tls = tls
         self._encrypted: Encrypted | None = None
         self._seen: set[str] = set()
-        self._login: Login | None = services.logins.open(client) if settings.auth and services.logins else None
+        self._peer_ip = ""  # of who may use XCLIENT, whatever it has told
+        self._told: XClient | None = None  # the last that it has
+        self.move: Callable[[str, str], Reply | None] | None = None
+        if services.xclient_from is not None:
+            trusted = services.xclient_from.get(client.listener)
+            if trusted is not None and client.known and client.ip in trusted:
+                self._peer_ip = client.ip
+        logs_in = settings.auth or bool(self._peer_ip)
+        self._login: Login | None = services.logins.open(client) if logs_in and services.logins else None
+        self._xclient_attributes: tuple[str, ...] = ()
+        if self._peer_ip:
+            self._xclient_attributes = ATTRIBUTES if self._login is not None else _NO_LOGIN
         self._has_room = services.door.has_room
         judges = services.pipeline.judges
         self._judges_mail, self._judges_rcpt, self._judges_data = judges("mail"), judges("rcpt"), judges("data")
@@ -156,6 +182,7 @@ class Session:
 
     def _new_server(self, *, greet: bool) -> Server:
         server = Server(self._settings, greet=greet)
+        server.xclient = self._xclient_attributes
         self._accept_unasked(server)
         return server
 
@@ -345,6 +372,7 @@ class Session:
             await self._send_rest()
         await self._shake_hands()
         self._client.helo = ""
+        self._told = None
         self._settings = msgspec.structs.replace(self._settings, tls="active")
         self._server = self._new_server(greet=False)
 
@@ -409,7 +437,7 @@ class Session:
         """The message begins with its first octet."""
         self._acceptance = acceptance = self._services.door.open(
             self._client,
-            esmtp=self._server.esmtp,
+            esmtp=self._server.esmtp if self._told is None or not self._told.proto else self._told.proto == "ESMTP",
             utf8_recipient=self._utf8_recipient,
             account=None if self._login is None else self._login.account,
         )
@@ -418,7 +446,58 @@ class Session:
     async def _auth(self, event: Auth | AuthResponse) -> None:
         assert self._login is not None
         await self._login.advance(self._server, event)
+        self._heed_account()
         self._accept_unasked(self._server)
+
+    def _heed_account(self) -> None:
+        """Let the server go by what holds for the account: its limit is announced (RFC 1870 §3), and kept to."""
+        settings, server = self._settings, self._server
+        account = None if self._login is None else self._login.account
+        if account is not None and 0 < account.max_message_bytes < settings.max_message_bytes:
+            settings = msgspec.structs.replace(settings, max_message_bytes=account.max_message_bytes)
+        if settings.max_message_bytes != server.settings.max_message_bytes:
+            server.use(settings)
+
+    async def _xclient(self, event: XClient) -> None:
+        """The client is another one: all begins anew with that one, as behind the greeting. If that may not be, nothing
+        has changed."""
+        client, login, services = self._client, self._login, self._services
+        account: Account | None = None
+        if event.login and login is not None:
+            found = login.find(event.login)
+            if isinstance(found, Reply):
+                self._note("xclient", found)
+                self._server.answer(found)
+                return
+            account = found
+        if event.addr is not None and self.move is not None and (event.addr or self._peer_ip) != client.ip:
+            refusal = self.move(client.ip, event.addr or self._peer_ip)
+            if refusal is not None:
+                self._note("xclient", refusal)
+                self._server.answer(refusal)
+                return
+        if login is not None:
+            login.become(None)  # before the client is another one: what was noted of it goes with it
+        retell(client, event, self._peer_ip)
+        self._told = event
+        metrics.XCLIENTS.value += 1
+        client.trusted = client.known and services.relay.trusts(client.ip)
+        if services.settings_of is not None:
+            settings = services.settings_of(client)
+            self._settings = settings if self._encrypted is None else msgspec.structs.replace(settings, tls="active")
+        if login is not None:
+            login.become(account)
+        server = self._server
+        server.use(self._settings)
+        self._heed_account()
+        self._accept_unasked(server)
+        verdict = await services.pipeline.judge("connect", client, None)
+        if verdict is not None and verdict.code >= 400:
+            self._note("connect", verdict)
+            server.shut_down(verdict)
+            return
+        server.answer(None)
+        server.authenticated = account is not None
 
     def _mail(self, event: Mail) -> Pending:
         if self._login is not None and (verdict := self._login.judge_mail(event)) is not None:
@@ -490,6 +569,8 @@ class Session:
         self._forget_transaction()
 
     def _helo(self, event: Helo) -> Pending:
+        if self._told is not None and self._told.helo:
+            event = Helo(event.verb, self._told.helo)
         if self._services.pipeline.judges("helo"):
             return self._judge("helo", event, self._answer_helo)
         self._answer_helo(event, None)
@@ -542,6 +623,8 @@ class Session:
             self._note("mail", event.reply, sender=_path_in(event.detail))
         elif event.stage == "rcpt":
             self._note("rcpt", event.reply, recipient=_path_in(event.detail))
+        elif event.stage == "xclient":
+            self._note("xclient", event.reply)
         else:
             self._note("data", event.reply)
 
@@ -643,5 +726,6 @@ _HANDLERS: dict[type[Event], Callable[[Session, Any], Pending]] = {
     BodyRefused: Session._body_refused,
     Reset: Session._reset,
     StartTls: Session._start_tls,
+    XClient: Session._xclient,
     Quit: Session._quit,
 }

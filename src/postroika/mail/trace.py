@@ -24,6 +24,7 @@ def received_field(
     at: float,
     recipient: str = "",
     tls: str = "",
+    name: str = "",
 ) -> bytes:
     """The field, folded, with its last CR LF.
 
@@ -35,21 +36,21 @@ def received_field(
         at: epoch seconds.
         recipient: the only one; "" where there are several (they need not know of each other).
         tls: what the client and we have agreed on, in words of ours, or "".
+        name: of the host at `ip`, a host name, or "".
     """
-    stem = _stem(helo, ip, hostname, protocol, tls)
+    stem = _stem(helo, ip, hostname, protocol, tls, name)
     if recipient and len(recipient) <= _MAX_FOR and recipient.isprintable():
         return f"{stem}{id_text}\r\n\tfor <{recipient}>; {_date(int(at))}\r\n".encode()
     return f"{stem}{id_text}; {_date(int(at))}\r\n".encode()
 
 
 @functools.lru_cache(maxsize=1024)
-def _stem(helo: str, ip: str, hostname: str, protocol: str, tls: str) -> str:
+def _stem(helo: str, ip: str, hostname: str, protocol: str, tls: str, name: str) -> str:
     """What is the same in all messages of a session, and often of the next one."""
     address = f"IPv6:{ip}" if ":" in ip else ip
+    tcp_info = f"{clean_helo(name)} [{address}]" if name else f"[{address}]"
     comment = f"\r\n\t({tls})" if tls else ""
-    return (
-        f"Received: from {clean_helo(helo)} ([{address}]){comment}\r\n\tby {hostname} (Postroika) with {protocol} id "
-    )
+    return f"Received: from {clean_helo(helo)} ({tcp_info}){comment}\r\n\tby {hostname} (Postroika) with {protocol} id "
 
 
 def with_protocol(*, esmtp: bool, smtputf8: bool, tls: bool = False, authenticated: bool = False) -> str:

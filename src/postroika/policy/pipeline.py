@@ -33,7 +33,11 @@ class Client:
 
     Args:
         ip: canonical; an IPv4 address that came over an IPv6 socket is shown as IPv4.
-        local_ip: our address that the client connected to.
+        known: `ip` is the client's. If not, it is that of a proxy that could not tell whose the client's is: it is
+            good for records and limits, and gives no rights.
+        proxy_ip: who has told us of the client, by PROXY or XCLIENT; "" if it came to us itself.
+        name: of the host at `ip`, where XCLIENT has told it; nobody has checked it.
+        local_ip, local_port: our address that the client connected to, or that of the proxy.
         listener: number of the [[listener]] that took the connection.
         trusted: `ip` is in [relay] networks.
         helo: "" before EHLO.
@@ -52,6 +56,10 @@ class Client:
     tls: TlsFacts | None = None
     account: str = ""
     tenant: str = ""
+    known: bool = True
+    proxy_ip: str = ""
+    name: str = ""
+    local_port: int = 0
 
 
 Verdict = Reply | None
