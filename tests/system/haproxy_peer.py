@@ -22,6 +22,7 @@ frontend mail
     bind {bind}
     default_backend server
 backend server
+    {backend}
     server postroika 127.0.0.1:{port} {options}
 """
 
@@ -39,14 +40,15 @@ StartHaProxy = Callable[..., HaProxy]
 
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[StartHaProxy]:
-    """`haproxy(port, options)` starts one that passes connections on to `port` with these options of `server`."""
+    """`haproxy(port, options, backend="")` starts one that passes connections on to `port`, with these options of
+    `server` and a line more for its backend."""
     with ExitStack() as stack:
 
-        def start(port: int, options: str) -> HaProxy:
+        def start(port: int, options: str, backend: str = "") -> HaProxy:
             own = free_port()
             config = tmp_path / f"haproxy-{own}.cfg"
             bind = f"127.0.0.1:{own}\n    bind [::1]:{own}"
-            config.write_text(_CONFIG.format(bind=bind, port=port, options=options))
+            config.write_text(_CONFIG.format(bind=bind, port=port, options=options, backend=backend))
             command = [program("haproxy", "haproxy"), "-db", "-q", "-f", str(config)]
             process = stack.enter_context(Process(command, log=config.with_suffix(".log")))
             process.wait_accepting("127.0.0.1", own)

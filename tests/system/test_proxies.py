@@ -1,4 +1,4 @@
-"""Behind proxies: HAProxy with both versions of PROXY, swaks with PROXY and XCLIENT; and strangers who try the same.
+"""Behind proxies: HAProxy with both versions of PROXY, nginx with XCLIENT, swaks with all; and strangers who try it.
 
 127.0.0.2 is the proxy, ::2 would be one; 127.0.0.1 and ::1 are strangers, though they are as near.
 """
@@ -20,6 +20,7 @@ import trustme
 
 from tests.system.command import command
 from tests.system.haproxy_peer import StartHaProxy
+from tests.system.nginx_peer import StartNginx
 from tests.system.peers import RunSwaks
 from tests.system.process import free_port, wait_until
 from tests.system.server import Dialogue, Postroika
@@ -41,6 +42,7 @@ xclient_from = {xclient_from}
 
 class World:
     """A server whose listeners trust 127.0.0.2: `plain` and `implicit` as a proxy, `xclient` to use XCLIENT, `both`.
+    But `behind_nginx` takes XCLIENT from 127.0.0.1, as nginx cannot choose from where it connects.
 
     From 127.0.0.2 itself and from 10.0.0.0/8 anything may be relayed, from all others only to ours.test.
     """
@@ -55,8 +57,7 @@ class World:
             blob.write_to_path(path / "cert.pem", append=True)
         (path / "key.pem").chmod(0o600)
         self.plain, self.implicit, self.xclient, self.both = (free_port() for _ in range(4))
-        six = free_port("::1")
-        self.six = six
+        self.behind_nginx, self.six = free_port(), free_port("::1")
         pair = 'certificate = "cert.pem"\nkey = "key.pem"\n'
         trusts = '["127.0.0.2/32", "::2/128"]'
         listeners = [
@@ -64,7 +65,8 @@ class World:
             (f"127.0.0.1:{self.implicit}", trusts, "[]", 'tls = "implicit"\n' + pair),
             (f"127.0.0.1:{self.xclient}", "[]", trusts, 'tls = "starttls"\n' + pair),
             (f"127.0.0.1:{self.both}", trusts, '["127.0.0.2/32", "10.9.0.0/16"]', ""),
-            (f"[::1]:{six}", trusts, trusts, ""),
+            (f"127.0.0.1:{self.behind_nginx}", "[]", '["127.0.0.1/32"]', ""),
+            (f"[::1]:{self.six}", trusts, trusts, ""),
         ]
         self.sink: OurSink = start_our_sink(path, store=True)
         stack.enter_context(self.sink.process)
@@ -199,7 +201,9 @@ def test_checks_of_haproxy_are_let_in_and_leave_no_record(world: World, haproxy:
     key = 'postroika_proxied_connections_total{result="local"}'
     before = world.server.metrics()[key]
     records = len(world.rejected("proxy", PROXY))
-    haproxy(world.plain, f"source {PROXY} send-proxy-v2 check check-send-proxy inter 100ms")
+    # One that speaks: what closes at once may be gone before its header is read.
+    checks = "option smtpchk HELO check.test"
+    haproxy(world.plain, f"source {PROXY} send-proxy-v2 check check-send-proxy inter 500ms", checks)
     wait_until(lambda: world.server.metrics()[key] > before + 2, "checks", 30)
     assert len(world.rejected("proxy", PROXY)) == records
 
@@ -342,6 +346,22 @@ def test_login_of_an_account_that_a_proxy_has_checked(world: World, swaks: RunSw
     bad = swaks(address, *how, "--xclient-login", "bob@shop.test", to="you@away.test", sender="login2@shop.test")
     assert "550 5.7.8 LOGIN names no account that may log in" in bad.replies
     wait_until(lambda: "LOGIN names no account that may log in" in world.rejected("xclient", PROXY), "the record")
+
+
+def test_nginx_logs_clients_in(world: World, nginx: StartNginx, swaks: RunSwaks) -> None:
+    port = nginx("127.0.0.1", world.behind_nginx)
+    how = ["--auth", "PLAIN", "--auth-user", "ann@shop.test", "--auth-password", "whatever"]
+    how += ["--local-interface", "127.0.0.14", "--header", "From: ann@shop.test", "--helo", "me.test"]
+    good = swaks(f"127.0.0.1:{port}", *how, to="you@away.test", sender="nginx@shop.test")
+    assert good.returncode == 0, good.text
+    event = world.received("nginx@shop.test")
+    assert (event["client"], event["account"]) == ({"ip": "127.0.0.14", "helo": "me.test"}, "ann@shop.test")
+    how[3] = "bob@shop.test"
+    bad = swaks(f"127.0.0.1:{port}", *how, to="you@away.test", sender="nginx2@shop.test")
+    assert bad.returncode != 0
+    none = swaks(f"127.0.0.1:{port}", "--local-interface", "127.0.0.15", to="you@away.test", sender="nginx3@x.test")
+    assert DENIED in none.replies
+    wait_until(lambda: DENIED[10:] in world.rejected("rcpt", "127.0.0.15"), "the record")
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", "::1"])
