@@ -77,4 +77,8 @@ def _copied() -> str:
     for path in home.rglob("*"):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
-    return str(python)
+    # Where the interpreter is a library, the program knows the place of the one that it was built with, out of reach.
+    begin = home / "bin" / "python"
+    begin.write_text(f'#!/bin/sh\nexport LD_LIBRARY_PATH={home}/lib\nexec {python} "$@"\n')
+    begin.chmod(0o755)
+    return str(begin)
