@@ -109,6 +109,19 @@ REJECTED: Final = _family(
     "rejected_{}",
 )
 
+POLICY_REFUSALS: Final = _family(
+    "policy_refusals",
+    "check",
+    ("rates", "null_sender", "sender_domain", "blocklists", "hooks"),
+    "Refusals by the checks of [policy], now or for good",
+    "policy_refusals_{}",
+)
+POLICY_TIMEOUTS = _counter(
+    "policy_timeouts", "Times that the checks of a stage took longer than limits.policy_timeout_s"
+)
+HOOK_FAILURES = _counter("hook_failures", "Hooks of the user's own that failed, or returned no verdict")
+BLOCKLIST_FAILURES = _counter("blocklist_failures", "Questions to DNS block lists that brought no answer of use")
+
 LOGINS: Final = _family(
     "logins",
     "result",

@@ -29,6 +29,7 @@ from postroika.errors import PostroikaError, SinkError, SpoolError
 from postroika.inbound.accept import Door
 from postroika.inbound.listener import Listener
 from postroika.inbound.login import Logins, Rules
+from postroika.inbound.names import ResolvedNames
 from postroika.inbound.session import Services, Session
 from postroika.lifeline import call_process, die_with
 from postroika.mail.ids import IdSource
@@ -38,14 +39,17 @@ from postroika.outcome.outbox import Consumer, Outbox
 from postroika.outcome.settle import Settler
 from postroika.outcome.sinks import Discard, EventLog
 from postroika.policy.accounts import Accounts
+from postroika.policy.checks import Checks
+from postroika.policy.limits import Rate, Rates
 from postroika.policy.lockout import Lockout
 from postroika.policy.networks import Networks
-from postroika.policy.pipeline import Client, Pipeline
+from postroika.policy.pipeline import Client
 from postroika.policy.relay import RelayPolicy
-from postroika.process import confinement, identity, operations_log
+from postroika.process import confinement, identity, open_files, operations_log
 from postroika.queue.janitor import Janitor
 from postroika.queue.operator import Operator
 from postroika.queue.scheduler import Scheduler
+from postroika.routing.resolver import Resolver
 from postroika.routing.router import Router
 from postroika.smtp.server_settings import ServerSettings
 from postroika.spool.changes import Changes
@@ -67,11 +71,17 @@ _COMMIT_GRACE_S = 10.0
 _SPARE_SLOTS = 256
 _GC_EVERY = 5_000
 _SWITCH_INTERVAL_S = 0.0005
+_CONNECT_EVENTS = (Rate(100, 1.0),)  # clients that are sent away at once must not have us write without end
 _TLS_AT_FIRST: Final[dict[str, Literal["none", "offered", "active"]]] = {
     "none": "none",
     "starttls": "offered",
     "implicit": "active",
 }
+_SHARED_RATES = (
+    "max_connections_per_net", "connections_per_minute", "messages_per_minute", "recipients_per_minute",
+    "net_connections_per_minute", "net_messages_per_minute", "net_recipients_per_minute",
+    "null_sender_messages_per_minute",
+)  # fmt: skip
 
 
 class Worker:
@@ -154,6 +164,8 @@ class Worker:
             fresh=self._scheduler.fresh,
         )
         self._accounts = _accounts(config, workers)
+        self._checks = self._make_checks(config)
+        self._connect_events = Rates()
         self._listener = self._make_listener(config, intake, handoff)
 
     def _make_signer(self, config: Config) -> Signer | None:
@@ -167,6 +179,14 @@ class Worker:
         # A thread that signs lets go of the interpreter for each signature, and must not wait long to get it back.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         return Signer(config, ring, self._store, threads=threads_for(config.server.workers))
+
+    def _make_checks(self, config: Config) -> Checks:
+        settings = msgspec.structs.replace(config.dns, timeout_s=config.policy.dns_timeout_s)
+        checks = Checks(config, ResolvedNames(Resolver(settings, questions=open_files.policy_questions_now())))
+        if checks.hooks is not None:
+            checks.hooks.load()
+            self._reopened.append(checks.hooks.reload)
+        return checks
 
     def _make_listener(self, config: Config, intake: Intake, handoff: socket.socket) -> Listener:
         relay = RelayPolicy(config.relay.networks, config.relay.domains, config.server.hostname)
@@ -196,7 +216,7 @@ class Worker:
 
         services = Services(
             door=Door(intake, self._events.received, hostname=config.server.hostname),
-            pipeline=Pipeline(limits.policy_timeout_s),
+            pipeline=self._checks.pipeline,
             relay=relay,
             rejected=self._rejected,
             limits=limits,
@@ -248,6 +268,8 @@ class Worker:
         """Record a refusal. It may be lost in a crash or on a full disk: nobody was promised anything."""
         if (counter := metrics.REJECTED.get(refusal.stage)) is not None:
             counter.value += 1
+        if refusal.stage == "connect" and self._connect_events.take("", _CONNECT_EVENTS, trio.current_time()):
+            return
         changes = Changes()
         changes.event(self._events.rejected(refusal))
         self._committer.commit_later(changes)
@@ -382,6 +404,7 @@ def _own_share(config: Config, workers: int) -> Config:
     names: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("limits", ("max_connections", "max_connections_per_ip")),
         ("accounts", ("failures_per_ip", "failures_per_account")),
+        ("policy", _SHARED_RATES),
         ("delivery", ("max_connections", "max_connections_per_site", "initial_connections_per_site")),
     )
     parts = {

@@ -6,9 +6,10 @@ import pytest
 import trio
 import trio.testing
 
+from postroika import metrics
 from postroika.mail.reply import Reply, reply
 from postroika.policy.pipeline import STAGES, TOO_SLOW, Client, Hook, Pipeline, Stage
-from postroika.pump import Interrupted, Pump
+from postroika.pump import Interrupted, Pump, current
 
 CLIENT = Client("192.0.2.1")
 NO = reply(550, "5.7.1", "no")
@@ -72,6 +73,81 @@ async def test_deadline_is_for_all_hooks_together(autojump_clock: trio.testing.M
     pipeline = Pipeline(30, mail=[thinks(None, asked, name, 12) for name in "abc"])
     assert await pipeline.judge("mail", CLIENT, None) == TOO_SLOW
     assert (asked, trio.current_time()) == (["a", "b", "c"], 30)
+
+
+async def test_strand_does_not_wait_for_what_heeds_no_cancellation(
+    pump: Pump, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[object] = []
+    ended: list[float] = []
+
+    async def hook(client: Client, event: object) -> Reply:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+        ended.append(trio.current_time())
+        return NO
+
+    before = metrics.POLICY_TIMEOUTS.value
+    pump.spawn(judged(Pipeline(30, rcpt=[hook]), told, "rcpt"))
+    await trio.sleep(31)
+    assert (told, ended) == ([TOO_SLOW], [])
+    assert metrics.POLICY_TIMEOUTS.value == before + 1
+    assert caplog.messages == ["the checks at rcpt of 192.0.2.1 took longer than 30 s"]
+    await trio.sleep(70)
+    assert (told, ended) == ([TOO_SLOW], [100.0])
+
+
+async def test_hook_that_holds_up_everybody_is_late_as_well(pump: Pump, mock_clock: trio.testing.MockClock) -> None:
+    told: list[object] = []
+
+    async def hook(client: Client, event: object) -> Reply:
+        await trio.lowlevel.checkpoint()
+        mock_clock.jump(31)
+        return YES
+
+    pump.spawn(judged(Pipeline(30, mail=[hook]), told))
+    await trio.testing.wait_all_tasks_blocked()
+    assert told == [TOO_SLOW]
+
+
+async def test_deadline_of_a_strand_rests_while_it_is_judged(
+    pump: Pump, autojump_clock: trio.testing.MockClock
+) -> None:
+    told: list[object] = []
+
+    async def strand() -> None:
+        current().deadline = trio.current_time() + 5
+        await judged(Pipeline(30, mail=[thinks(NO, [], "a", 20)]), told)
+        told.append(current().deadline)
+
+    pump.spawn(strand())
+    await trio.sleep(25)
+    assert told == [NO, 5.0]
+
+
+def test_others_have_pipelines_of_their_own() -> None:
+    friends, strangers = Pipeline(30), Pipeline(30)
+    pipeline = Pipeline(
+        30,
+        others=[(lambda client: client.trusted, friends), (lambda client: client.ip == "192.0.2.9", strangers)],
+    )
+    assert pipeline.of(CLIENT) is pipeline
+    assert pipeline.of(Client("192.0.2.9")) is strangers
+    assert pipeline.of(Client("192.0.2.9", trusted=True)) is friends
+
+
+async def test_who_is_asked_can_change() -> None:
+    pipeline = Pipeline(30, mail=[says(NO, [], "a")])
+    pipeline.ask("mail", [says(LATER, [], "b")])
+    assert await pipeline.judge("mail", CLIENT, None) == LATER
+    pipeline.ask("mail", [])
+    assert (pipeline.judges("mail"), await pipeline.judge("mail", CLIENT, None)) == (False, None)
+
+
+def test_those_who_want_to_know_are_told_of_the_end() -> None:
+    gone: list[Client] = []
+    Pipeline(30, parted=[gone.append]).part(CLIENT)
+    assert gone == [CLIENT]
 
 
 async def judged(pipeline: Pipeline, seen: list[object], stage: Stage = "mail") -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from postroika.pump import Channel, Interrupted, Late, Pump, Wake, breathe, in_task, open_pump
+from postroika.pump import Channel, Interrupted, Late, Pump, Wake, breathe, current, in_task, open_pump
 from tests.component.strands import bring, moved, received, settled, wait_for
 
 # ---- wakes
@@ -270,6 +270,55 @@ async def test_task_of_a_strand_that_waits_no_longer_is_cancelled(
         strand.interrupt()
         await settled()
     assert seen == [Late if how == "late" else Interrupted, "cancelled"]
+
+
+async def test_task_has_its_time_and_the_deadline_of_the_strand_rests(
+    pump: Pump, autojump_clock: trio.testing.MockClock
+) -> None:
+    seen: list[object] = []
+
+    async def work(seconds: float) -> float:
+        await trio.sleep(seconds)
+        return seconds
+
+    async def ask() -> None:
+        current().deadline = 1
+        for seconds in (3.0, 10.0):
+            try:
+                seen.append(await in_task(work, seconds, within_s=4))
+            except Late:
+                seen.append(Late)
+        seen.append(current().deadline)
+
+    pump.spawn(ask())
+    await trio.sleep(8)
+    assert seen == [3.0, Late, 1]
+    with pytest.raises(Late):  # in a task it is the same
+        await in_task(work, 10.0, within_s=4)
+    assert (await in_task(work, 3.0, within_s=4), trio.current_time()) == (3.0, 15.0)
+
+
+async def test_task_that_heeds_no_cancellation_is_left_behind(
+    pump: Pump, autojump_clock: trio.testing.MockClock
+) -> None:
+    seen: list[object] = []
+
+    async def work() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        seen.append("ended")
+
+    async def ask() -> None:
+        try:
+            await in_task(work, within_s=4)
+        except Late:
+            seen.append("late")
+
+    pump.spawn(ask())
+    await trio.sleep(5)
+    assert seen == ["late"]
+    await trio.sleep(6)
+    assert seen == ["late", "ended"]
 
 
 async def test_task_that_ends_when_its_strand_is_interrupted_still_tells(pump: Pump) -> None:

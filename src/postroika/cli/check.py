@@ -20,9 +20,10 @@ def command(config_file: str | None, as_json: bool) -> None:
     """Validate the config file and print the effective config.
 
     The output is TOML (or JSON) with every default filled in and file names made absolute. A file that cannot be used
-    gives exit code 78 and one line a problem; so does a certificate, a key or a file of accounts that it names and that
-    cannot be used. Secrets are hidden. What this machine would not allow is told on stderr: too few open files, a
-    user that it does not know, keys that others may read.
+    gives exit code 78 and one line a problem; so does a certificate, a key, a file of accounts or of hooks that it
+    names and that cannot be used. (Hooks are loaded; if root asks, as process.user.) Secrets are hidden. What this
+    machine would not allow is told on stderr: too few open files, a user that it does not know, keys that others may
+    read.
     """
     from pathlib import Path
 
@@ -37,6 +38,8 @@ def command(config_file: str | None, as_json: bool) -> None:
         from postroika.signing.ring import KeyRing
 
         KeyRing(config).load()
+    if config.policy.hooks:
+        _try_hooks(config)
     if as_json:
         print_json(config)
         return
@@ -44,6 +47,17 @@ def command(config_file: str | None, as_json: bool) -> None:
 
     click.echo(f"# The effective config of {path}")
     click.echo(to_toml(config), nl=False)
+
+
+def _try_hooks(config: Config) -> None:
+    """Raises ConfigError."""
+    import os
+
+    from postroika.process import identity
+    from postroika.supervisor.hook_trial import try_hooks
+
+    become = identity.look_up(config.process) if os.geteuid() == 0 else None
+    try_hooks(config.policy.hooks, become)
 
 
 def _warnings(config: Config) -> Iterator[str]:

@@ -4,8 +4,8 @@ Promise: what `load` returns can be used. An unknown or impossible key is a Conf
 the nearest valid key. Units are in the key names: `_s` seconds, `_bytes` octets.
 
 `sections` has the structs, with the meaning, default and bounds of every key; `addresses` reads host:port and domain
-names; `check` and `accounts` find what is wrong with a file, `certificates` with the files that it names for TLS;
-`file` finds, reads and settles it; `text` writes it. `secret` has the type of what nobody is to see, `named_files`
+names; `check`, `accounts` and `policy` find what is wrong with a file, `certificates` with the files that it names for
+TLS; `file` finds, reads and settles it; `text` writes it. `secret` has the type of what nobody is to see, `named_files`
 knows the files that the config names, as of keys, and reads them.
 """
 
@@ -19,6 +19,7 @@ from postroika.config.sections import (
     SECTIONS,
     Account,
     Accounts,
+    Blocklist,
     Certificate,
     Config,
     Delivery,
@@ -28,6 +29,7 @@ from postroika.config.sections import (
     Listener,
     Log,
     MiB,
+    Policy,
     Process,
     Relay,
     Retry,
@@ -44,6 +46,7 @@ __all__ = [
     "SECTIONS",
     "Account",
     "Accounts",
+    "Blocklist",
     "Certificate",
     "Config",
     "Delivery",
@@ -53,6 +56,7 @@ __all__ = [
     "Listener",
     "Log",
     "MiB",
+    "Policy",
     "Process",
     "Relay",
     "Retry",

@@ -25,6 +25,7 @@ from postroika.config.addresses import (
     parse_next_hop,
     split_ip_port,
 )
+from postroika.config.policy import policy_problems
 from postroika.config.sections import SECTIONS, Config, Route
 
 # The words of TOML for those of msgspec.
@@ -111,6 +112,7 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
         yield "delivery.source_address", f"{config.delivery.source_address!r} is not an IP address"
     if config.delivery.ehlo_name:
         yield from _own_name("delivery.ehlo_name", config.delivery.ehlo_name)
+    yield from policy_problems(config)
     yield from _dkim(config)
     yield from _signing(config)
     if config.spool.low_water_bytes >= config.spool.max_bytes:

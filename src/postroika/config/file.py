@@ -109,6 +109,7 @@ def _anchored(config: Config, base: Path) -> Config:
         certificate=tuple(_with_absolute(entry, base, "certificate", "key") for entry in config.certificate),
         dkim=tuple(_with_absolute(entry, base, "key") for entry in config.dkim),
         accounts=_with_absolute(config.accounts, base, "file"),
+        policy=_with_absolute(config.policy, base, "hooks"),
     )
 
 
@@ -141,4 +142,5 @@ def _canonical(config: Config) -> Config:
         )
         for entry in config.dkim
     )
-    return replace(config, relay=relay, route=route, certificate=certificate, dkim=dkim)
+    blocklist = tuple(replace(entry, zone=canonical_domain(entry.zone)) for entry in config.blocklist)
+    return replace(config, relay=relay, route=route, certificate=certificate, dkim=dkim, blocklist=blocklist)

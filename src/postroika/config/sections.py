@@ -245,6 +245,85 @@ class Limits(_Section, frozen=True, kw_only=True):
     proxy_timeout_s: Annotated[Seconds, "For a proxy to send its PROXY header; then the connection is dropped."] = 5.0
 
 
+class Policy(_Section, frozen=True, kw_only=True):
+    """What clients are asked about, and in which order: the first check with a verdict is the last one. Accounts and
+    [relay] come before all of it. Trusted networks ([relay] networks), `exempt` ones, and who has logged in pass all
+    checks but the hooks. See docs/policy.md."""
+
+    connect: Annotated[tuple[str, ...], 'Checks of those who have just come: "rates", "blocklists", "hooks".'] = (
+        "rates",
+        "hooks",
+    )
+    ehlo: Annotated[tuple[str, ...], 'At EHLO and HELO: "blocklists", "hooks".'] = ("hooks",)
+    mail: Annotated[tuple[str, ...], 'At MAIL: "rates", "null_sender", "blocklists", "sender_domain", "hooks".'] = (
+        "rates",
+        "null_sender",
+        "sender_domain",
+        "hooks",
+    )
+    rcpt: Annotated[tuple[str, ...], 'At each RCPT: "rates", "null_sender", "blocklists", "hooks".'] = (
+        "null_sender",
+        "rates",
+        "blocklists",
+        "hooks",
+    )
+    data: Annotated[tuple[str, ...], 'At DATA, and the first BDAT: "hooks".'] = ("hooks",)
+    message: Annotated[tuple[str, ...], 'When the message has been received, before it is accepted: "hooks".'] = (
+        "hooks",
+    )
+    exempt: Annotated[tuple[str, ...], "More networks that pass all checks but the hooks; they may not relay."] = ()
+    ipv4_net_bits: Annotated[
+        int, Meta(ge=8, le=32), "The length of an IPv4 client's network, for the limits below."
+    ] = 24
+    ipv6_net_bits: Annotated[
+        int, Meta(ge=16, le=64), "The same for IPv6, where all of a /64 network counts as one client anyway."
+    ] = 48
+    max_connections_per_net: Annotated[
+        CountOrZero, "Clients of one network at once, over all workers; the next one gets 421. 0 = any number."
+    ] = 0
+    connections_per_minute: Annotated[CountOrZero, "Of one client, over all workers; 0 = any number."] = 0
+    messages_per_minute: Annotated[
+        CountOrZero, "MAIL commands of one client; the next one gets 450. 0 = any number."
+    ] = 0
+    recipients_per_minute: Annotated[
+        CountOrZero, "Recipients that one client names; the next one gets 450. 0 = any number."
+    ] = 0
+    net_connections_per_minute: Annotated[CountOrZero, "The same for a network: connections; 0 = any number."] = 0
+    net_messages_per_minute: Annotated[CountOrZero, "MAIL commands of a network; 0 = any number."] = 0
+    net_recipients_per_minute: Annotated[CountOrZero, "Recipients that a network names; 0 = any number."] = 0
+    null_sender_recipients: Annotated[
+        CountOrZero, "Recipients of a message from <>; the next one gets 452. 0 = any number."
+    ] = 0
+    null_sender_messages_per_minute: Annotated[
+        CountOrZero, "Messages from <> of one client, over all workers; 0 = any number."
+    ] = 0
+    sender_domain_resolves: Annotated[
+        bool,
+        "Refuse mail whose reverse-path has a domain without MX and address records, or with a null MX; defer it if "
+        "DNS fails to say.",
+    ] = False
+    dns_timeout_s: Annotated[Seconds, "For one look-up of a check."] = 5.0
+    hooks: Annotated[
+        PublicFile,
+        "A file of Python with checks of your own (docs/hooks.md), read anew on SIGHUP; empty = none.",
+    ] = ""
+
+
+class Blocklist(_Section, frozen=True, kw_only=True):
+    """A DNS block list (DNSBL) whose clients are refused, where [policy] says "blocklists". Several [[blocklist]]
+    tables may stand in the file."""
+
+    zone: Annotated[Text, "The domain of the list; an address is looked up as 2.2.0.192.ZONE."]
+    answers: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1),
+        "Answers that mean that a client is to be refused: addresses, or networks, in 127.0.0.0/8.",
+    ] = ("127.0.0.0/24",)
+    reply: Annotated[Text, "What the client is told, behind 550 5.7.1; {ip} and {zone} are filled in."] = (
+        "{ip} is listed at {zone}"
+    )
+
+
 class Delivery(_Section, frozen=True, kw_only=True):
     """How mail goes out."""
 
@@ -412,6 +491,8 @@ class Config(_Section, frozen=True, kw_only=True):
     route: tuple[Route, ...] = (Route(domains=("*",)),)
     dns: Dns = Dns()
     limits: Limits = Limits()
+    policy: Policy = Policy()
+    blocklist: tuple[Blocklist, ...] = ()
     delivery: Delivery = Delivery()
     dkim: tuple[Dkim, ...] = ()
     signing: Signing = Signing()

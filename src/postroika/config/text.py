@@ -37,6 +37,7 @@ _STARTER: dict[str, list[dict[str, Any]]] = {
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "certificate": {"names": ["mx.other.example"], "certificate": "tls/other.pem", "key": "tls/other.key"},
     "account": {"name": "app@shop.example"},
+    "blocklist": {"zone": "dnsbl.example"},
     "dkim": {"domain": "shop.example", "selector": "s1", "key": "dkim/shop.example.pem"},
 }
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from postroika import metrics
 from postroika.errors import SpoolError, SpoolFullError
+from postroika.inbound.header_copy import HeaderCopy
 from postroika.inbound.submission import SubmissionHeader
 from postroika.mail.envelope import BodyType, Envelope, Recipient
 from postroika.mail.ids import id_text
@@ -27,6 +28,9 @@ from postroika.smtp.server_events import BodyEnd, Mail
 
 NO_ROOM = reply(452, "4.3.1", "insufficient system storage, please try again later")
 NOT_STORED = reply(451, "4.3.0", "the message could not be stored, please try again later")
+
+# Judges a message that is complete by its header; the verdict, or None to accept.
+Judge = Callable[[bytes], Awaitable[Reply | None]]
 
 # Makes the "received" event of (envelope, recipient, destination), stored in the message's own transaction.
 Received = Callable[[Envelope, Recipient, str], bytes]
@@ -98,15 +102,24 @@ class Door:
         self.hostname = hostname
         self.clock = clock
 
-    def open(self, client: Client, *, esmtp: bool, utf8_recipient: bool, account: Account | None = None) -> Acceptance:
+    def open(
+        self,
+        client: Client,
+        *,
+        esmtp: bool,
+        utf8_recipient: bool,
+        account: Account | None = None,
+        copy: HeaderCopy | None = None,
+    ) -> Acceptance:
         """Begin to receive the message of `client.mail` for `client.recipients`; both stay as they are until its end.
 
         Args:
             utf8_recipient: a recipient has characters beyond ASCII.
             account: who submits it; then its header is checked and completed.
+            copy: takes in the header, if somebody is to judge it.
         """
         assert client.mail is not None
-        return Acceptance(self, client, client.mail, client.recipients, esmtp, utf8_recipient, account)
+        return Acceptance(self, client, client.mail, client.recipients, esmtp, utf8_recipient, account, copy)
 
 
 class Acceptance:
@@ -114,6 +127,7 @@ class Acceptance:
 
     __slots__ = (
         "_client",
+        "_copy",
         "_door",
         "_failure",
         "_header",
@@ -134,7 +148,9 @@ class Acceptance:
         esmtp: bool,
         utf8_recipient: bool,
         account: Account | None = None,
+        copy: HeaderCopy | None = None,
     ) -> None:
+        self._copy = copy
         self._door = door
         self._client = client
         self._mail = mail
@@ -170,6 +186,8 @@ class Acceptance:
         """
         if self._failure is not None:
             return None
+        if self._copy is not None:
+            self._copy.feed(piece)
         if self._header is not None:
             piece = self._header.feed(piece)
             if self._header.refusal is not None:
@@ -191,8 +209,11 @@ class Acceptance:
         except SpoolError as error:
             self._fail(error)
 
-    async def finish(self, end: BodyEnd) -> Reply:
+    async def finish(self, end: BodyEnd, judge: Judge | None = None) -> Reply:
         """Commit the message.
+
+        Args:
+            judge: asked before, if there was a `copy`.
 
         Returns:
             250 with the id, or 451 or 452: then nothing was kept, or (a commit that outlasted its deadline) it is
@@ -205,6 +226,11 @@ class Acceptance:
             rest = self._header.finish()
             if self._header.refusal is not None:
                 self._failure = self._header.refusal
+                self._writer.abandon()
+        if judge is not None and self._copy is not None and self._failure is None:
+            verdict = await judge(self._copy.header)
+            if verdict is not None and verdict.code >= 400:
+                self._failure = verdict
                 self._writer.abandon()
         if self._failure is None and (rest or self._stamp is not None) and (wait := self._write(rest)) is not None:
             await wait

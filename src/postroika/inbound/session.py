@@ -25,8 +25,9 @@ import msgspec
 
 from postroika import metrics
 from postroika.config import Limits
-from postroika.inbound.accept import NO_ROOM, Acceptance, Door
+from postroika.inbound.accept import NO_ROOM, Acceptance, Door, Judge
 from postroika.inbound.encrypted import Encrypted
+from postroika.inbound.header_copy import HeaderCopy
 from postroika.inbound.login import Login, Logins
 from postroika.inbound.proxies import retell
 from postroika.kernels.server_lane import REST_OF_COMMAND
@@ -35,7 +36,7 @@ from postroika.mail.reply import Reply, reply
 from postroika.outcome.events import Refusal
 from postroika.policy.accounts import Account
 from postroika.policy.networks import Networks
-from postroika.policy.pipeline import Client, Pipeline, Stage
+from postroika.policy.pipeline import Client, Content, Pipeline, Stage
 from postroika.policy.relay import RelayPolicy
 from postroika.pump import LARGE_READ_BYTES, READ_BYTES, Channel, Interrupted, Late, Strand, breathe, current, now
 from postroika.smtp.server import Server, ServerSettings
@@ -126,9 +127,9 @@ class Session:
 
     __slots__ = (
         "_acceptance", "_channel", "_client", "_encrypted", "_gone", "_has_room", "_judges_data", "_judges_mail",
-        "_judges_rcpt", "_line_deadline", "_login", "_patience_s", "_peer_ip", "_reads", "_recorded", "_seen",
-        "_server", "_services", "_settings", "_sock", "_stop", "_strand", "_stuck", "_tls", "_told",
-        "_transaction_deadline", "_unread", "_unsent", "_utf8_recipient", "_xclient_attributes", "move",
+        "_judges_message", "_judges_rcpt", "_line_deadline", "_login", "_patience_s", "_peer_ip", "_pipeline", "_reads",
+        "_recorded", "_seen", "_server", "_services", "_settings", "_sock", "_stop", "_strand", "_stuck", "_tls",
+        "_told", "_transaction_deadline", "_unread", "_unsent", "_utf8_recipient", "_xclient_attributes", "move",
     )  # fmt: skip
 
     def __init__(
@@ -160,8 +161,7 @@ class Session:
         if self._peer_ip:
             self._xclient_attributes = ATTRIBUTES if self._login is not None else _NO_LOGIN
         self._has_room = services.door.has_room
-        judges = services.pipeline.judges
-        self._judges_mail, self._judges_rcpt, self._judges_data = judges("mail"), judges("rcpt"), judges("data")
+        self._find_judges()
         self._server = self._new_server(greet=True)
         limits = services.limits
         self._patience_s = (  # by what the server awaits
@@ -179,6 +179,14 @@ class Session:
         self._gone = False
         self._reads = 0  # in a row
         self._recorded = 0
+
+    def _find_judges(self) -> None:
+        """Who judges this client: to be found anew if it turns out to be another one."""
+        self._services.pipeline.part(self._client)
+        self._pipeline = self._services.pipeline.of(self._client)
+        judges = self._pipeline.judges
+        self._judges_mail, self._judges_rcpt, self._judges_data = judges("mail"), judges("rcpt"), judges("data")
+        self._judges_message = judges("message")
 
     def _new_server(self, *, greet: bool) -> Server:
         server = Server(self._settings, greet=greet)
@@ -237,6 +245,7 @@ class Session:
         finally:
             metrics.SESSIONS_OPEN.value -= 1
             self._forget_transaction()
+            self._services.pipeline.part(self._client)
             if self._login is not None:
                 self._login.close()
             self._channel.close()
@@ -246,7 +255,7 @@ class Session:
         """Read, act, reply, until the server is closed."""
         server, channel = self._server, self._channel
         strand, act = current(), _HANDLERS
-        verdict = await self._services.pipeline.judge("connect", self._client, None)
+        verdict = await self._pipeline.judge("connect", self._client, None)
         if verdict is not None and verdict.code >= 400:
             server.shut_down(verdict)
             self._note("connect", verdict)
@@ -440,6 +449,7 @@ class Session:
             esmtp=self._server.esmtp if self._told is None or not self._told.proto else self._told.proto == "ESMTP",
             utf8_recipient=self._utf8_recipient,
             account=None if self._login is None else self._login.account,
+            copy=HeaderCopy(self._services.limits.max_header_bytes) if self._judges_message else None,
         )
         return acceptance
 
@@ -487,11 +497,12 @@ class Session:
             self._settings = settings if self._encrypted is None else msgspec.structs.replace(settings, tls="active")
         if login is not None:
             login.become(account)
+        self._find_judges()
         server = self._server
         server.use(self._settings)
         self._heed_account()
         self._accept_unasked(server)
-        verdict = await services.pipeline.judge("connect", client, None)
+        verdict = await self._pipeline.judge("connect", client, None)
         if verdict is not None and verdict.code >= 400:
             self._note("connect", verdict)
             server.shut_down(verdict)
@@ -561,17 +572,23 @@ class Session:
         if acceptance is None:
             acceptance = self._open()
         # The commit has a deadline of its own, and nothing that the client does or does not do may cut it short.
-        verdict = await acceptance.finish(end)
+        verdict = await acceptance.finish(end, self._judge_message(end) if self._judges_message else None)
         self._acceptance = None
         if verdict.code >= 400:
             self._note("body", verdict, size_bytes=end.size_bytes)
         self._server.answer(verdict)
         self._forget_transaction()
 
+    def _judge_message(self, end: BodyEnd) -> Judge:
+        def judge(header: bytes) -> Awaitable[Reply | None]:
+            return self._pipeline.judge("message", self._client, Content(header, end.size_bytes))
+
+        return judge
+
     def _helo(self, event: Helo) -> Pending:
         if self._told is not None and self._told.helo:
             event = Helo(event.verb, self._told.helo)
-        if self._services.pipeline.judges("helo"):
+        if self._pipeline.judges("helo"):
             return self._judge("helo", event, self._answer_helo)
         self._answer_helo(event, None)
         return None
@@ -596,7 +613,7 @@ class Session:
         """All is said."""
 
     async def _judge(self, stage: Stage, event: E, answer: Callable[[E, Reply | None], None]) -> None:
-        answer(event, await self._services.pipeline.judge(stage, self._client, event))
+        answer(event, await self._pipeline.judge(stage, self._client, event))
 
     def _forget_message(self) -> None:
         if self._acceptance is not None:

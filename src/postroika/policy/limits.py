@@ -30,11 +30,12 @@ class Rates:
             was moved longest ago is forgotten.
     """
 
-    __slots__ = ("_max_keys", "_whole_at")
+    __slots__ = ("_max_keys", "_sweep_in", "_whole_at")
 
     def __init__(self, max_keys: int = 20_000) -> None:
         self._max_keys = max_keys
         self._whole_at: dict[tuple[Hashable, float], float] = {}
+        self._sweep_in = 0  # how many may still come before it is worth while to look through all of them again
 
     def __len__(self) -> int:
         """Pairs that are remembered."""
@@ -49,9 +50,13 @@ class Rates:
         Returns:
             0.0 if it was allowed; else after how many seconds it will be, infinity if never.
         """
+        return self.take_all([(key, rate) for rate in rates], now, amount)
+
+    def take_all(self, wanted: Iterable[tuple[Hashable, Rate]], now: float, amount: int = 1) -> float:
+        """The same for rates of several keys."""
         moved: list[tuple[tuple[Hashable, float], float]] = []
         wait = 0.0
-        for rate in rates:
+        for key, rate in wanted:
             pair = (key, rate.period_s)
             whole_at = max(self._whole_at.get(pair, now), now) + amount * rate.period_s / rate.most
             # A billionth of slack: the sum of so many steps of period / most need not be exactly the period.
@@ -71,7 +76,12 @@ class Rates:
         return 0.0
 
     def _make_room(self, now: float) -> None:
-        for pair in [pair for pair, whole_at in self._whole_at.items() if whole_at <= now]:
-            del self._whole_at[pair]
+        """Forget those that are whole again, or else the oldest. Whoever fills the table with keys that are all in use
+        does not have us look through all of it each time."""
+        self._sweep_in -= 1
+        if self._sweep_in <= 0:
+            for pair in [pair for pair, whole_at in self._whole_at.items() if whole_at <= now]:
+                del self._whole_at[pair]
+            self._sweep_in = self._max_keys // 8
         while len(self._whole_at) > self._max_keys:
             del self._whole_at[next(iter(self._whole_at))]

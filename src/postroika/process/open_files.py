@@ -19,6 +19,7 @@ from postroika.errors import PostroikaError
 _FIXED = 96  # of a worker: its loop, spool, logs, hand-over, threads, files that are read now and then, and room
 _MAX_QUESTIONS = 512
 _QUESTIONS_SHARE = 8
+_POLICY_SHARE = 4
 _LEAST_ROOM = 16
 
 
@@ -49,10 +50,21 @@ def questions_now() -> int:
     return _MAX_QUESTIONS if soft == resource.RLIM_INFINITY else questions(soft)
 
 
+def policy_questions_now() -> int:
+    """How many more may be put at once by those who judge clients, so that a flood of clients holds up no delivery."""
+    return max(1, questions_now() // _POLICY_SHARE)
+
+
+def _policy_questions(config: Config, open_files: int) -> int:
+    asks = config.blocklist or config.policy.sender_domain_resolves
+    return max(1, questions(open_files) // _POLICY_SHARE) if asks else 0
+
+
 def needed(config: Config, workers: int) -> int:
     """How many files one worker may have open if it is to serve its share of what the config allows."""
     inbound, outbound = _shares(config, workers)
-    return inbound + outbound + _FIXED + _MAX_QUESTIONS
+    enough = inbound + outbound + _FIXED + _MAX_QUESTIONS
+    return enough + _policy_questions(config, _QUESTIONS_SHARE * _MAX_QUESTIONS)
 
 
 def _shares(config: Config, workers: int) -> tuple[int, int]:
@@ -66,7 +78,7 @@ def plan(config: Config, workers: int, open_files: int) -> Plan:
         PostroikaError: there are too few to work at all.
     """
     inbound, outbound = _shares(config, workers)
-    room = open_files - _FIXED - questions(open_files)
+    room = open_files - _FIXED - questions(open_files) - _policy_questions(config, open_files)
     if room < _LEAST_ROOM:
         raise PostroikaError(
             f"only {open_files} files may be open, too few to work: raise the limit (ulimit -n, LimitNOFILE=)"

@@ -126,16 +126,23 @@ async def breathe() -> None:
     await turn.wait()
 
 
-async def in_task(function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+async def in_task(function: Callable[[*Ts], Awaitable[T]], *args: *Ts, within_s: float = math.inf) -> T:
     """Call what may wait for anything, in a task of its own.
+
+    Args:
+        within_s: if it is given, the deadline of the strand rests meanwhile.
 
     Raises:
         Interrupted: the task was cancelled.
-        Late: so was it.
+        Late: so was it. Nobody waits for its end: what does not heed a cancellation (a thread) holds up no strand.
     """
     strand = loop.running
     if strand is None:
-        return await function(*args)
+        if within_s == math.inf:
+            return await function(*args)
+        with trio.move_on_after(within_s):
+            return await function(*args)
+        raise Late
     done = Wake()
     scope = trio.CancelScope()
     outcome: list[T | BaseException] = []
@@ -150,7 +157,10 @@ async def in_task(function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
 
     strand.pump.nursery.start_soon(call)
     try:
-        await done.wait()
+        if within_s == math.inf:
+            await done.wait()
+        elif not await done.wait_within(within_s):
+            raise Late
     except BaseException:
         scope.cancel()
         raise

@@ -93,14 +93,15 @@ class Resolver:
     Args:
         settings: the [dns] section.
         system_file: where the system's servers are named when the config names none.
+        questions: how many may be asked at once; None = as many as there are descriptors for.
     """
 
-    def __init__(self, settings: Dns, system_file: Path = SYSTEM_FILE) -> None:
+    def __init__(self, settings: Dns, system_file: Path = SYSTEM_FILE, *, questions: int | None = None) -> None:
         self._settings = settings
         self._system_file = system_file
         self._cache: TtlCache[tuple[str, str], Answer[Any]] = TtlCache(settings.cache_entries)
         self._asked: dict[tuple[str, str], _Question] = {}
-        self._slots = trio.Semaphore(open_files.questions_now())
+        self._slots = trio.Semaphore(open_files.questions_now() if questions is None else questions)
         self._backend = dns.asyncbackend.get_backend("trio")
         self._stub: dns.asyncresolver.Resolver | None = None
         self._order: list[tuple[str, int]] = []

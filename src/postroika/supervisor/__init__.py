@@ -25,6 +25,7 @@ from postroika.control import api, wire
 from postroika.process.service_manager import ServiceManager
 from postroika.spool import files
 from postroika.supervisor.child import WorkerProcess
+from postroika.supervisor.hook_trial import try_hooks
 from postroika.supervisor.process import ChildProcess
 from postroika.supervisor.startup import Started, start
 from postroika.supervisor.watchdog import keep_alive
@@ -77,6 +78,8 @@ class Supervisor:
         with started.closing:
             if started.config.dkim:
                 _check_keys(started.config)
+            if started.config.policy.hooks:
+                try_hooks(started.config.policy.hooks, None)
             self._make_workers(started)
             async with trio.open_nursery() as nursery:
                 await self._serve(nursery)
