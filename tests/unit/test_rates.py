@@ -73,6 +73,25 @@ def test_memory_is_bounded() -> None:
     assert len(rates) == 1
 
 
+def test_rates_of_several_keys_are_taken_together_or_not_at_all() -> None:
+    rates, one, all_of_them = Rates(), Rate(2, 60.0), Rate(3, 60.0)
+
+    def take(key: str) -> float:
+        return rates.take_all([(key, one), ("all", all_of_them)], 0.0)
+
+    assert [take("a"), take("a"), take("a")] == [0.0, 0.0, pytest.approx(30.0)]
+    assert [take("b"), take("b")] == [0.0, pytest.approx(20.0)]
+    assert rates.take("b", [one], 0.0) == 0.0  # the second was not counted
+
+
+def test_a_table_full_of_keys_in_use_forgets_the_oldest() -> None:
+    rates = Rates(max_keys=100)
+    for key in range(10_000):
+        assert rates.take(key, [MINUTE], 0.0) == 0.0
+        assert len(rates) <= 100
+    assert [rates.take(9_999, [MINUTE], 0.0) for _ in range(6)] == [0.0] * 5 + [pytest.approx(10.0)]
+
+
 # ---- lock-out
 
 IP, NAME = "192.0.2.7", "ann@shop.example"
