@@ -15,6 +15,7 @@ from tempfile import mkdtemp
 
 import pytest
 
+from tests.system.command import command
 from tests.system.peers import StartSink
 from tests.system.process import free_port, wait_until
 from tests.system.public_python import python_for
@@ -122,6 +123,37 @@ def test_no_core_is_written_and_no_process_of_the_user_can_look_inside(user: pwd
                 f"try:\n    open('/proc/{pid}/mem', 'rb')\nexcept PermissionError:\n    print('refused')"
             )
             assert run_as_root(look) == "refused"
+
+
+def test_hooks_that_root_alone_may_read_are_run_as_the_user(
+    user: pwd.struct_passwd, directory: Path, site: Path
+) -> None:
+    hooks = directory / "hooks.py"
+    hooks.write_text(
+        "import os\nfrom postroika.hooks import reject\nWHO = os.getuid()\n"
+        "async def mail(client, mail): return reject(f'{WHO} and {os.getuid()}')\n"
+    )
+    hooks.chmod(0o600)
+    with Postroika(site, f'[policy]\nhooks = "{hooks}"\n', user=_USER, workers=1) as server:
+        assert server.run("check")
+        with server.dialogue() as client:
+            assert client.say("MAIL FROM:<a@b.test>") == f"550 5.7.1 {user.pw_uid} and {user.pw_uid}"
+
+
+def test_hooks_of_somebody_else_are_not_run(user: pwd.struct_passwd, directory: Path, site: Path) -> None:
+    hooks = directory / "hooks.py"
+    hooks.write_text(f"open({str(directory / 'ran')!r}, 'w')\nasync def mail(client, mail): ...\n")
+    hooks.chmod(0o644)
+    os.chown(hooks, 12345, 12345)
+    server = Postroika(site, f'[policy]\nhooks = "{hooks}"\n', user=_USER, workers=1)
+    done = command(server, "check")
+    assert (done.code, "hooks.py: belongs to user 12345, who could have us do anything: chown it" in done.err) == (
+        78,
+        True,
+    )
+    os.chown(hooks, user.pw_uid, 0)  # the user's own: run as the user, not as root
+    assert command(server, "check").code == 78
+    assert not (directory / "ran").exists()
 
 
 def test_ports_below_1024_are_bound_before(user: pwd.struct_passwd, site: Path) -> None:
