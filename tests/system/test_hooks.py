@@ -164,6 +164,8 @@ async def mail(client, mail):
         return reject("no\\r\\n250 2.1.0 Ok\\r\\nQUIT")
     if local == "hang":
         await trio.sleep_forever()
+    if local == "block":
+        time.sleep(1.2)
     if local == "thread":
         await trio.to_thread.run_sync(time.sleep, 5)
     return None
@@ -181,6 +183,7 @@ def test_nothing_that_a_hook_does_ends_a_session(started: Callable[..., Postroik
             ("type", failed),
             ("inject", "550 5.7.1 no  250 2.1.0 Ok  QUIT"),
             ("hang", late),
+            ("block", late),
             ("thread", late),
         ):
             assert (local, client.say(f"MAIL FROM:<{local}@b.test>")) == (local, said)
@@ -194,6 +197,6 @@ def test_nothing_that_a_hook_does_ends_a_session(started: Callable[..., Postroik
     assert "\n2026-01-01 INFO forged" not in log
     assert "\x1b" not in log
     figures = server.metrics()
-    assert (figures["postroika_hook_failures_total"], figures["postroika_policy_timeouts_total"]) == (3, 2)
-    replies = [event["reply"]["text"] for event in server.wait_for_events(6, "rejected")]
+    assert (figures["postroika_hook_failures_total"], figures["postroika_policy_timeouts_total"]) == (3, 3)
+    replies = [event["reply"]["text"] for event in server.wait_for_events(7, "rejected")]
     assert replies[3] == "no  250 2.1.0 Ok  QUIT"
