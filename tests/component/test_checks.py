@@ -17,6 +17,8 @@ from postroika.policy.pipeline import STAGES, Client
 from postroika.policy.sender_domain import NO_DOMAIN
 from postroika.smtp.server_events import Mail, Rcpt
 from tests.component.smtp_client import Inbound
+from tests.component.test_login import House as ProxyHouse
+from tests.component.test_session_xclient import OPEN, begin
 
 MAIL = Mail("a@elsewhere.example")
 NOTICE = Mail("")
@@ -84,6 +86,11 @@ def test_trusted_and_exempt_clients_are_not_asked() -> None:
     assert stages(made, Client("2001:db9::7")) == ["connect", "mail", "rcpt"]
 
 
+def test_whose_address_is_not_known_is_not_exempt() -> None:
+    made = checks(**ALL, exempt=("198.51.100.0/24",))
+    assert stages(made, Client("198.51.100.7", known=False)) == ["connect", "mail", "rcpt"]
+
+
 async def test_who_has_logged_in_is_let_pass() -> None:
     names = Names()
     pipeline = checks(names, **ALL, listed=True).pipeline
@@ -142,3 +149,20 @@ async def test_trusted_client_keeps_the_short_way(nursery: trio.Nursery) -> None
     await inbound.greet()
     said = await inbound.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<e@f.example>\r\nDATA\r\n")
     assert said == "250 2.1.0 Ok\n250 2.1.5 Ok\n250 2.1.5 Ok\n354 End data with <CR><LF>.<CR><LF>\n"
+
+
+async def test_client_of_a_proxy_is_judged_by_its_own_address(nursery: trio.Nursery) -> None:
+    """The proxy is trusted, and nobody is asked about it; whoever comes through it is a stranger."""
+    made = checks(max_connections_per_net=1, messages_per_minute=1)
+    peer = await begin(ProxyHouse(nursery, rules=OPEN), pipeline=made.pipeline)
+    mail = b"MAIL FROM:<a@b.example>\r\nRSET\r\n"
+    accepted, reset = "250 2.1.0 Ok\n", "250 2.0.0 Ok\n"
+    assert await peer.say(mail * 2) == (accepted + reset) * 2
+    await peer.introduce(b"ADDR=192.0.2.1")
+    refused = "450 4.7.1 too many messages from your address; try again in 60 s\n"
+    assert await peer.say(mail * 2) == accepted + reset + refused + reset
+    full = "421 4.7.0 too many connections from 192.0.2.0/24, please try again later\n"
+    assert await Inbound(nursery, pipeline=made.pipeline, ip="192.0.2.2").read() == full
+    await peer.introduce(b"ADDR=198.51.100.1")
+    assert await peer.say(mail) == accepted + reset
+    await Inbound(nursery, pipeline=made.pipeline, ip="192.0.2.2").greet()
