@@ -127,7 +127,7 @@ def test_check_for_programs(postroika, tmp_path: Path) -> None:
     (tmp_path / "postroika.toml").write_text(GOOD)
     config = msgspec.json.decode(postroika("check", "--json").out)
     assert config["server"]["hostname"] == "mx.shop.example"
-    assert config["listener"] == [msgspec.to_builtins(Listener(address="127.0.0.1:2525"))]
+    assert config["listener"] == [msgspec.json.decode(msgspec.json.encode(Listener(address="127.0.0.1:2525")))]
 
 
 def test_config_file_from_the_environment(postroika, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
