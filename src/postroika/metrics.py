@@ -154,6 +154,15 @@ OUTBOUND_SESSIONS: Final = _family(
     "Sessions with next hops that stood: in clear, over TLS with a certificate that proves nothing, or with a good one",
     "outbound_sessions_{}",
 )
+HOST_POLICIES: Final = _family(
+    "host_policies",
+    "policy",
+    ("dane", "dane_unusable", "dane_failed", "sts_enforce", "sts_other_host", "sts_testing", "none"),
+    "Looks at what the recipients' domains publish of TLS with an MX host, by what was found: dane_unusable are TLSA "
+    "records that only say that there has to be TLS, dane_failed are hosts that get no mail while their TLSA records "
+    "cannot be looked up, sts_other_host those that the domain's policy does not name",
+    "host_policies_{}",
+)
 SIGNED_MESSAGES = _counter("signed_messages", "Messages that were signed to go out (again, if they are tried for long)")
 SIGNATURES = _counter("signatures", "DKIM signatures made for them")
 SIGNING_FAILURES = _counter("signing_failures", "Times that a message which must be signed could not be")

@@ -34,6 +34,7 @@ from postroika.inbound.session import Services, Session
 from postroika.lifeline import call_process, die_with
 from postroika.mail.ids import IdSource
 from postroika.outbound.delivery import Deliverer
+from postroika.outbound.published import Published
 from postroika.outcome.events import EventWriter, FailedLogin, Refusal
 from postroika.outcome.outbox import Consumer, Outbox
 from postroika.outcome.settle import Settler
@@ -138,11 +139,15 @@ class Worker:
             hostname=config.server.hostname,
             expire_after_s=config.retry.expire_after_s,
         )
-        self._router = Router(config)
+        resolver = Resolver(config.dns)
+        self._router = Router(config, resolver=resolver)
+        self._published = Published(config, self._router, resolver) if config.dns.validating else None
         self._signer = self._make_signer(config)
         if self._signer is not None:
             self._reopened.append(self._signer.reload)
-        deliverer = Deliverer(config, self._router, self._store, self._inflight, self._signer)
+        # A domain that publishes how it wants its mail is heard; where nobody is asked, nothing stands in between.
+        router = self._published or self._router
+        deliverer = Deliverer(config, router, self._store, self._inflight, self._signer)
         self._reopened.append(deliverer.opener.reload)
         self._scheduler = Scheduler(
             self._store,
@@ -345,6 +350,8 @@ class Worker:
     async def _do(self, request: wire.Request) -> dict[str, Any]:
         if isinstance(request, wire.Flush):
             self._router.forget_failures()
+            if self._published is not None:
+                self._published.forget()
             count = await self._operator.flush_messages(request.messages)
             for name in request.destinations:
                 count += await self._operator.flush_destination(name)

@@ -108,6 +108,8 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
     yield from _networks("dns.allow_private", config.dns.allow_private)
     for i, server in enumerate(config.dns.servers):
         yield from _refused(f"dns.servers[{i}]", split_ip_port, server, 53)
+    if config.dns.validating and not config.dns.servers:
+        yield "dns.validating", "needs dns.servers: those of the system may be anybody's, and need not check DNSSEC"
     if config.delivery.source_address and not is_ip(config.delivery.source_address):
         yield "delivery.source_address", f"{config.delivery.source_address!r} is not an IP address"
     if config.delivery.ehlo_name:

@@ -198,6 +198,11 @@ class Dns(_Section, frozen=True, kw_only=True):
         tuple[str, ...],
         'Name servers by address, as "127.0.0.1:5353" or "[::1]"; empty = those of the system.',
     ] = ()
+    validating: Annotated[
+        bool,
+        "All of `servers` check DNSSEC, and nobody can change answers on the way from them to us: run one on this "
+        "machine. Then DANE is used: where a domain publishes TLSA records, they say how its mail is encrypted.",
+    ] = False
     timeout_s: Annotated[Seconds, "For one look-up with all its retries; then the mail is deferred."] = 10.0
     cache_entries: Annotated[Count, "Answers kept in memory by each worker."] = 20_000
     max_ttl_s: Annotated[SecondsOrZero, "An answer is kept for its own TTL, but not longer than this."] = 3600.0

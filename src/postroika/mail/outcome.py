@@ -71,7 +71,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
         peer: whom we spoke with; empty where no connection was tried.
         site: name of the MX set.
         source: local address used, "" for the system's choice.
-        tls: protocol and cipher, and "verified" behind them if the certificate was good; "" in clear.
+        tls: protocol and cipher, and behind them "verified" if the certificate was good, "verified dane" if that is by
+            TLSA records; "" in clear.
         counted: False where nothing was tried (an idle connection had been closed, shutdown): the batch is
             simply due again, no attempt is recorded and no event written.
     """

@@ -56,8 +56,23 @@ def result(index: int, verdict: Verdict, *, wants_success_notice: bool = False) 
     return RecipientResult(index, Outcome.DEFERRED, said, stage, remote)
 
 
-def failure(error: Failure, step: Step, peer: Peer) -> Verdict:
-    """A session that could not be had, or broke while `step` was awaited, before the message was complete."""
+def failure(error: Failure, step: Step, peer: Peer, demand: str = "") -> Verdict:
+    """A session that could not be had, or broke while `step` was awaited, before the message was complete.
+
+    Args:
+        demand: who asks for TLS, in words, where it is not the config: whoever reads the record wants to know.
+    """
+    verdict = _failure(error, step, peer)
+    if not demand or verdict.stage is not Stage.TLS:
+        return verdict
+    said = verdict.reply
+    if not verdict.remote:
+        return Verdict(Stage.TLS, reply(said.code, said.enhanced, f"{said.text}; {demand}"), False)
+    words = f"{peer.host} [{peer.ip}]:{peer.port} refuses TLS ({said}); {demand}"
+    return Verdict(Stage.TLS, reply(451, "4.7.4", words), False)
+
+
+def _failure(error: Failure, step: Step, peer: Peer) -> Verdict:
     whom = f"{peer.host} [{peer.ip}]:{peer.port}"
     stage = STAGES[step]
     # The message as a whole is not in doubt here, so its last stage is told as the one before.

@@ -145,9 +145,13 @@ class Connection:
 
     @property
     def tls(self) -> str:
-        """For the record: protocol and cipher, and whether the peer's certificate was good; "" in clear."""
+        """For the record: protocol and cipher, whether the peer's certificate was good, and by what; "" in clear."""
         facts = self.facts
-        return "" if facts is None else f"{facts.text()} verified" if facts.verified else facts.text()
+        if facts is None:
+            return ""
+        if not facts.verified:
+            return facts.text()
+        return f"{facts.text()} verified{' dane' if facts.dane else ''}"
 
     def next_event(self) -> Event | None:
         """The client's next event; a body is not asked for while there is still output to send.

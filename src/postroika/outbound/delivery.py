@@ -220,7 +220,7 @@ class Turn:
             try:
                 return at, await self._tools.opener.open(ways[at], self._route)
             except NoSession as error:
-                verdict = classify.failure(error.error, error.step, peer)
+                verdict = classify.failure(error.error, error.step, peer, ways[at].policy.demand)
                 if failed is None or verdict.stage is not Stage.MAIL or failed.stage is Stage.MAIL:
                     failed = verdict
                     self._peer, self._source, self._tls = peer, "", ""

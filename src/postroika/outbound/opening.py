@@ -79,6 +79,8 @@ class Opener:
         Interruption: nothing stays open.
         """
         peer, policy = way.peer, way.policy
+        if policy.refused:
+            raise NoSession(SessionRefused(Stage.TLS, reply(451, "4.7.5", policy.refused), remote=False), Step.NOTHING)
         rung = self._secrecy.rung(peer, policy)
         fell = ""
         while True:

@@ -1,14 +1,16 @@
 """What the TLS of outgoing connections is made with, and what is remembered of it.
 
-Promise: a context, and a session to be resumed, belong to one host, one policy, one way to speak with it, and one
-certificate of ours: what was agreed on as somebody, or without a check, is never used as somebody else, or where a
-check is asked for. That a host cannot do better is remembered for a while and for a bounded number of hosts; it counts
-only where the policy lets it count.
+Promise: a context, and a session to be resumed, belong to one host, one policy (with its TLSA records, if it has any),
+one way to speak with it, and one certificate of ours: what was agreed on as somebody, or without a check, or by other
+records, is never used as somebody else, or where a check, or another one, is asked for. That a host cannot do better is
+remembered for a while and for a bounded number of hosts; it counts only where the policy lets it count.
 """
 
 from __future__ import annotations
 
+import functools
 import ssl
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,8 +20,10 @@ from postroika.mail.outcome import Peer
 from postroika.pump import now
 from postroika.routing.cache import TtlCache
 from postroika.tls.context import client_context
+from postroika.tls.dane import judge as judge_chain
 from postroika.tls.layer import TlsLayer
 from postroika.tls.policy import HostPolicy, Rung
+from postroika.tls.tlsa import Dane
 
 _HOSTS = 10_000
 _SESSIONS = 1_000
@@ -104,15 +108,21 @@ class Secrecy:
     # --- layers and sessions
 
     def layer(self, peer: Peer, policy: HostPolicy, rung: Rung) -> TlsLayer:
-        """A client's end, with a session to resume if there is one.
+        """A client's end, with a session to resume if there is one. With DANE it is not OpenSSL that checks the
+        certificate (as Python has it, it cannot), but the layer, by the records.
 
         Raises:
             TlsError: the host has a name that nobody can be asked for.
             PostroikaError: a file cannot be used that could be at the start.
         """
-        context = self._context(_Identity(rung is Rung.VERIFIED, policy.certificate, policy.key))
+        dane = policy.dane if rung is Rung.VERIFIED else None
+        checked = rung is Rung.VERIFIED and dane is None
+        context = self._context(_Identity(checked, policy.certificate, policy.key))
         session = self._sessions.get(_Key(peer, policy, rung), now())
-        return TlsLayer(context, server_side=False, server_name=peer.host, session=session)
+        if dane is None:
+            return TlsLayer(context, server_side=False, server_name=peer.host, session=session)
+        judge = functools.partial(_judged, dane)
+        return TlsLayer(context, server_side=False, server_name=dane.base, session=session, judge=judge)
 
     def keep_session(self, peer: Peer, policy: HostPolicy, rung: Rung, layer: TlsLayer) -> None:
         """At the end of a connection that went well."""
@@ -143,6 +153,10 @@ class Secrecy:
             except OSError as error:
                 raise PostroikaError(f"cannot use the certificate {identity.certificate}: {_why(error)}") from None
         return context
+
+
+def _judged(dane: Dane, chain: Sequence[bytes]) -> str:
+    return judge_chain(dane, chain, time.time())
 
 
 def _why(error: OSError) -> str:

@@ -44,6 +44,8 @@ class Found(msgspec.Struct, frozen=True):
         failure: why something may be missing here ("" if it is certain that nothing is).
         expires_at: Trio time until which this may be relied on.
         implicit_tls: TLS comes first there.
+        secure: DNSSEC vouches for all of the addresses, and for every alias on the way to them.
+        canonical: what the host is an alias of, where DNSSEC can vouch for anything at all; "" if it is none.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Found(msgspec.Struct, frozen=True):
     failure: str = ""
     expires_at: float = math.inf
     implicit_tls: bool = False
+    secure: bool = False
+    canonical: str = ""
 
     @property
     def usable(self) -> bool:
@@ -71,6 +75,8 @@ class _Search:
         self.refused: list[str] = []
         self.failure = ""
         self.expires_at = math.inf
+        self.secure = True
+        self.canonical = ""
 
     @property
     def usable(self) -> bool:
@@ -82,11 +88,14 @@ class _Search:
         if answer.status is Status.FAILED:
             self._lacks(answer.detail)
             return
+        if answer.status is Status.FOUND:
+            self.secure &= answer.secure
+            self.canonical = self.canonical or answer.canonical
         self.addresses[kind] = tuple(address for address in answer.records if trusts(address))
         self.refused += (address for address in answer.records if not trusts(address))
         self.expires_at = min(self.expires_at, answer.expires_at)
 
-    def end(self) -> Found:
+    def end(self, *, validating: bool) -> Found:
         """What is known when there is no more time."""
         if self.missing:
             self._lacks("no answer in time")
@@ -99,6 +108,8 @@ class _Search:
             failure=self.failure,
             expires_at=self.expires_at,
             implicit_tls=self.hop.implicit_tls,
+            secure=validating and self.usable and self.secure,
+            canonical=self.canonical if validating and self.canonical != self.hop.host else "",
         )
 
     def _lacks(self, why: str) -> None:
@@ -117,6 +128,7 @@ class Finder:
     def __init__(self, settings: Dns, resolver: Resolver) -> None:
         self._resolver = resolver
         self._room = settings.max_addresses
+        self._validating = settings.validating
         self._kinds: tuple[_Kind, ...] = ("A",) if settings.ipv6 == "never" else ("A", "AAAA")
         allowed = [ipaddress.ip_network(text) for text in settings.allow_private]
 
@@ -157,7 +169,8 @@ class Finder:
                             for kind in search.missing:
                                 nursery.start_soon(self._inquire, search, kind, trusts, in_order, scope)
                 room -= sum(len(addresses) for search in window for addresses in search.addresses.values())
-        return [found for group in searches if (found := [search.end() for search in group if search in begun])]
+        ended = [[search.end(validating=self._validating) for search in group if search in begun] for group in searches]
+        return [found for found in ended if found]
 
     def _search(self, hop: Hop, trusted: bool) -> _Search:
         """A search, ended already where there is nothing to ask."""

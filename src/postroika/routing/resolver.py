@@ -2,7 +2,8 @@
 
 Promise: every look-up ends within `dns.timeout_s` with an Answer that says which of four things is the case; it never
 raises for what a name server says or fails to say. What is known is remembered for as long as DNS allows and no more
-than the config does; a question that is being asked already is not asked twice.
+than the config does; a question that is being asked already is not asked twice. An answer is `secure` only if the
+config says that the servers validate, and they say that they have validated it, with every alias on the way.
 
 How: dnspython's stub resolver on Trio speaks the protocol (several servers, retries, TCP after a truncated answer).
 One task asks for all that want the same thing; when it is cancelled, the next of them takes over.
@@ -19,11 +20,13 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
 import dns.rdatatype
 import dns.rdtypes.ANY.MX
+import dns.rdtypes.ANY.TLSA
 import dns.resolver
 import msgspec
 import trio
@@ -32,9 +35,10 @@ from postroika.config import Dns, split_host_port
 from postroika.process import open_files
 from postroika.routing.cache import TtlCache
 from postroika.routing.mx import Mx
+from postroika.tls.tlsa import Tlsa
 
 T = TypeVar("T")
-_Kind: TypeAlias = Literal["MX", "A", "AAAA"]
+_Kind: TypeAlias = Literal["MX", "A", "AAAA", "TLSA", "CNAME"]
 
 SYSTEM_FILE = Path("/etc/resolv.conf")
 
@@ -68,6 +72,7 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
         canonical: the name at the end of the CNAME chain, lower case without the final dot.
         expires_at: Trio time until which it may be relied on.
         detail: for FAILED, what went wrong.
+        secure: DNSSEC vouches for it, aliases and absence included (RFC 4033 §5). Never for FAILED.
     """
 
     status: Status
@@ -75,6 +80,7 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
     canonical: str = ""
     expires_at: float = 0.0
     detail: str = ""
+    secure: bool = False
 
 
 class _Question:
@@ -108,7 +114,11 @@ class Resolver:
         self._checked_at = -math.inf
         self._system_stamp: tuple[int, int] | None = None
         if settings.servers:
-            self._use([split_host_port(server, 53) for server in settings.servers], _stub())
+            stub = _stub()
+            if settings.validating:
+                # Asks for the AD bit in the answer (RFC 6840 §5.7), without all the signatures that DO would bring.
+                stub.set_flags(dns.flags.RD | dns.flags.AD)
+            self._use([split_host_port(server, 53) for server in settings.servers], stub)
 
     async def mx(self, name: str) -> Answer[Mx]:
         """The MX records of `name`, null MX and nonsense included.
@@ -127,6 +137,17 @@ class Resolver:
     async def ipv6(self, name: str) -> Answer[str]:
         """The AAAA records of `name`, as `mx` otherwise."""
         return cast(Answer[str], await self._look_up(name, "AAAA", _address_records))
+
+    async def tlsa(self, host: str, port: int) -> Answer[Tlsa]:
+        """The TLSA records of a TCP port of `host`, as `mx` otherwise.
+
+        Source: RFC 6698 §3.
+        """
+        return cast(Answer[Tlsa], await self._look_up(f"_{port}._tcp.{host}", "TLSA", _tlsa_records))
+
+    async def alias(self, name: str) -> Answer[str]:
+        """The CNAME record of `name` itself, as `mx` otherwise."""
+        return cast(Answer[str], await self._look_up(name, "CNAME", _alias_records))
 
     def known(self, name: str, kind: _Kind) -> Answer[Any] | None:
         """The answer that is remembered, if there is one: costs no task."""
@@ -180,7 +201,7 @@ class Resolver:
             stub = self._servers()
         except (dns.exception.DNSException, OSError, ValueError) as error:
             return self._failed(f"no DNS servers: {error}")
-        ttl = math.inf
+        ttl, secure = math.inf, self._settings.validating
         for _ in range(_CNAME_RESTARTS):
             try:
                 answer = await stub.resolve(
@@ -192,27 +213,34 @@ class Resolver:
                     backend=self._backend,
                 )
             except dns.resolver.NXDOMAIN as error:
-                chain = cast(dns.message.QueryMessage, error.kwargs["responses"][name]).resolve_chaining()
-                return self._settled(Status.NXDOMAIN, (), chain.canonical_name, min(ttl, chain.minimum_ttl))
+                response = cast(dns.message.QueryMessage, error.kwargs["responses"][name])
+                chain, secure = response.resolve_chaining(), secure and _is_authentic(response)
+                ttl = min(ttl, chain.minimum_ttl)
+                return self._settled(Status.NXDOMAIN, (), chain.canonical_name, ttl, secure=secure)
             except dns.exception.DNSException as error:
                 return self._failed(_cause(error))
             self._prefer(answer.nameserver, answer.port)
             chain = answer.chaining_result
             ttl = min(ttl, chain.minimum_ttl)
+            secure = secure and _is_authentic(answer.response)
             if chain.answer is not None:
-                return self._settled(Status.FOUND, convert(chain.answer), chain.canonical_name, ttl)
+                records = convert(chain.answer)
+                return self._settled(Status.FOUND, records, chain.canonical_name, ttl, secure=secure)
             if chain.canonical_name == name or _has_soa(answer.response):
-                return self._settled(Status.NODATA, (), chain.canonical_name, ttl)
+                return self._settled(Status.NODATA, (), chain.canonical_name, ttl, secure=secure)
             name = chain.canonical_name
         return self._failed("CNAME chain too long")
 
-    def _settled(self, status: Status, records: tuple[Any, ...], canonical: dns.name.Name, ttl_s: float) -> Answer[Any]:
+    def _settled(
+        self, status: Status, records: tuple[Any, ...], canonical: dns.name.Name, ttl_s: float, *, secure: bool
+    ) -> Answer[Any]:
         longest_s = self._settings.max_ttl_s if status is Status.FOUND else self._settings.negative_ttl_s
         return Answer(
             status=status,
             records=records,
             canonical=_plain(canonical),
             expires_at=trio.current_time() + min(ttl_s, longest_s, self._settings.max_ttl_s),
+            secure=secure,
         )
 
     def _failed(self, detail: str) -> Answer[Any]:
@@ -278,6 +306,23 @@ def _mx_records(rrset: Any) -> tuple[Mx, ...]:
 
 def _address_records(rrset: Any) -> tuple[str, ...]:
     return tuple(str(record.address) for record in list(rrset)[:_RECORDS_KEPT])
+
+
+def _tlsa_records(rrset: Any) -> tuple[Tlsa, ...]:
+    records = [
+        Tlsa(record.usage, record.selector, record.mtype, record.cert)
+        for record in rrset
+        if isinstance(record, dns.rdtypes.ANY.TLSA.TLSA)
+    ]
+    return tuple(records[:_RECORDS_KEPT])
+
+
+def _alias_records(rrset: Any) -> tuple[str, ...]:
+    return tuple(_plain(record.target) for record in rrset)
+
+
+def _is_authentic(response: dns.message.Message) -> bool:
+    return bool(response.flags & dns.flags.AD)
 
 
 def _has_soa(response: dns.message.Message) -> bool:

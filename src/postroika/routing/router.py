@@ -42,12 +42,16 @@ class Host(msgspec.Struct, frozen=True):
         addresses: IPv4 and IPv6 addresses in the order to try; never empty.
         port: TCP port.
         tls: what encryption with it has to be.
+        secure: DNSSEC vouches for its addresses.
+        canonical: what its name is an alias of, if it is one and the resolver validates.
     """
 
     name: str
     addresses: tuple[str, ...]
     port: int = 25
     tls: HostPolicy = OPPORTUNISTIC
+    secure: bool = False
+    canonical: str = ""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -59,12 +63,15 @@ class Route(msgspec.Struct, frozen=True):
         hosts: in the order to try; never empty.
         auth: the file of the credentials to log in with, "" if there is none.
         auth_without_tls: log in in clear, too.
+        authentic: where DNSSEC vouches for the MX records, or for that there are none: what the destination is called,
+            itself and the name that it is an alias of. Empty: the names of the hosts may be forged, or are not of DNS.
     """
 
     site: str
     hosts: tuple[Host, ...]
     auth: str = ""
     auth_without_tls: bool = False
+    authentic: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -103,6 +110,7 @@ class _Plan(msgspec.Struct, frozen=True):
     tls: HostPolicy = OPPORTUNISTIC
     auth: str = ""
     auth_without_tls: bool = False
+    authentic: tuple[str, ...] = ()
 
 
 class Router:
@@ -171,11 +179,13 @@ class Router:
                 in_order(host.v4, host.v6, policy, places, rng),
                 host.port,
                 plan.tls._replace(implicit=True) if host.implicit_tls else plan.tls,
+                host.secure,
+                host.canonical,
             )
             for host, places in zip(found, room, strict=True)
             if places
         )
-        return Route(plan.site, hosts, plan.auth, plan.auth_without_tls)
+        return Route(plan.site, hosts, plan.auth, plan.auth_without_tls, plan.authentic)
 
     async def _plan(self, destination: str) -> _Plan:
         deadline = trio.current_time() + self._dns.timeout_s
@@ -237,7 +247,9 @@ class Router:
         best = mx.cut(groups, self._dns.max_mx, self._rng)
         port = self._dns.mx_port
         found = await self._finder.find([[Hop(host, port) for host in group] for group in best], deadline)
-        return _Plan(site, self._usable(destination, found), min(answer.expires_at, _expiry(found)))
+        authentic = tuple(dict.fromkeys((destination, answer.canonical))) if answer.secure else ()
+        expires_at = min(answer.expires_at, _expiry(found))
+        return _Plan(site, self._usable(destination, found), expires_at, authentic=authentic)
 
     def _usable(self, destination: str, found: Sequence[Sequence[Found]]) -> tuple[tuple[Found, ...], ...]:
         """The groups of hosts with addresses, cut before the first that turns out to be ourselves.

@@ -14,6 +14,7 @@ class TlsFacts(NamedTuple):
         server_name: what the client asked for (SNI), "" if it did not.
         peer_name: the common name, else the first DNS name, of the peer's certificate; "" without one.
         verified: the peer's certificate was checked, and is good.
+        dane: it was checked against the TLSA records of the peer, not by whom we trust.
     """
 
     version: str
@@ -21,6 +22,7 @@ class TlsFacts(NamedTuple):
     server_name: str = ""
     peer_name: str = ""
     verified: bool = False
+    dane: bool = False
 
     def text(self) -> str:
         """Version and cipher in one word each, for events."""

@@ -11,7 +11,8 @@ How: OpenSSL on two memory BIOs. Whoever drives it feeds what the socket gave, r
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from postroika.errors import PostroikaError
@@ -36,7 +37,9 @@ class TlsLayer:
         context: with certificates and rules.
         server_side: we are the server.
         server_name: as a client, whom we mean to reach: sent as SNI, and checked if the context says so.
-        session: as a client, to be resumed if the server still knows it; one of the same context.
+        session: as a client, to be resumed if the server still knows it; one of the same context and judge.
+        judge: says why the certificates that the peer has shown (DER, its own first) are not good, "" if they are.
+            Asked at the end of the handshake, before anything can be said; not if a session was resumed.
 
     Raises:
         TlsError: no such name can be asked for.
@@ -46,7 +49,7 @@ class TlsLayer:
         truncated: the peer has closed the connection without a close_notify.
     """
 
-    __slots__ = ("_closed", "_ended", "_in", "_object", "_out", "_server_name", "handshaken", "truncated")
+    __slots__ = ("_closed", "_ended", "_in", "_judge", "_object", "_out", "_server_name", "handshaken", "truncated")
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class TlsLayer:
         server_side: bool,
         server_name: str = "",
         session: ssl.SSLSession | None = None,
+        judge: Callable[[Sequence[bytes]], str] | None = None,
     ) -> None:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
@@ -66,6 +70,7 @@ class TlsLayer:
         except ValueError as error:
             raise TlsError(f"{server_name!r} cannot be asked for: {error}") from None
         self._server_name = server_name
+        self._judge = judge
         self._closed = False
         self._ended = False
         self.handshaken = False
@@ -95,8 +100,18 @@ class TlsLayer:
             return False
         except (OSError, ValueError) as error:  # of which ssl.SSLError is one
             raise self._failed(error) from None
+        if self._judge is not None and not self._object.session_reused:
+            self._ask(self._judge)
         self.handshaken = True
         return True
+
+    def _ask(self, judge: Callable[[Sequence[bytes]], str]) -> None:
+        reason = judge(_shown(self._object))
+        if reason:
+            self._closed = True
+            # The end of our handshake, with a certificate of ours perhaps, is not for somebody who is not trusted.
+            self._out.read()
+            raise TlsUntrusted(reason)
 
     @property
     def idle(self) -> bool:
@@ -180,7 +195,9 @@ class TlsLayer:
         verified = self._object.context.verify_mode is not ssl.CERT_NONE
         certificate = self._object.getpeercert() or {}
         called = self._object.called if isinstance(self._object, CalledObject) else self._server_name
-        return TlsFacts(version, cipher[0], called, _name_in(certificate), verified and bool(certificate))
+        judged = self._judge is not None
+        good = judged or (verified and bool(certificate))
+        return TlsFacts(version, cipher[0], called, _name_in(certificate), good, judged)
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -199,6 +216,20 @@ class TlsLayer:
         if not self.handshaken or self._object.version() == "TLSv1.3":
             return b""
         return self._object.get_channel_binding("tls-unique") or b""
+
+
+def _shown(engine: ssl.SSLObject) -> list[bytes]:
+    """The certificates of the peer, its own first; just that one where Python keeps the others to itself."""
+    if sys.version_info >= (3, 13):
+        return list(engine.get_unverified_chain())
+    own = engine.getpeercert(binary_form=True)
+    inner = getattr(getattr(engine, "_sslobj", None), "get_unverified_chain", None)
+    if own is None or inner is None:
+        return [] if own is None else [own]
+    return [certificate.public_bytes(_DER) for certificate in inner() or ()] or [own]
+
+
+_DER = 2  # _ssl.ENCODING_DER, which is OpenSSL's X509_FILETYPE_ASN1
 
 
 def _reason(error: Exception) -> str:
