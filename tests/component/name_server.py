@@ -35,6 +35,7 @@ class NameServer:
         self.silent: set[str] = set()  # names that get no answer
         self.held: dict[str, trio.Event] = {}  # names whose answer waits
         self.forgets_targets = False  # CNAMEs are answered without their targets
+        self.signed: set[str] = set()  # names that it says to have validated (AD), with all below, to who asks for that
         self.soa_ttl_s = soa_ttl_s
         self.address = ""
         self.add(records)
@@ -104,13 +105,18 @@ class NameServer:
         if text in self.silent:
             return None
         response = dns.message.make_response(query, recursion_available=True)
+        if query.flags & dns.flags.AD and self._is_signed(question.name):
+            response.flags |= dns.flags.AD
         if text in self.fails:
+            response.flags &= ~dns.flags.AD
             response.set_rcode(dns.rcode.SERVFAIL)
             return response
         name = question.name
         while (alias := self.rrsets.get((name, dns.rdatatype.CNAME))) is not None:
             response.answer.append(alias)
             name = alias[0].target
+            if not self._is_signed(name):
+                response.flags &= ~dns.flags.AD
             if self.forgets_targets:
                 return response
         found = self.rrsets.get((name, question.rdtype))
@@ -122,3 +128,6 @@ class NameServer:
         if not any(owner.is_subdomain(name) for owner, _ in self.rrsets):
             response.set_rcode(dns.rcode.NXDOMAIN)
         return response
+
+    def _is_signed(self, name: dns.name.Name) -> bool:
+        return any(name.is_subdomain(dns.name.from_text(signed)) for signed in self.signed)

@@ -10,6 +10,7 @@ import trio.testing
 from postroika.config import Dns
 from postroika.routing.mx import Mx
 from postroika.routing.resolver import FAILURE_TTL_S, Answer, Resolver, Status
+from postroika.tls.tlsa import Tlsa
 from tests.component.name_server import NameServer
 
 ZONE = """
@@ -182,6 +183,67 @@ async def test_dead_first_server_costs_time_once(autojump_clock: trio.testing.Mo
             await resolver.ipv4(name)
             took_s.append(round(trio.current_time() - began, 2))
         assert took_s == [2.0, 0.0, 0.0]
+
+
+# --- what DNSSEC vouches for
+
+
+async def test_answer_is_secure_if_a_server_that_validates_says_so_of_the_whole_chain() -> None:
+    async with NameServer(ZONE).serve() as server:
+        resolver = _resolver(server, validating=True)
+        server.signed |= {"shop.test", "mx1.shop.test", "alias.test", "lost.test", "bare.test"}
+        assert (await resolver.mx("shop.test")).secure
+        assert (await resolver.mx("alias.test")).secure
+        assert (await resolver.mx("mx1.shop.test")).secure  # nothing there, for sure
+        assert not (await resolver.mx("lost.test")).secure  # the alias is signed, what it leads to is not
+        assert not (await resolver.ipv4("short.test")).secure
+        assert not (await resolver.mx("nowhere.test")).secure
+        server.signed.add("nowhere.test")
+        resolver.forget_failures()
+        assert (await resolver.mx("nowhere.test")).secure
+        assert (await resolver.mx("lost.test")).secure
+
+
+async def test_nothing_is_secure_that_the_config_does_not_trust() -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.signed.add("test")
+        assert not (await _resolver(server).mx("shop.test")).secure
+
+
+async def test_chain_that_the_server_left_unfinished_is_secure_only_as_a_whole() -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.forgets_targets = True
+        server.signed |= {"bare.test", "mx1.shop.test"}
+        assert (await _resolver(server, validating=True).ipv4("bare.test")).secure
+        server.signed.remove("mx1.shop.test")
+        assert not (await _resolver(server, validating=True).ipv4("bare.test")).secure
+        server.signed = {"mx1.shop.test"}
+        assert not (await _resolver(server, validating=True).ipv4("bare.test")).secure
+
+
+async def test_failure_is_never_secure(autojump_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.signed.add("test")
+        server.fails.add("shop.test")
+        assert not (await _resolver(server, validating=True).mx("shop.test")).secure
+
+
+async def test_tlsa_records_and_aliases() -> None:
+    records = f"""
+    _25._tcp.mx.test. 60 IN TLSA 3 1 1 {"ab" * 32}
+    _25._tcp.mx.test. 60 IN TLSA 255 7 9 00
+    _26._tcp.mx.test. 60 IN CNAME _25._tcp.mx.test.
+    """
+    async with NameServer(records).serve() as server:
+        resolver = _resolver(server)
+        both = {Tlsa(3, 1, 1, bytes.fromhex("ab" * 32)), Tlsa(255, 7, 9, bytes(1))}
+        for port in (25, 26):
+            answer = await resolver.tlsa("mx.test", port)
+            assert (answer.status, set(answer.records), answer.canonical) == (Status.FOUND, both, "_25._tcp.mx.test")
+        assert (await resolver.tlsa("mx.test", 27)).status is Status.NXDOMAIN
+        assert (await resolver.tlsa("x" * 63 + ("." + "y" * 63) * 3, 25)).status is Status.NXDOMAIN  # no room for it
+        assert (await resolver.alias("_26._tcp.mx.test")).records == ("_25._tcp.mx.test",)
+        assert (await resolver.alias("_25._tcp.mx.test")).status is Status.NODATA
 
 
 async def test_truncated_answer_is_fetched_over_tcp() -> None:
