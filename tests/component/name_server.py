@@ -112,7 +112,8 @@ class NameServer:
             response.set_rcode(dns.rcode.SERVFAIL)
             return response
         name = question.name
-        while (alias := self.rrsets.get((name, dns.rdatatype.CNAME))) is not None:
+        follows = question.rdtype != dns.rdatatype.CNAME
+        while follows and (alias := self.rrsets.get((name, dns.rdatatype.CNAME))) is not None:
             response.answer.append(alias)
             name = alias[0].target
             if not self._is_signed(name):
