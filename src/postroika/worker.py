@@ -296,6 +296,8 @@ class Worker:
                 root.start_soon(self._accounts.watch)
             self._committer.commit_nowait(self._recovery, self._recovered)
             root.start_soon(forget_old_doubts, self._store, self._committer)
+            if self._published is not None:
+                root.start_soon(self._published.look_at_resolver)
             async with trio.open_nursery() as logging_:
                 logging_.start_soon(self._outbox.run)
                 async with trio.open_nursery() as delivering:

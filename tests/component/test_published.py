@@ -439,3 +439,18 @@ async def test_equal_policies_of_two_domains_share_connections_and_others_do_not
         ).route("shop.test")
         assert refusing.site == verifying.site
         assert refusing.identity != verifying.identity
+
+
+@pytest.mark.parametrize(
+    ("signed", "fails", "told"),
+    [({"."}, False, False), (set(), False, True), ({"test"}, False, True), (set(), True, False)],
+)
+async def test_resolver_that_does_not_validate_is_told_of(
+    signed: set[str], fails: bool, told: bool, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.signed = signed
+        if fails:
+            server.fails.add(".")
+        await published(server).look_at_resolver()
+    assert ("DANE is of no effect" in caplog.text) is told

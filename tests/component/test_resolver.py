@@ -232,14 +232,16 @@ async def test_tlsa_records_and_aliases() -> None:
     records = f"""
     _25._tcp.mx.test. 60 IN TLSA 3 1 1 {"ab" * 32}
     _25._tcp.mx.test. 60 IN TLSA 255 7 9 00
+    _25._tcp.mx.test. 60 IN TLSA 3 1 1 00
     _26._tcp.mx.test. 60 IN CNAME _25._tcp.mx.test.
     """
     async with NameServer(records).serve() as server:
         resolver = _resolver(server)
-        both = {Tlsa(3, 1, 1, bytes.fromhex("ab" * 32)), Tlsa(255, 7, 9, bytes(1))}
+        good, unknown, malformed = "ab" * 32, Tlsa(255, 7, 9, bytes(1)), Tlsa(3, 1, 1, bytes(1))
+        known = {Tlsa(3, 1, 1, bytes.fromhex(good)), unknown, malformed}
         for port in (25, 26):
             answer = await resolver.tlsa("mx.test", port)
-            assert (answer.status, set(answer.records), answer.canonical) == (Status.FOUND, both, "_25._tcp.mx.test")
+            assert (answer.status, set(answer.records), answer.canonical) == (Status.FOUND, known, "_25._tcp.mx.test")
         assert (await resolver.tlsa("mx.test", 27)).status is Status.NXDOMAIN
         assert (await resolver.tlsa("x" * 63 + ("." + "y" * 63) * 3, 25)).status is Status.NXDOMAIN  # no room for it
         assert (await resolver.alias("_26._tcp.mx.test")).records == ("_25._tcp.mx.test",)

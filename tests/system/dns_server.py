@@ -49,10 +49,10 @@ template:
     storage: "{directory}"
     journal-content: none
     semantic-checks: off
-zone:
+{policy}zone:
   - domain: test.
     file: test.zone
-  - domain: broken.test.
+{options}  - domain: broken.test.
     file: no-such-file.zone
 """
 
@@ -74,7 +74,7 @@ server:
     infra-host-ttl: 1
     cache-max-negative-ttl: 1
     do-ip6: no
-remote-control:
+{more}remote-control:
     control-enable: no
 stub-zone:
     name: "test."
@@ -83,7 +83,7 @@ stub-zone:
 
 
 class DnsServer:
-    """A running pair of name servers.
+    """A running pair of name servers. `signed_dns` has another one, with DNSSEC.
 
     Args:
         zone: records of `test.`, in the form of a zone file; relative names are below `test.`, the TTL is 1 s.
@@ -107,14 +107,27 @@ class DnsServer:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "test.zone").write_text(_ZONE_HEAD + zone)
         knot, unbound = directory / "knot.conf", directory / "unbound.conf"
-        knot.write_text(_KNOT.format(host=HOST, port=authority_port, directory=directory))
-        unbound.write_text(_UNBOUND.format(host=HOST, port=port, authority_port=authority_port, directory=directory))
+        policy, options, zones = self.knot_config()
+        text = _KNOT.format(host=HOST, port=authority_port, directory=directory, policy=policy, options=options)
+        knot.write_text(text + zones)
         log = directory / "knot.log"
         process = self._running.enter_context(Process([self._knot, "-c", knot], log=log))
         self._wait_answering(process, authority_port)
+        more, zones = self.unbound_config(authority_port)
+        text = _UNBOUND.format(host=HOST, port=port, authority_port=authority_port, directory=directory, more=more)
+        unbound.write_text(text + zones)
         log = directory / "unbound.log"
         process = self._running.enter_context(Process([self._unbound, "-d", "-c", unbound], log=log))
         self._wait_answering(process, port)
+
+    def knot_config(self) -> tuple[str, str, str]:
+        """What else the authority is told: sections before the zones, options of `test.`, more zones."""
+        return "", "", ""
+
+    def unbound_config(self, authority_port: int) -> tuple[str, str]:
+        """What else the resolver is told when the authority runs: options, more zones."""
+        del authority_port
+        return "", ""
 
     def stop(self) -> None:
         """End both; their ports stay reserved in name only, so `start` finds them free or fails."""

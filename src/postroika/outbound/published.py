@@ -13,6 +13,7 @@ Source: RFC 7672 §2.2; RFC 8461 §2, §5; RFC 8689 §4.2.1.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple, Protocol
 
 import trio
@@ -26,6 +27,8 @@ from postroika.routing.router import Host, Route
 from postroika.routing.table import RouteTable
 from postroika.tls.policy import HostPolicy, Level, PolicySource
 from postroika.tls.tlsa import Tlsa, dane_for
+
+log = logging.getLogger(__name__)
 
 # A policy that has changed counts within that time; until then nothing is looked up for a destination that is known.
 _KEPT_S = 60.0
@@ -140,6 +143,14 @@ class Published:
             applied = policies.applied(route)
             assert applied is not None, "policies are looked up for all hosts"
         return applied
+
+    async def look_at_resolver(self) -> None:
+        """Tell the operations log if the resolver does not validate, though the config says so: nothing would be secure
+        then, and DANE never used. Where there is no root to be asked for, as in a closed network, nothing is said.
+        """
+        answer = await self._resolver.mx(".")
+        if self._dane and answer.status is not Status.FAILED and not answer.secure:
+            log.warning("dns.validating is set, but dns.servers do not vouch for the root: DANE is of no effect")
 
     def forget(self) -> None:
         """Look all policies up again: an operator who wants mail tried now has perhaps just mended one."""
