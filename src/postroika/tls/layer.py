@@ -109,7 +109,7 @@ class TlsLayer:
         reason = judge(_shown(self._object))
         if reason:
             self._closed = True
-            # The end of our handshake, with a certificate of ours perhaps, is not for somebody who is not trusted.
+            # The end of our handshake, which in TLS 1.3 has our certificate, is not for somebody who is not trusted.
             self._out.read()
             raise TlsUntrusted(reason)
 
