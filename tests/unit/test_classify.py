@@ -91,6 +91,26 @@ def test_failure_is_told_in_plain_words_and_deferred(error: Failure, step: Step,
     assert classify.result(0, verdict).outcome is Outcome.DEFERRED
 
 
+@pytest.mark.parametrize(
+    ("error", "step", "said"),
+    [
+        (SessionRefused(Stage.TLS, Reply(451, "4.7.4", ("not offered",)), False), Step.EHLO,
+         "451 4.7.4 mx.y.test [192.0.2.1]:25: not offered; X asks for it"),
+        (SessionRefused(Stage.TLS, Reply(502, "5.5.1", ("what?",))), Step.STARTTLS,
+         "451 4.7.4 mx.y.test [192.0.2.1]:25 refuses TLS (502 5.5.1 what?); X asks for it"),
+        (TimedOut(Step.HANDSHAKE), Step.HANDSHAKE,
+         "451 4.4.2 waiting for the end of the TLS handshake of mx.y.test [192.0.2.1]:25 timed out; X asks for it"),
+        (SessionRefused(Stage.GREETING, Reply(554, "5.7.1", ("no",))), Step.GREETING, "554 5.7.1 no"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), Step.NOTHING,
+         "451 4.4.1 mx.y.test [192.0.2.1]:25 refused the connection"),
+    ],
+)  # fmt: skip
+def test_who_asks_for_tls_is_told_where_there_was_none(error: Failure, step: Step, said: str) -> None:
+    verdict = classify.failure(error, step, PEER, "X asks for it")
+    assert str(verdict.reply) == said
+    assert classify.result(0, verdict).outcome is Outcome.DEFERRED
+
+
 @pytest.mark.parametrize("step", list(Step))
 def test_every_step_can_fail(step: Step) -> None:
     for error in (TimedOut(step), PeerClosed(step), RemoteProtocolError("x"), OSError(errno.EPIPE, os.strerror(32))):

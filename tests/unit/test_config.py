@@ -255,6 +255,10 @@ def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: s
         ("[[route]]\ndomains = ['*']\n[[route]]\ndomains = ['a.example']", "route[1].domains[0]: 'a.example' is never reached: route[0] takes it first"),
         ("[[route]]\ndomains = ['a.example']\n[[route]]\ndomains = ['b', 'A.example']", "route[1].domains[1]: 'A.example' is never reached: route[0] takes it first"),
         ("[dns]\nservers = ['ns.example']", "dns.servers[0]: 'ns.example' does not appear to be an IPv4 or IPv6 address"),
+        (
+            "[dns]\nvalidating = true",
+            "dns.validating: needs dns.servers: those of the system may be anybody's, and need not check DNSSEC",
+        ),
         ("[dns]\nallow_private = ['127']", "dns.allow_private[0]: '127' does not appear to be an IPv4 or IPv6 network"),
         ("[spool]\nmax_bytes = 67108864", "spool.low_water_bytes: must be below spool.max_bytes (67108864), or no mail is accepted"),
         (f"[server]\ncontrol = '/{'x' * 107}'", "server.control: the path of a Unix socket has at most 107 octets, this one has 108"),

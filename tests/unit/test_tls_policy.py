@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level, Rung
+from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level, PolicySource, Rung
+from postroika.tls.tlsa import Dane, Tlsa
+
+DANE = Dane("mx.y.test", (Tlsa(3, 1, 1, bytes(32)),), (), "digest")
+SOURCE = PolicySource("tlsa", "y.test", ("3 1 1 00",), (), enforced=True)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,10 @@ def test_words_tell_what_asks_for_different_things_apart() -> None:
         HostPolicy(published=True),
         HostPolicy(certificate="/a"),
         HostPolicy(certificate="/b"),
+        HostPolicy(Level.VERIFY, published=True),
+        HostPolicy(Level.VERIFY, published=True, dane=DANE),
+        HostPolicy(Level.VERIFY, published=True, dane=DANE._replace(digest="other")),
+        HostPolicy(published=True, refused="why"),
     ]
     assert len({policy.words for policy in policies}) == len(policies)
     assert OPPORTUNISTIC.words == HostPolicy(name_trusted=True).words == ""
@@ -39,5 +47,14 @@ def test_requiretls_and_its_contrary() -> None:
     published = HostPolicy(Level.REQUIRED, published=True, name_trusted=True)
     assert published.stricter() == HostPolicy(Level.VERIFY, name_trusted=True)
     assert published.waived() == HostPolicy(name_trusted=True)
+    assert published._replace(own=Level.REQUIRED, demand="who").waived() == HostPolicy(
+        Level.REQUIRED, name_trusted=True
+    )
+    dane = HostPolicy(Level.VERIFY, certificate="/a", published=True, dane=DANE, demand="who", source=SOURCE)
+    assert dane.waived() == HostPolicy(certificate="/a")
+    assert (dane.stricter().dane, dane.stricter().waived()) == (DANE, dane.stricter())
+    refused = HostPolicy(published=True, refused="why", source=SOURCE)
+    assert refused.waived() == HostPolicy()
+    assert refused.stricter().waived().refused == "why"
     ours = HostPolicy(Level.VERIFY)
     assert ours.waived() is ours
