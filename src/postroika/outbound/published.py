@@ -167,24 +167,35 @@ class Published:
         """The policies of all hosts, and until when they may be relied on."""
         found: dict[_HostKey, _Records | None] = {_key(host): None for host in route.hosts}
         until = [trio.current_time() + _KEPT_S]
+        failed_until: list[float] = []
         if self._dane and route.authentic:
             async with trio.open_nursery() as nursery:
                 for key in found:
-                    nursery.start_soon(self._find_records, key, found, until)
+                    nursery.start_soon(self._find_records, key, found, until, failed_until)
+        # A failure is short-lived, lest mail waits for long that could go. But where another host takes it, to ask that
+        # often would make all of it wait for the same broken name server.
+        if all(records is not None and records.failure for records in found.values()):
+            until += failed_until
         sts: StsPolicy | None = None
         if self._sts is not None and not all(_is_decided(records) for records in found.values()):
             sts = await self._sts.policy(destination)
         hosts = {key: _host_policy(destination, route.authentic, key, records, sts) for key, records in found.items()}
         return _Policies(route.authentic, hosts), min(until)
 
-    async def _find_records(self, key: _HostKey, found: dict[_HostKey, _Records | None], until: list[float]) -> None:
-        """The TLSA records of one host, below the first of its names that has any.
+    async def _find_records(
+        self,
+        key: _HostKey,
+        found: dict[_HostKey, _Records | None],
+        until: list[float],
+        failed_until: list[float],
+    ) -> None:
+        """The TLSA records of one host, below the first of its names that has any; and how long the answers hold.
 
         Source: RFC 7672 §2.2.2, §2.2.3; RFC 7671 §7.
         """
 
         def noted(answer: Answer[Tlsa] | Answer[str]) -> None:
-            until.append(answer.expires_at)
+            (failed_until if answer.status is Status.FAILED else until).append(answer.expires_at)
 
         if key.secure:
             bases = [key.canonical, key.name] if key.canonical else [key.name]
