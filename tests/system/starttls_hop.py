@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, TLSSetupException
 
 from tests.chains import Issued
 
@@ -47,7 +48,7 @@ class Hop:
         self.names: list[str | None] = []
         if context is not None:
             context.sni_callback = lambda _object, name, _context: self.names.append(name)
-        self._controller = _Quick(self, hostname=host, port=port, tls_context=context, server_hostname="hop.test")
+        self._controller = _Controller(self, hostname=host, port=port, tls_context=context)
         self._controller.start()
 
     def stop(self) -> None:
@@ -70,10 +71,20 @@ class Hop:
         return "250 2.0.0 taken"
 
 
-class _Quick(Controller):
-    def factory(self) -> SMTP:
-        return SMTP(self.handler, tls_context=self.tls, hostname="hop.test", enable_SMTPUTF8=True)
+class _Controller(Controller):
+    """Like its parent, but that TLS comes with STARTTLS and not before."""
 
     def __init__(self, handler: Hop, *, tls_context: ssl.SSLContext | None, **options: Any) -> None:
         super().__init__(handler, **options)
-        self.tls = tls_context
+        self._tls = tls_context
+
+    def factory(self) -> SMTP:
+        return _Session(self.handler, tls_context=self._tls, hostname="hop.test", enable_SMTPUTF8=True)
+
+
+class _Session(SMTP):
+    """Ends without an exception that nobody asks for when a client breaks off the handshake, as here it has to."""
+
+    async def _handle_client(self) -> None:
+        with suppress(TLSSetupException):
+            await super()._handle_client()
