@@ -22,7 +22,12 @@ import atheris  # loads libFuzzer
 import postroika.kernels
 
 # Of parsers that are written in Python: atheris instruments these itself.
-MODULES = {"proxy_header": "postroika.inbound.proxy_header", "xclient": "postroika.smtp.xclient"}
+MODULES = {
+    "proxy_header": "postroika.inbound.proxy_header",
+    "sts_policy": "postroika.sts.policy",
+    "sts_record": "postroika.sts.record",
+    "xclient": "postroika.smtp.xclient",
+}
 _ROOT = Path(__file__).parents[2]
 PLACE = _ROOT / "build" / "fuzz"
 _GENERATED = _ROOT / "build" / "cython" / "cext"

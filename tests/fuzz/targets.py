@@ -1,5 +1,5 @@
 """What the fuzzer feeds: for each kernel a function that takes any octets, and asserts that the kernel finds in them
-what its plain twin finds.
+what its plain twin finds; and the same for plain modules that read what strangers have written.
 
 The first octets are choices (which flags, which variant, where the stream is cut), the rest is the stream. Kernels that
 walk in wide registers get tidy text around it, as much as the fuzzer says, so that what is odd comes to lie at all
@@ -24,12 +24,15 @@ from postroika.policy.relay import canonical_ip
 from postroika.smtp.grammar import Refusal
 from postroika.smtp.server_settings import ServerSettings
 from postroika.smtp.xclient import ATTRIBUTES, parse_xclient
+from postroika.sts.policy import parse_policy
+from postroika.sts.record import read_records
 from tests.reference import command as command_twin
 from tests.reference import datastream as datastream_twin
 from tests.reference import dkim as dkim_twin
 from tests.reference import headers as headers_twin
 from tests.reference import proxy_header as proxy_twin
 from tests.reference import replies as replies_twin
+from tests.reference import sts as sts_twin
 from tests.reference import stuff as stuff_twin
 from tests.reference.server_session import ALL, ServerSession
 
@@ -263,6 +266,15 @@ def server_lane(octets: bytes) -> None:
         assert heard == expected
 
 
+def sts_policy(octets: bytes) -> None:
+    assert _outcome(lambda: tuple(parse_policy(octets))) == _outcome(lambda: sts_twin.policy(octets))
+
+
+def sts_record(octets: bytes) -> None:
+    texts = octets.split(b"\n")
+    assert _outcome(lambda: read_records(texts)) == _outcome(lambda: sts_twin.record_id(texts))
+
+
 # By the name of the kernel, or of the parser.
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "command": commands,
@@ -272,6 +284,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "proxy_header": proxy_headers,
     "replies": replies,
     "server_lane": server_lane,
+    "sts_policy": sts_policy,
+    "sts_record": sts_record,
     "stuff": dot_stuff,
     "xclient": xclient,
 }

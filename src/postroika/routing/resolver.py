@@ -39,7 +39,7 @@ from postroika.routing.mx import Mx
 from postroika.tls.tlsa import Tlsa
 
 T = TypeVar("T")
-_Kind: TypeAlias = Literal["MX", "A", "AAAA", "TLSA", "CNAME"]
+_Kind: TypeAlias = Literal["MX", "A", "AAAA", "TLSA", "CNAME", "TXT"]
 
 SYSTEM_FILE = Path("/etc/resolv.conf")
 
@@ -153,6 +153,10 @@ class Resolver:
     async def alias(self, name: str) -> Answer[str]:
         """The CNAME record of `name` itself, as `mx` otherwise."""
         return cast(Answer[str], await self._look_up(name, "CNAME", _alias_records))
+
+    async def txt(self, name: str) -> Answer[bytes]:
+        """The TXT records of `name`, the strings of each joined, as `mx` otherwise."""
+        return cast(Answer[bytes], await self._look_up(name, "TXT", _texts))
 
     def known(self, name: str, kind: _Kind) -> Answer[Any] | None:
         """The answer that is remembered, if there is one: costs no task."""
@@ -328,6 +332,10 @@ def _alias_records(rrset: Any) -> tuple[str, ...]:
 
 def _is_authentic(response: dns.message.Message) -> bool:
     return bool(response.flags & dns.flags.AD)
+
+
+def _texts(rrset: Any) -> tuple[bytes, ...]:
+    return tuple(b"".join(record.strings) for record in list(rrset)[:_RECORDS_KEPT])
 
 
 def _has_soa(response: dns.message.Message) -> bool:
