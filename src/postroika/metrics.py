@@ -163,6 +163,13 @@ HOST_POLICIES: Final = _family(
     "cannot be looked up, sts_other_host those that the domain's policy does not name",
     "host_policies_{}",
 )
+STS_FETCHES: Final = _family(
+    "sts_fetches",
+    "result",
+    ("fetched", "sts_policy_fetch_error", "sts_webpki_invalid", "sts_policy_invalid"),
+    "Fetches of MTA-STS policies, by what came of them",
+    "sts_fetches_{}",
+)
 SIGNED_MESSAGES = _counter("signed_messages", "Messages that were signed to go out (again, if they are tried for long)")
 SIGNATURES = _counter("signatures", "DKIM signatures made for them")
 SIGNING_FAILURES = _counter("signing_failures", "Times that a message which must be signed could not be")

@@ -63,6 +63,7 @@ from postroika.tls.certificates import Certificates
 
 if TYPE_CHECKING:
     from postroika.signing.signer import Signer
+    from postroika.sts.policies import StsPolicies
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,12 @@ class Worker:
         )
         resolver = Resolver(config.dns)
         self._router = Router(config, resolver=resolver)
-        self._published = Published(config, self._router, resolver) if config.dns.validating else None
+        self._sts = _sts_policies(config, resolver, shard, workers)
+        if self._sts is not None:
+            self._reopened.append(self._sts.reload)
+        # Without either of them routes go by the config alone.
+        published = config.dns.validating or self._sts is not None
+        self._published = Published(config, self._router, resolver, self._sts) if published else None
         self._signer = self._make_signer(config)
         if self._signer is not None:
             self._reopened.append(self._signer.reload)
@@ -296,6 +302,8 @@ class Worker:
                 root.start_soon(self._accounts.watch)
             self._committer.commit_nowait(self._recovery, self._recovered)
             root.start_soon(forget_old_doubts, self._store, self._committer)
+            if self._sts is not None:
+                await root.start(self._sts.run)
             if self._published is not None:
                 root.start_soon(self._published.look_at_resolver)
             async with trio.open_nursery() as logging_:
@@ -352,6 +360,8 @@ class Worker:
     async def _do(self, request: wire.Request) -> dict[str, Any]:
         if isinstance(request, wire.Flush):
             self._router.forget_failures()
+            if self._sts is not None:
+                self._sts.forget_failures()
             if self._published is not None:
                 self._published.forget()
             count = await self._operator.flush_messages(request.messages)
@@ -405,6 +415,24 @@ def _accounts(config: Config, workers: int) -> Accounts | None:
         return None
     file = Path(settings.file) if settings.file else None
     return Accounts(config.account, file, workers=workers, threads=settings.hash_threads)
+
+
+def _sts_policies(config: Config, resolver: Resolver, shard: int, workers: int) -> StsPolicies | None:
+    """The policies of domains; None if they are not to be heeded.
+
+    Raises:
+        ConfigError: the authorities for policy hosts cannot be used.
+    """
+    if not config.sts.enabled:
+        return None
+    from postroika.sts.fetch import Fetcher  # loads an HTTP client
+    from postroika.sts.policies import StsPolicies
+    from postroika.sts.store import DIRECTORY, Part, PolicyStore
+
+    store = PolicyStore(Path(config.server.spool) / DIRECTORY)
+    # A shard beyond the configured workers is only delivered from until it is empty.
+    part = Part(shard, workers) if shard < workers else None
+    return StsPolicies(config.sts, resolver, Fetcher(config.sts, config.dns, resolver), store, part)
 
 
 def _own_share(config: Config, workers: int) -> Config:

@@ -125,3 +125,10 @@ def test_certificate_and_key_may_be_one_file(files: Path) -> None:
     (files / "one.pem").write_bytes(text)
     (files / "one.key").write_bytes(text)
     check_files(files / "p.toml", load(files / "p.toml"))
+
+
+def test_authorities_for_policy_hosts(files: Path) -> None:
+    (files / "p.toml").write_text('server.hostname = "mx.test"\n[sts]\nca = "ca.pem"\n')
+    check_files(files / "p.toml", load(files / "p.toml"))
+    (files / "ca.pem").unlink()
+    assert problems(files) == ["sts.ca: cannot read ca.pem: No such file or directory"]

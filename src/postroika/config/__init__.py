@@ -38,6 +38,7 @@ from postroika.config.sections import (
     Signing,
     Sink,
     Spool,
+    Sts,
 )
 from postroika.config.text import default_text, to_toml
 
@@ -66,6 +67,7 @@ __all__ = [
     "Signing",
     "Sink",
     "Spool",
+    "Sts",
     "account_problems",
     "begins_with_tls",
     "canonical_domain",

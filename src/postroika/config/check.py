@@ -203,7 +203,7 @@ def _tls(config: Config) -> Iterator[tuple[str, str]]:
 def unusable_files(config: Config) -> Iterator[tuple[str, str]]:
     """Files that the server needs and cannot use."""
     entries = [(f"listener[{i}]", entry) for i, entry in enumerate(config.listener) if entry.tls != "none"]
-    if not entries:
+    if not entries and not config.sts.ca:
         return
     import ssl  # takes longer than all of this module, and few commands need it
 
@@ -223,6 +223,11 @@ def unusable_files(config: Config) -> Iterator[tuple[str, str]]:
                 load_authorities(context, listener.client_ca)
         except UnusableFileError as error:
             yield f"{where}.client_ca", str(error)
+    try:
+        if config.sts.ca:
+            load_authorities(context, config.sts.ca)
+    except UnusableFileError as error:
+        yield "sts.ca", str(error)
 
 
 def _relay(config: Config) -> Iterator[tuple[str, str]]:

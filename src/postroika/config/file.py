@@ -104,6 +104,7 @@ def _anchored(config: Config, base: Path) -> Config:
         server=server,
         log=_with_absolute(config.log, base, "events"),
         delivery=_with_absolute(config.delivery, base, "tls_ca"),
+        sts=_with_absolute(config.sts, base, "ca"),
         route=tuple(_with_absolute(entry, base, "auth", "certificate", "key") for entry in config.route),
         listener=tuple(_with_absolute(entry, base, "certificate", "key", "client_ca") for entry in config.listener),
         certificate=tuple(_with_absolute(entry, base, "certificate", "key") for entry in config.certificate),

@@ -222,6 +222,29 @@ class Dns(_Section, frozen=True, kw_only=True):
     ] = ()
 
 
+class Sts(_Section, frozen=True, kw_only=True):
+    """Policies by which domains ask for verified TLS from those who send to them (MTA-STS). See docs/mta-sts.md."""
+
+    enabled: Annotated[bool, "Heed them, where mail goes by MX; costs a look-up (TXT) for each domain."] = True
+    timeout_s: Annotated[
+        Seconds, "To fetch a policy; the first mail to a domain waits for it (RFC 8461 3.3 suggests 60)."
+    ] = 60.0
+    retry_s: Annotated[
+        Seconds, "How long a policy that could not be fetched is not asked for again (RFC 8461 3.3)."
+    ] = 300.0
+    refresh_s: Annotated[
+        Seconds, "A policy that is that old, or half as old as it may get, is fetched anew though it has the same id."
+    ] = 86_400.0
+    max_policy_bytes: Annotated[
+        int, Meta(ge=1024, le=MiB), "A policy that is larger is none (RFC 8461 3.3 suggests 64 KB)."
+    ] = 65_536
+    cache_entries: Annotated[Count, "Policies kept on disk, for all workers; those that were of use last."] = 10_000
+    ca: Annotated[
+        PublicFile, "PEM file of those who may vouch for the certificates of policy hosts; empty = those of the system."
+    ] = ""
+    port: Annotated[int, Meta(ge=1, le=65535), "The port of policy hosts; other than 443 only in test networks."] = 443
+
+
 class Limits(_Section, frozen=True, kw_only=True):
     """What one client, one session, one message may cost."""
 
@@ -495,6 +518,7 @@ class Config(_Section, frozen=True, kw_only=True):
     account: tuple[Account, ...] = ()
     route: tuple[Route, ...] = (Route(domains=("*",)),)
     dns: Dns = Dns()
+    sts: Sts = Sts()
     limits: Limits = Limits()
     policy: Policy = Policy()
     blocklist: tuple[Blocklist, ...] = ()
