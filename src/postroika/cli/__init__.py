@@ -59,7 +59,7 @@ class _LazyVerbs(Verbs):
 
     ORDER = (
         *("serve", "check", "default-config", "send", "sink", "queue", "events"),
-        *("account", "dkim", "bench", "version"),
+        *("account", "dkim", "sts", "bench", "version"),
     )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
