@@ -52,6 +52,7 @@ from postroika.queue.operator import Operator
 from postroika.queue.scheduler import Scheduler
 from postroika.routing.resolver import Resolver
 from postroika.routing.router import Router
+from postroika.routing.table import goes_by_mx
 from postroika.smtp.server_settings import ServerSettings
 from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
@@ -418,12 +419,12 @@ def _accounts(config: Config, workers: int) -> Accounts | None:
 
 
 def _sts_policies(config: Config, resolver: Resolver, shard: int, workers: int) -> StsPolicies | None:
-    """The policies of domains; None if they are not to be heeded.
+    """The policies of domains; None if they are not to be heeded, or no mail goes by MX.
 
     Raises:
         ConfigError: the authorities for policy hosts cannot be used.
     """
-    if not config.sts.enabled:
+    if not (config.sts.enabled and goes_by_mx(config.route)):
         return None
     from postroika.sts.fetch import Fetcher  # loads an HTTP client
     from postroika.sts.policies import StsPolicies

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroika.config import Route
-from postroika.routing.table import Hop, RouteTable
+from postroika.routing.table import Hop, RouteTable, goes_by_mx
 
 A, B, C = "smtp://a.test:1", "smtp://b.test:2", "smtp://c.test:3"
 
@@ -74,3 +74,18 @@ def test_table_agrees_with_a_walk_through_it(patterns: list[list[str]], domain: 
     expected = next(((Hop(f"h{i}.test", 25),) for i, domains in enumerate(patterns)
                      if any(_matches(pattern, domain) for pattern in domains)), None)  # fmt: skip
     assert _table(*routes).hops(domain) == expected
+
+
+@pytest.mark.parametrize(
+    ("routes", "some"),
+    [
+        ([], True),
+        ([(("*",), "mx")], True),
+        ([(("*",), "smtp://smart.test")], False),
+        ([(("a.test",), "smtp://smart.test")], True),
+        ([((".a.test",), "mx"), (("*",), "smtp://smart.test")], True),
+        ([(("a.test",), "smtp://b.test"), (("x.test", "*"), ("smtp://a.test", "smtp://b.test"))], False),
+    ],
+)
+def test_whether_anything_goes_by_mx(routes: list[tuple[tuple[str, ...], str | tuple[str, ...]]], some: bool) -> None:
+    assert goes_by_mx([Route(domains=domains, next_hop=next_hop) for domains, next_hop in routes]) is some
