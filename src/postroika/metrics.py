@@ -181,6 +181,21 @@ NOTICES: Final = _family(
     "notices_{}",
 )
 
+TLS_REPORT_SESSIONS: Final = _family(
+    "tls_report_sessions",
+    "result",
+    ("succeeded", "failed"),
+    "Sessions with hosts of domains that were counted for TLS reports",
+    "tls_report_sessions_{}",
+)
+TLS_REPORT_UNCOUNTED = _counter(
+    "tls_report_uncounted", "Sessions that found no room among the counts of a day (tlsrpt.max_domains)"
+)
+TLS_REPORTS: Final = _family(
+    "tls_reports", "scheme", ("mailto", "https"), "TLS reports put into the queue, or posted", "tls_reports_{}"
+)
+TLS_REPORT_FAILURES = _counter("tls_report_failures", "Times that a TLS report could not be sent")
+
 OUTBOX_BYTES = _counter("outbox_written", "Event lines handed to all sinks", "bytes")
 OUTBOX_FAILURES = _counter("outbox_failures", "Times that a sink did not take the events it was given")
 OUTBOX_LAG = _gauge("outbox_lag", "How long the slowest sink has had events to take", "seconds", "max")

@@ -65,6 +65,7 @@ from postroika.tls.certificates import Certificates
 if TYPE_CHECKING:
     from postroika.signing.signer import Signer
     from postroika.sts.policies import StsPolicies
+    from postroika.tlsrpt.reports import Reports
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,9 @@ class Worker:
             self._reopened.append(self._signer.reload)
         # A domain that publishes how it wants its mail is heard; where nobody is asked, nothing stands in between.
         router = self._published or self._router
-        deliverer = Deliverer(config, router, self._store, self._inflight, self._signer)
+        self._reports = _make_reports(config, shard, resolver)
+        recorder = None if self._reports is None else self._reports.recorder
+        deliverer = Deliverer(config, router, self._store, self._inflight, self._signer, recorder)
         self._reopened.append(deliverer.opener.reload)
         self._scheduler = Scheduler(
             self._store,
@@ -175,6 +178,8 @@ class Worker:
             commit_timeout_s=config.limits.commit_timeout_s,
             fresh=self._scheduler.fresh,
         )
+        if self._reports is not None:
+            self._reports.send_through(intake, self._events)
         self._accounts = _accounts(config, workers)
         self._checks = self._make_checks(config)
         self._connect_events = Rates()
@@ -312,6 +317,8 @@ class Worker:
                 async with trio.open_nursery() as delivering:
                     await delivering.start(self._scheduler.run)
                     delivering.start_soon(self._janitor.run)
+                    if self._reports is not None:
+                        delivering.start_soon(self._reports.run)
                     async with trio.open_nursery() as sessions:
                         sessions.start_soon(self._listener.run, _SESSION_GRACE_S)
                         gc.collect()
@@ -325,6 +332,8 @@ class Worker:
                     with trio.move_on_after(_DELIVERY_GRACE_S):
                         await self._scheduler.stop()
                     delivering.cancel_scope.cancel()
+                if self._reports is not None:
+                    await self._reports.recorder.save()
                 await self._committer.commit(Changes(must=True), _COMMIT_GRACE_S)  # all outcomes are written
                 self._outbox.close()
             self._committer.close()
@@ -380,6 +389,12 @@ class Worker:
         if isinstance(request, wire.Reopen):
             await self._reopen()
             return {}
+        if isinstance(request, wire.SaveTlsCounts):
+            if self._reports is not None:
+                await self._reports.save()
+            return {}
+        if isinstance(request, wire.SendTlsReports):
+            return {} if self._reports is None else await self._reports.send(request.day)
         self._stopping.set()
         return {}
 
@@ -434,6 +449,14 @@ def _sts_policies(config: Config, resolver: Resolver, shard: int, workers: int) 
     # A shard beyond the configured workers is only delivered from until it is empty.
     part = Part(shard, workers) if shard < workers else None
     return StsPolicies(config.sts, resolver, Fetcher(config.sts, config.dns, resolver), store, part)
+
+
+def _make_reports(config: Config, shard: int, resolver: Resolver) -> Reports | None:
+    if not config.tlsrpt.contact:
+        return None
+    from postroika.tlsrpt.reports import Reports  # few want it
+
+    return Reports(config, shard, resolver)
 
 
 def _own_share(config: Config, workers: int) -> Config:

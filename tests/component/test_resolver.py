@@ -26,6 +26,8 @@ lost.test. 60 IN CNAME nowhere.test.
 bare.test. 60 IN CNAME mx1.shop.test.
 loop.test. 60 IN CNAME loop2.test.
 loop2.test. 60 IN CNAME loop.test.
+texts.test. 60 IN TXT "one" " and two"
+texts.test. 60 IN TXT "\\255"
 """
 
 
@@ -45,6 +47,13 @@ async def test_records_of_each_type() -> None:
         assert _said(await resolver.mx("null.test")) == (Status.FOUND, (Mx(0, ""),), "null.test")
         assert _said(await resolver.ipv4("mx1.shop.test")) == (Status.FOUND, ("192.0.2.1",), "mx1.shop.test")
         assert _said(await resolver.ipv6("mx1.shop.test")) == (Status.FOUND, ("2001:db8::1",), "mx1.shop.test")
+
+
+async def test_texts_of_a_record_are_joined() -> None:
+    async with NameServer(ZONE).serve() as server:
+        answer = await _resolver(server).txt("texts.test")
+        assert (answer.status, sorted(answer.records)) == (Status.FOUND, [b"one and two", b"\xff"])
+        assert (await _resolver(server).txt("shop.test")).status is Status.NODATA
 
 
 async def test_no_data_and_no_such_name_are_told_apart() -> None:

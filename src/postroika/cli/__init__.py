@@ -59,7 +59,7 @@ class _LazyVerbs(Verbs):
 
     ORDER = (
         *("serve", "check", "default-config", "send", "sink", "queue", "events"),
-        *("account", "dkim", "sts", "bench", "version"),
+        *("account", "dkim", "sts", "tlsrpt", "bench", "version"),
     )
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -39,6 +39,7 @@ from postroika.config.sections import (
     Sink,
     Spool,
     Sts,
+    Tlsrpt,
 )
 from postroika.config.text import default_text, to_toml
 
@@ -68,6 +69,7 @@ __all__ = [
     "Sink",
     "Spool",
     "Sts",
+    "Tlsrpt",
     "account_problems",
     "begins_with_tls",
     "canonical_domain",

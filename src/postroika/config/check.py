@@ -26,7 +26,7 @@ from postroika.config.addresses import (
     split_ip_port,
 )
 from postroika.config.policy import policy_problems
-from postroika.config.sections import SECTIONS, Config, Route
+from postroika.config.sections import SECTIONS, Config, Dkim, Route
 
 # The words of TOML for those of msgspec.
 _WORDS = {
@@ -43,6 +43,8 @@ _MAX_SOCKET_PATH = 107
 
 _MOST_SIGNATURES = 4  # of one message: each costs a verifier a look-up
 _LEAST_EXPIRY_S = 3600
+# RFC 5322 §3.2.3, §3.4.1: what needs no quotes.
+_DOT_ATOM = r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 
 
 def unknown_keys(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -117,6 +119,7 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
     yield from policy_problems(config)
     yield from _dkim(config)
     yield from _signing(config)
+    yield from _tlsrpt(config)
     if config.spool.low_water_bytes >= config.spool.max_bytes:
         yield (
             "spool.low_water_bytes",
@@ -376,6 +379,39 @@ def _signing(config: Config) -> Iterator[tuple[str, str]]:
         yield "signing.oversigned", "must have From (RFC 6376 section 5.4)"
     if 0 < signing.expire_after_s < _LEAST_EXPIRY_S:
         yield "signing.expire_after_s", f"less than {_LEAST_EXPIRY_S} s are too few for mail that waits on its way"
+
+
+def _tlsrpt(config: Config) -> Iterator[tuple[str, str]]:
+    """A contact that mail can come from, signed."""
+    contact = config.tlsrpt.contact
+    if not contact:
+        return
+    local, _, domain = contact.rpartition("@")
+    try:
+        domain = canonical_domain(domain)
+    except ValueError as error:
+        yield "tlsrpt.contact", str(error)
+        return
+    if not re.fullmatch(_DOT_ATOM, local) or domain.startswith(("[", ".")):
+        yield "tlsrpt.contact", f"{contact!r} is not an address, as tls-reports@shop.example"
+    elif not any(_signs(entry, domain) for entry in config.dkim):
+        yield (
+            "tlsrpt.contact",
+            f"no [[dkim]] key signs for {domain}, and unsigned reports do not count (RFC 8460)",
+        )
+    if not config.tlsrpt.organization.isprintable():
+        yield "tlsrpt.organization", "has characters that cannot be shown"
+
+
+def _signs(entry: Dkim, domain: str) -> bool:
+    """Whether it is a key for mail of ours from that domain."""
+    if entry.tenant:
+        return False
+    try:
+        name = entry.domain if entry.domain == "*" else canonical_domain(entry.domain)
+    except ValueError:
+        return True  # reported by _dkim
+    return name in {"*", domain} or (name.startswith(".") and domain.endswith(name))
 
 
 def _networks(key: str, networks: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from postroika.config.addresses import canonical_certificate_name, canonical_domain, is_host_name
 from postroika.config.check import conversion_problem, impossible, unknown_keys, unusable_files
 from postroika.config.secret import secret_from
-from postroika.config.sections import Config
+from postroika.config.sections import Config, Tlsrpt
 from postroika.errors import ConfigError
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -144,4 +144,21 @@ def _canonical(config: Config) -> Config:
         for entry in config.dkim
     )
     blocklist = tuple(replace(entry, zone=canonical_domain(entry.zone)) for entry in config.blocklist)
-    return replace(config, relay=relay, route=route, certificate=certificate, dkim=dkim, blocklist=blocklist)
+    return replace(
+        config,
+        relay=relay,
+        route=route,
+        certificate=certificate,
+        dkim=dkim,
+        blocklist=blocklist,
+        tlsrpt=_reporter(config.tlsrpt),
+    )
+
+
+def _reporter(tlsrpt: Tlsrpt) -> Tlsrpt:
+    """The same with what it leaves open."""
+    if not tlsrpt.contact:
+        return tlsrpt
+    local, _, domain = tlsrpt.contact.rpartition("@")
+    domain = canonical_domain(domain)
+    return replace(tlsrpt, contact=f"{local}@{domain}", organization=tlsrpt.organization or domain)

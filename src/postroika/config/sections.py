@@ -435,7 +435,7 @@ class Signing(_Section, frozen=True, kw_only=True):
     signed: Annotated[
         tuple[Text, ...],
         "Header fields that are signed where they are there. Empty = Sender, In-Reply-To, References, Content-ID, "
-        "Content-Description, all Resent- and the other List- fields, Feedback-ID.",
+        "Content-Description, all Resent- and the other List- fields, Feedback-ID, and those of TLS reports.",
     ] = ()
     expire_after_s: Annotated[
         SecondsOrZero, "A signature holds for so long (x=), and is made anew before; 0 = for ever."
@@ -447,6 +447,27 @@ class Signing(_Section, frozen=True, kw_only=True):
     cached_messages: Annotated[
         Count, "Messages whose signatures each worker remembers, for the other batches of the message."
     ] = 4096
+
+
+class Tlsrpt(_Section, frozen=True, kw_only=True):
+    """Reports to other domains about TLS with their mail hosts (RFC 8460). They are sent if `contact` is given. See
+    docs/tlsrpt.md."""
+
+    contact: Annotated[
+        str,
+        "Our address that reports come from, in a domain that a [[dkim]] key signs for: unsigned reports do not count. "
+        "Empty = nothing is counted or sent.",
+    ] = ""
+    organization: Annotated[str, "Who reports, in words; empty = the domain of the contact."] = ""
+    max_delay_s: Annotated[
+        float,
+        Meta(ge=300, le=64_800),
+        "Reports about a day are begun at a random time up to so long after its end (UTC).",
+    ] = 14_400.0
+    max_domains: Annotated[
+        int, Meta(ge=1, le=1_000_000), "Domains whose sessions each worker counts in a day; more are left out."
+    ] = 10_000
+    post_timeout_s: Annotated[Seconds, "For a report to be handed over where a domain wants it over HTTPS."] = 60.0
 
 
 class Retry(_Section, frozen=True, kw_only=True):
@@ -525,6 +546,7 @@ class Config(_Section, frozen=True, kw_only=True):
     delivery: Delivery = Delivery()
     dkim: tuple[Dkim, ...] = ()
     signing: Signing = Signing()
+    tlsrpt: Tlsrpt = Tlsrpt()
     retry: Retry = Retry()
     spool: Spool = Spool()
     log: Log = Log()

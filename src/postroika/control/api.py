@@ -35,12 +35,16 @@ from postroika.control.records import (
     ErrorText,
     Filter,
     FlushRequest,
+    SendTlsReports,
     Status,
+    TlsReportsSent,
     WorkerStatus,
 )
+from postroika.control.tls_counts import day_named, must_be_on, tls_counts
 from postroika.errors import ControlError, NotQueuedError, PostroikaError, RefusedError
 from postroika.mail.ids import parse_id
 from postroika.spool.shards import Shards
+from postroika.tlsrpt.days import day_at
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +86,14 @@ class DoubtsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     after: str = ""
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)] = 100
+
+
+class TlsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of the counts for TLS reports."""
+
+    day: str = ""
+    domain: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
 class StatsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +146,8 @@ class Api:
                 Route("/v1/queue/{id}", self._detail),
                 Route("/v1/queue/{id}/body", self._body),
                 Route("/v1/metrics", self._metrics),
+                Route("/v1/tlsrpt", self._tls_counts),
+                Route("/v1/tlsrpt/send", self._send_tls_reports, methods=["POST"]),
                 Route("/v1/logs/reopen", self._reopen, methods=["POST"]),
             ],
             exception_handlers={
@@ -203,6 +217,13 @@ class Api:
         figures["workers"] = sum(not answer.error for answer in answers)
         return Response(metrics.render_prometheus(figures), media_type="text/plain; version=0.0.4")
 
+    async def _tls_counts(self, request: Request) -> Response:
+        query = _parameters(request, TlsQuery)
+        config = self._queries.config
+        must_be_on(config)
+        await self._workers.ask_all(wire.SaveTlsCounts())  # one that is down has saved what it will not lose
+        return _json(await self._read(partial(tls_counts, config, query.day, query.domain, query.limit)))
+
     async def _read(self, question: Callable[[], T]) -> T:
         """Ask the spool, in a thread. It is not abandoned when cancelled: the spool must not be closed under it."""
         return await trio.to_thread.run_sync(question, limiter=self._readers)
@@ -235,6 +256,19 @@ class Api:
 
     async def _reopen(self, _: Request) -> Response:
         return await self._change([wire.Reopen()], "")
+
+    async def _send_tls_reports(self, request: Request) -> Response:
+        wanted = await _body_of(request, SendTlsReports)
+        must_be_on(self._queries.config)
+        day = day_named(wanted.day, day_at(time.time()) - 1)
+        if day > day_at(time.time()):
+            raise RefusedError(f"{wanted.day} has not begun")
+        await self._workers.ask_all(wire.SaveTlsCounts())
+        answers = await self._workers.ask_all(wire.SendTlsReports(day))
+        for answer in answers:
+            if answer.result:
+                return _json(msgspec.convert(answer.result, TlsReportsSent))
+        raise ControlError("; ".join(answer.error for answer in answers if answer.error) or "no worker sends reports")
 
     async def _change(self, asked: Iterable[wire.Request], counted: str) -> Response:
         """Have all workers do all that is asked. Fails only if none could do anything."""

@@ -30,7 +30,10 @@ from postroika.control.records import (
     MessageDetail,
     Page,
     QueueStats,
+    SendTlsReports,
     Status,
+    TlsCounts,
+    TlsReportsSent,
 )
 from postroika.errors import ControlError, NoServerError, NotQueuedError, RefusedError
 from postroika.mail.ids import id_text
@@ -106,6 +109,10 @@ class Client:
         """See `Queries.stats`; with the figures of the workers."""
         return self._get("/v1/queue/stats", QueueStats, {"top": top})
 
+    def tls_counts(self, day: str = "", domain: str = "", limit: int = 100) -> TlsCounts:
+        """See `tls_counts.tls_counts`."""
+        return self._get("/v1/tlsrpt", TlsCounts, {"day": day, "domain": domain, "limit": limit})
+
     def metrics(self) -> str:
         """The figures of all workers, in the text format of Prometheus."""
         return self._call(self._send("GET", "/v1/metrics").read).decode()
@@ -119,6 +126,10 @@ class Client:
     def cancel(self, request: CancelRequest) -> Changed:
         """Take mail back."""
         return self._post("/v1/queue/cancel", request)
+
+    def send_tls_reports(self, day: str = "") -> TlsReportsSent:
+        """Send the reports about a day now."""
+        return self._posted("/v1/tlsrpt/send", SendTlsReports(day=day), TlsReportsSent)
 
     def reopen_logs(self) -> Changed:
         """Open the log files anew."""
@@ -134,8 +145,11 @@ class Client:
         return self._decoded(self._send("GET", quote(path) + query), kind)
 
     def _post(self, path: str, request: msgspec.Struct | None) -> Changed:
+        return self._posted(path, request, Changed)
+
+    def _posted(self, path: str, request: msgspec.Struct | None, kind: type[T]) -> T:
         body = b"{}" if request is None else msgspec.json.encode(request)
-        return self._decoded(self._send("POST", path, body), Changed)
+        return self._decoded(self._send("POST", path, body), kind)
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
         connection = self._connection

@@ -311,6 +311,78 @@ class CancelRequest(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     campaign: str = ""
 
 
+class TlsFailure(Record, frozen=True, kw_only=True):
+    """A kind of failure; see `tlsrpt.tally.Failure`."""
+
+    result: str
+    sending_ip: str
+    mx_host: str
+    mx_helo: str
+    receiving_ip: str
+    reason: str
+    count: int
+
+
+class TlsPolicy(Record, frozen=True, kw_only=True):
+    """What sessions were to be like, and how many were. Failures come most frequent first."""
+
+    type: str
+    domain: str
+    lines: list[str]
+    mx_hosts: list[str]
+    succeeded: int
+    failed: int
+    failures: list[TlsFailure]
+
+
+class TlsDomain(Record, frozen=True, kw_only=True):
+    """Sessions with the hosts of one domain."""
+
+    domain: str
+    policies: list[TlsPolicy]
+
+
+class TlsCounts(Record, frozen=True, kw_only=True):
+    """What has been counted for TLS reports.
+
+    Args:
+        day: a UTC day, as 2026-11-21.
+        days: all of which there are counts.
+        domains, succeeded, failed: sums over all that match, shown or not.
+        shown: those with most failures.
+    """
+
+    day: str
+    days: list[str]
+    domains: int
+    succeeded: int
+    failed: int
+    shown: list[TlsDomain]
+
+
+class SendTlsReports(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Send the reports about a day: as 2026-11-21, "today" or "yesterday"; "" = yesterday."""
+
+    day: str = ""
+
+
+class TlsReportsSent(Record, frozen=True, kw_only=True):
+    """What came of sending the reports about a day.
+
+    Args:
+        domains: of which there were counts.
+        reports: that were queued or posted now.
+        failed: domains whose reports are to be tried again.
+        problems: why, some of them.
+    """
+
+    day: str
+    domains: int
+    reports: int
+    failed: int
+    problems: list[str]
+
+
 class ErrorText(Record, frozen=True, kw_only=True):
     """The body of every answer that is not 2xx."""
 

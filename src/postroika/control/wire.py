@@ -42,11 +42,22 @@ class Reopen(msgspec.Struct, frozen=True, tag="reopen"):
     """Open anew what is in files that may have been replaced, logs first. Answer: {}."""
 
 
+class SaveTlsCounts(msgspec.Struct, frozen=True, tag="save-tls-counts"):
+    """Put the counts for TLS reports on disk. Answer: {}."""
+
+
+class SendTlsReports(msgspec.Struct, frozen=True, tag="send-tls-reports"):
+    """Send the reports about a day (in days since 1970) now. Answer: as `records.TlsReportsSent`; {} of workers that
+    send none."""
+
+    day: int
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Finish what is under way, then end. Answer: {} at once; the process ends when it is done."""
 
 
-Request: TypeAlias = Flush | Cancel | Stats | Reopen | Stop
+Request: TypeAlias = Flush | Cancel | Stats | Reopen | SaveTlsCounts | SendTlsReports | Stop
 
 
 class Ask(msgspec.Struct, frozen=True):

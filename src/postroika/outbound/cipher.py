@@ -52,7 +52,8 @@ def _read(layer: TlsLayer, sock: socket.socket) -> bytes | None:
     except TlsError as error:
         with suppress(OSError):
             sock.send(layer.take_output())
-        raise TlsFailed(str(error), untrusted=isinstance(error, TlsUntrusted)) from None
+        code = error.code if isinstance(error, TlsUntrusted) else 0
+        raise TlsFailed(str(error), untrusted=isinstance(error, TlsUntrusted), code=code) from None
 
 
 class Cipher:

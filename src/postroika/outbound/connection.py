@@ -303,10 +303,11 @@ class Connection:
                             raise PeerClosed(step, reply)
         except SessionRefused as error:
             await self.quit()  # noqa: ASYNC120 - if interrupted here, nobody asks why there is no session
-            raise NoSession(error, step) from error
+            raise NoSession(error, step, self.client.greeting) from error
         except FAILURES as failure:
             self.close()
-            raise NoSession(failure, failure.step if isinstance(failure, TimedOut) else step) from failure
+            awaited = failure.step if isinstance(failure, TimedOut) else step
+            raise NoSession(failure, awaited, self.client.greeting) from failure
 
     async def _secure(self, layer: TlsLayer) -> None:
         """Shake hands; from here on everything is encrypted."""

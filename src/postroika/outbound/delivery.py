@@ -24,11 +24,13 @@ from postroika.outbound.failure import NoSession
 from postroika.outbound.job import Job
 from postroika.outbound.opening import NO_TRUSTED_HOST, Opener, Way, trusted, waives_tls
 from postroika.outbound.pool import SitePool
+from postroika.outbound.reported import Recorder
 from postroika.outbound.session import End, Session
 from postroika.pump import breathe, in_task
 from postroika.routing.router import NoRoute, Route
 from postroika.smtp.client_transaction import Verdict
 from postroika.spool.reader import Loaded
+from postroika.tlsrpt.message import CAMPAIGN as REPORTS
 
 # With a connect timeout of 30 s this bounds an attempt against dead hosts to five minutes. (Postfix's
 # smtp_mx_address_limit is 5, too, but lets a first host with many addresses hide the backup.)
@@ -45,16 +47,23 @@ class Deliverer:
         bodies: the store.
         in_flight: the table that outlives a crash.
         signer: signs what goes out, if anything is signed.
+        recorder: counts sessions for TLS reports, if there are any.
 
     Raises:
         PostroikaError: a file with a password or a certificate cannot be used.
     """
 
     def __init__(
-        self, config: Config, router: Router, bodies: Bodies, in_flight: InFlightTable, signer: Signer | None = None
+        self,
+        config: Config,
+        router: Router,
+        bodies: Bodies,
+        in_flight: InFlightTable,
+        signer: Signer | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.config = config.delivery
-        self.opener = Opener(config)
+        self.opener = Opener(config, recorder)
         self.router = router
         self.bodies = bodies
         self.in_flight = in_flight
@@ -154,12 +163,18 @@ class Turn:
             connection.close()
         return await self._serve(deque([job]), self._ways, at, takes=True)
 
-    async def _serve(self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool) -> bool:
-        """Work until `jobs` is empty (and, with `takes`, as long as the lane has more). Whether it may have more."""
+    async def _serve(self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool, counted: bool = True) -> bool:
+        """Work until `jobs` is empty (and, with `takes`, as long as the lane has more). Whether it may have more.
+
+        Args:
+            counted: TLS reports are to tell of connections.
+        """
         while True:
             connection, at = self._connection, start
             if connection is None:
-                opened = await self._first_open(ways, start)
+                # RFC 8460 §3: reports about the sessions that brought reports would have no end.
+                reported = counted and jobs[0].loaded.batch.envelope.campaign != REPORTS
+                opened = await self._first_open(ways, start, self._lane.destination if reported else "")
                 if isinstance(opened, Verdict):
                     await self._waive(jobs, ways)
                     if not jobs:
@@ -212,13 +227,17 @@ class Turn:
             job.fail(Verdict(Stage.ROUTING, NO_TRUSTED_HOST, remote=False))
             self.report(job)
 
-    async def _first_open(self, ways: list[Way], start: int) -> tuple[int, Connection] | Verdict:
-        """A session with the first host that will have one, or why none will (rather a reason that may pass)."""
+    async def _first_open(self, ways: list[Way], start: int, counted_for: str) -> tuple[int, Connection] | Verdict:
+        """A session with the first host that will have one, or why none will (rather a reason that may pass).
+
+        Args:
+            counted_for: as for `Opener.open`.
+        """
         failed: Verdict | None = None
         for at in range(start, len(ways)):
             peer = ways[at].peer
             try:
-                return at, await self._tools.opener.open(ways[at], self._route)
+                return at, await self._tools.opener.open(ways[at], self._route, counted_for)
             except NoSession as error:
                 verdict = classify.failure(error.error, error.step, peer, ways[at].policy.demand)
                 if failed is None or verdict.stage is not Stage.MAIL or failed.stage is Stage.MAIL:
@@ -239,7 +258,7 @@ class Turn:
             peer = self._peer
             for job in insecure:
                 jobs.remove(job)
-            await self._serve(deque(insecure), waived, 0, takes=False)
+            await self._serve(deque(insecure), waived, 0, takes=False, counted=False)
             self._peer, self._source, self._tls = peer, "", ""
 
     def _beginning(self, job: Job) -> bytes:

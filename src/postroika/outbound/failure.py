@@ -19,12 +19,14 @@ class NoSession(PostroikaError):
     Args:
         error: what happened.
         step: what was awaited; NOTHING while connecting.
+        greeting: of the host, if it came that far.
     """
 
-    def __init__(self, error: Failure, step: Step) -> None:
+    def __init__(self, error: Failure, step: Step, greeting: Reply | None = None) -> None:
         super().__init__(str(error))
         self.error = error
         self.step = step
+        self.greeting = greeting
 
 
 class TimedOut(PostroikaError):
@@ -77,11 +79,13 @@ class TlsFailed(PostroikaError):
     Args:
         reason: in one line.
         untrusted: it is the certificate that was not good; the rest would have been.
+        code: OpenSSL's number for what is wrong with the certificate, 0 if there is none.
     """
 
-    def __init__(self, reason: str, *, untrusted: bool = False) -> None:
+    def __init__(self, reason: str, *, untrusted: bool = False, code: int = 0) -> None:
         super().__init__(reason)
         self.untrusted = untrusted
+        self.code = code
 
 
 Failure: TypeAlias = OSError | RemoteProtocolError | TimedOut | PeerClosed | SessionRefused | TlsFailed

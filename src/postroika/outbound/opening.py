@@ -25,6 +25,7 @@ from postroika.metrics import OUTBOUND_SESSIONS
 from postroika.outbound.connection import Connection, open_connection
 from postroika.outbound.credentials import CredentialFiles
 from postroika.outbound.failure import NoSession, PeerClosed, SessionRefused, TimedOut, TlsFailed
+from postroika.outbound.reported import Recorder, SessionAttempt, SessionReports
 from postroika.outbound.secrecy import Secrecy
 from postroika.routing.router import Route
 from postroika.smtp.client_base import ClientSettings, StartTls
@@ -55,12 +56,13 @@ class Opener:
 
     Args:
         config: `delivery`, the routes with their credentials and certificates, and our name.
+        recorder: is told how sessions with MX hosts went, for TLS reports.
 
     Raises:
         PostroikaError: a file of theirs cannot be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, recorder: Recorder | None = None) -> None:
         self._config: Delivery = config.delivery
         self._settings = ClientSettings(
             ehlo_name=config.delivery.ehlo_name or config.server.hostname,
@@ -69,9 +71,15 @@ class Opener:
         )
         self._secrecy = Secrecy(config.delivery, config.route)
         self._credentials = CredentialFiles(route.auth for route in config.route if route.auth)
+        self._reports: SessionReports | None = None
+        if recorder is not None:
+            self._reports = SessionReports(recorder, config)
 
-    async def open(self, way: Way, route: Route) -> Connection:
+    async def open(self, way: Way, route: Route, counted_for: str = "") -> Connection:
         """A session with a host, in the best way that can be had.
+
+        Args:
+            counted_for: the destination, if TLS reports are to tell of it.
 
         Raises:
             NoSession: there is none that the policy allows.
@@ -83,16 +91,25 @@ class Opener:
             raise NoSession(SessionRefused(Stage.TLS, reply(451, "4.7.5", policy.refused), remote=False), Step.NOTHING)
         rung = self._secrecy.rung(peer, policy)
         fell = ""
+        attempt: SessionAttempt | None = None
+        if self._reports is not None and counted_for:
+            attempt = self._reports.attempt(counted_for, peer, policy)
         while True:
             try:
                 connection = await self._open(peer, policy, rung, route)
             except NoSession as error:
                 lower = self._next_rung(way, rung, error)
+                if attempt is not None:
+                    attempt.failed(error)
+                    if lower is None:
+                        attempt.given_up()
                 if lower is None:
                     raise
                 fell = str(error)
                 rung = lower
                 continue
+            if attempt is not None:
+                attempt.stands(connection.facts, rung, connection.client.greeting)
             if fell:
                 self._secrecy.settled(peer, rung)
                 words = "in clear" if rung is Rung.CLEAR else "with a certificate that is not trusted"

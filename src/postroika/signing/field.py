@@ -26,7 +26,7 @@ OVERSIGNED = (
 SIGNED = (
     "Sender", "In-Reply-To", "References", "Content-ID", "Content-Description", "Resent-From", "Resent-Date",
     "Resent-To", "Resent-Cc", "Resent-Sender", "Resent-Message-ID", "List-Id", "List-Help", "List-Subscribe",
-    "List-Post", "List-Owner", "List-Archive", "Feedback-ID",
+    "List-Post", "List-Owner", "List-Archive", "Feedback-ID", "TLS-Report-Domain", "TLS-Report-Submitter",
 )  # fmt: skip
 
 _LINE_OCTETS = 72

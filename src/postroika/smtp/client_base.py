@@ -84,6 +84,7 @@ class SessionBase(ABC):
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
         self.capabilities = Capabilities()
+        self.greeting: Reply | None = None
         self.replies = 0
         self._parser = ReplyParser(settings.max_reply_line_bytes, settings.max_reply_lines)
         self._phase = Phase.GREETING
@@ -184,6 +185,7 @@ class SessionBase(ABC):
                 self._on_unasked(reply)
 
     def _on_greeting(self, reply: Reply) -> None:
+        self.greeting = reply
         if reply.kind == 2:
             self._greet_anew()
         else:

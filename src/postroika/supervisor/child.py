@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _RESTART_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _LIVED_LONG_S = 60.0
 _ASK_TIMEOUT_S = 20.0  # below `control.client.ANSWER_TIMEOUT_S`: who asks is to hear which worker does not answer
-_LONG = wire.Flush | wire.Cancel  # whatever there is of mail, one by one
+_LONG = wire.Flush | wire.Cancel | wire.SendTlsReports  # whatever there is of mail or domains, one by one
 
 
 class WorkerProcess:

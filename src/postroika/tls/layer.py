@@ -27,7 +27,15 @@ class TlsError(PostroikaError):
 
 
 class TlsUntrusted(TlsError):
-    """The handshake failed since the peer's certificate is not good, or for somebody else."""
+    """The handshake failed since the peer's certificate is not good, or for somebody else.
+
+    Args:
+        code: OpenSSL's number for what is wrong with it (X509_V_ERR_…), 0 if there is none.
+    """
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class TlsLayer:
@@ -150,7 +158,7 @@ class TlsLayer:
         if not self.handshaken and (self.truncated or isinstance(error, ssl.SSLZeroReturnError)):
             return TlsError("the connection was closed in the middle of the handshake")
         if isinstance(error, ssl.SSLCertVerificationError):
-            return TlsUntrusted(_reason(error))
+            return TlsUntrusted(_reason(error), error.verify_code)
         return TlsError(_reason(error))
 
     def write(self, plaintext: bytes) -> None:
