@@ -14,11 +14,14 @@ from postroika.outbound.delivery import Deliverer
 from postroika.outbound.reported import local_address
 from postroika.routing.router import Host
 from postroika.tls.policy import HostPolicy, Level, PolicySource
+from postroika.tls.tlsa import Tlsa, dane_for
 from postroika.tlsrpt.message import CAMPAIGN
 from postroika.tlsrpt.tally import Counts, Failure, Policy, Tally
+from tests.chains import Issued, tlsa
 from tests.component.delivery_world import World, on, world
 from tests.component.outbound_fakes import loaded
 from tests.component.scripted_peer import FULL, ScriptedPeer
+from tests.component.test_delivery_dane import LEAF, OTHER, showing
 from tests.component.tls_peer import (
     NAME,
     OFFERS,
@@ -237,12 +240,61 @@ async def test_mail_that_waives_the_policy_is_not_counted_again(ca: str) -> None
     assert (successes, [(f.result, n) for f, n in failures.items()]) == (0, [("certificate-not-trusted", 1)])
 
 
-async def test_dane_is_counted_for_the_host(ca: str) -> None:
-    policy = HostPolicy(Level.VERIFY, name_trusted=True, published=True, source=TLSA)
-    async with world(TlsPeer(good(), policy)) as w:
+BASE = "base.y.test"
+
+
+def by_records(*records: Tlsa) -> HostPolicy:
+    """Of a host with these TLSA records, below the name that it is an alias of."""
+    source = PolicySource("tlsa", DOMAIN, tuple(map(str, records)), (), True)
+    return HostPolicy(Level.VERIFY, published=True, dane=dane_for(BASE, records, (DOMAIN,)), source=source)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (LEAF, None),
+        (OTHER, failure("certificate-not-trusted", f"its certificate matches no TLSA record of {BASE} (3 1 1)")),
+    ],
+)
+async def test_dane_is_counted_for_the_host_that_has_the_records(
+    shown: Issued, expected: Failure | None, ca: str
+) -> None:
+    record = tlsa(3, 1, 1, LEAF)
+    peer = TlsPeer(showing(shown), by_records(record))
+    async with world(peer) as w:
         tally = report_on(w, ca)
         await w.deliver(loaded(1))
-    assert counted(tally, Policy("tlsa", NAME, ("3 1 1 00",))) == (1, {})
+    applied = Policy("tlsa", BASE, (f"3 1 1 {record.association.hex()}",))
+    counts = (1, {}) if expected is None else (0, {expected._replace(mx_helo=_greeted(peer)): 1})
+    assert counted(tally, applied) == counts
+
+
+async def test_records_that_cannot_be_used_are_told_of(ca: str) -> None:
+    policy = HostPolicy(Level.REQUIRED, published=True, source=TLSA)
+    peer = TlsPeer(of_a_stranger(), policy)
+    async with world(peer) as w:
+        tally = report_on(w, ca)
+        await w.deliver(loaded(1))
+    assert len(peer.messages) == 1
+    expected = failure("tlsa-invalid", "no record can be used to check a certificate", _greeted(peer))
+    assert counted(tally, Policy("tlsa", NAME, TLSA.lines)) == (0, {expected: 1})
+
+
+@pytest.mark.parametrize(
+    ("source", "result"),
+    [
+        (TLSA._replace(lines=()), "dnssec-invalid"),
+        (ENFORCED._replace(mx_patterns=("other.test",)), "validation-failure"),
+    ],
+)
+async def test_host_that_is_refused_is_told_of(source: PolicySource, result: str, ca: str) -> None:
+    peer = TlsPeer(good(), HostPolicy(published=True, refused="so it is", source=source))
+    async with world(peer) as w:
+        tally = report_on(w, ca)
+        await w.deliver(loaded(1))
+    assert peer.sessions == []
+    applied = Policy(source.kind, NAME if source.kind == "tlsa" else DOMAIN, source.lines, source.mx_patterns)
+    assert counted(tally, applied) == (0, {failure(result, "so it is", ""): 1})
 
 
 @pytest.mark.parametrize("decide", [on({"EHLO": "421 busy", "HELO": "421 busy"}), on({"GREETING": "554 no"})])

@@ -87,13 +87,15 @@ class Opener:
         Interruption: nothing stays open.
         """
         peer, policy = way.peer, way.policy
-        if policy.refused:
-            raise NoSession(SessionRefused(Stage.TLS, reply(451, "4.7.5", policy.refused), remote=False), Step.NOTHING)
-        rung = self._secrecy.rung(peer, policy)
-        fell = ""
         attempt: SessionAttempt | None = None
         if self._reports is not None and counted_for:
             attempt = self._reports.attempt(counted_for, peer, policy)
+        if policy.refused:
+            if attempt is not None:
+                attempt.refused(policy.refused)
+            raise NoSession(SessionRefused(Stage.TLS, reply(451, "4.7.5", policy.refused), remote=False), Step.NOTHING)
+        rung = self._secrecy.rung(peer, policy)
+        fell = ""
         while True:
             try:
                 connection = await self._open(peer, policy, rung, route)

@@ -71,7 +71,8 @@ class SessionReports:
 
 
 class SessionAttempt:
-    """A session with one host, until it stands or there is none. Exactly one of `stands` and `given_up` ends it."""
+    """A session with one host, until it stands or there is none. Exactly one of `stands`, `refused` and `given_up`
+    ends it."""
 
     __slots__ = ("_domain", "_failure", "_peer", "_policy", "_reports")
 
@@ -102,6 +103,8 @@ class SessionAttempt:
             reports.failures.put(self._peer, self._failure, now(), now() + reports.remembered_s)
         if facts is None and rung is not Rung.CLEAR:
             self._count(self._made("starttls-not-supported", "", greeting))
+        elif facts is not None and source is not None and source.kind == "tlsa" and self._policy.dane is None:
+            self._count(self._made("tlsa-invalid", "no record can be used to check a certificate", greeting))
         elif facts is None or (source is not None and not facts.verified):
             before = self._failure or reports.failures.get(self._peer, now())
             self._count(before or self._made("validation-failure", "it has failed before", greeting))
@@ -111,6 +114,12 @@ class SessionAttempt:
             reports.recorder.failed(self._domain, Policy("sts", self._domain), self._made(*unknown, greeting))
         else:
             reports.recorder.succeeded(self._domain, self._applied())
+
+    def refused(self, reason: str) -> None:
+        """There is none, since what is published lets no mail go there, or could not be found out."""
+        source = self._policy.source
+        result: ResultType = "dnssec-invalid" if source is not None and source.kind == "tlsa" else "validation-failure"
+        self._count(self._made(result, reason, None))
 
     def given_up(self) -> None:
         """There is none."""
@@ -125,7 +134,8 @@ class SessionAttempt:
         if source is None:
             return Policy("no-policy-found", self._domain)
         if source.kind == "tlsa":  # RFC 8460 §1.1: it is the host that they are for.
-            return Policy("tlsa", self._peer.host, clipped_lines(source.lines))
+            dane = self._policy.dane
+            return Policy("tlsa", self._peer.host if dane is None else dane.base, clipped_lines(source.lines))
         return Policy(source.kind, source.domain, clipped_lines(source.lines), clipped_lines(source.mx_patterns))
 
     def _made(self, result: ResultType, reason: str, greeting: Reply | None) -> Failure:

@@ -174,6 +174,8 @@ class Tally:
 
 def clipped(text: str) -> str:
     """Words of a peer, fit for a report: printable, and not endless."""
+    if len(text) <= _MAX_TEXT and text.isprintable():
+        return text
     return "".join(char if char.isprintable() else " " for char in text[:_MAX_TEXT])
 
 
