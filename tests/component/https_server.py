@@ -50,7 +50,7 @@ class HttpsServer:
         async with trio.open_nursery() as nursery:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             self.port = listener.socket.getsockname()[1]
-            nursery.start_soon(trio.serve_listeners, self._converse, [listener])
+            await nursery.start(trio.serve_listeners, self._converse, [listener])
             yield self
             nursery.cancel_scope.cancel()
 

@@ -115,10 +115,10 @@ def check_owners(config: Config, uid: int) -> None:
 
 
 def _of_spool(spool: Path) -> Iterator[Path]:
-    """The spool, its locks, its shards and their files, and where policies of domains are kept."""
+    """The spool, its locks, its shards and their files, and where policies of domains and counts for TLS reports are."""
     yield spool
     for path in sorted(spool.iterdir()):
-        if path.name.endswith(".lock") or path.name == "mta-sts":
+        if path.name.endswith(".lock") or path.name in {"mta-sts", "tlsrpt"}:
             yield path
         elif path.name.startswith("shard-"):
             yield path
