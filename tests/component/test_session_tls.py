@@ -26,7 +26,7 @@ from tests.component.smtp_client import GREETED, LIMITS, Inbound
 
 CA = trustme.CA()
 BANNER = "220 mx.test ESMTP Postroika\n"
-OFFERED = GREETED.replace("250 LIMITS", "250-LIMITS") + "250 STARTTLS\n"
+OFFERED = GREETED.replace("250-PIPELINING", "250-STARTTLS\n250-PIPELINING")
 SECURED = GREETED.replace("250 LIMITS", "250-LIMITS") + "250 REQUIRETLS\n"
 READY = "220 2.0.0 ready to start TLS\n"
 BEGIN = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n"

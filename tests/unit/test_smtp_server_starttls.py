@@ -14,7 +14,7 @@ from tests.unit.test_smtp_server_dialogue import EHLO
 
 OFFERED = msgspec.structs.replace(SETTINGS, tls="offered")
 ACTIVE = msgspec.structs.replace(SETTINGS, tls="active")
-EHLO_WITH_TLS = EHLO.replace("250 LIMITS", "250-LIMITS") + "250 STARTTLS\n"
+EHLO_WITH_TLS = EHLO.replace("250-PIPELINING", "250-STARTTLS\n250-PIPELINING")
 EHLO_IN_TLS = EHLO.replace("250 LIMITS", "250-LIMITS") + "250 REQUIRETLS\n"
 READY = "220 2.0.0 ready to start TLS\n"
 BEGIN = b"EHLO c\r\nSTARTTLS\r\n"

@@ -50,7 +50,7 @@ def greetings(
              "LIMITS", "REQUIRETLS")  # fmt: skip
     lines = [settings.hostname, *(values.get(name, name) for name in order if name in offered)]
     if settings.tls == "offered":
-        lines.append("STARTTLS")
+        lines.insert(1, "STARTTLS")  # gsasl does not see it in the last line
     if mechanisms:
         lines.append(f"AUTH {' '.join(mechanisms)}")
     if xclient:
