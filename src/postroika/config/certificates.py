@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 from typing import Literal
 
+from postroika.config.named_files import told
 from postroika.errors import ConfigError
 
 _CERTIFICATE = re.compile(rb"^-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----", re.MULTILINE)
@@ -38,19 +39,21 @@ def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
         UnusableFileError: nothing was given.
     """
     if not _CERTIFICATE.search(_read("certificate", certificate)):
-        raise UnusableFileError("certificate", f"{certificate} holds no certificate in PEM form")
+        raise UnusableFileError("certificate", f"{told(certificate)} holds no certificate in PEM form")
     if not _KEY.search(_read("key", key)):
-        raise UnusableFileError("key", f"{key} holds no private key in PEM form")
+        raise UnusableFileError("key", f"{told(key)} holds no private key in PEM form")
     try:
         context.load_cert_chain(certificate, key, _refuse_passphrase)
     except _EncryptedError:
-        raise UnusableFileError("key", f"{key} is encrypted: a key without a passphrase is needed") from None
+        raise UnusableFileError("key", f"{told(key)} is encrypted: a key without a passphrase is needed") from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise UnusableFileError("key", f"{key} is not the key of {certificate}") from None
+            raise UnusableFileError("key", f"{told(key)} is not the key of {told(certificate)}") from None
         raise UnusableFileError(_broken(certificate), _reason(certificate, key, error)) from None
     except OSError as error:
-        raise UnusableFileError("certificate", f"cannot read {certificate} or {key}: {error.strerror}") from None
+        raise UnusableFileError(
+            "certificate", f"cannot read {told(certificate)} or {told(key)}: {error.strerror}"
+        ) from None
 
 
 def load_authorities(context: ssl.SSLContext, file: str) -> None:
@@ -60,18 +63,18 @@ def load_authorities(context: ssl.SSLContext, file: str) -> None:
         UnusableFileError: it cannot.
     """
     if not _CERTIFICATE.search(_read("certificate", file)):
-        raise UnusableFileError("certificate", f"{file} holds no certificate in PEM form")
+        raise UnusableFileError("certificate", f"{told(file)} holds no certificate in PEM form")
     try:
         context.load_verify_locations(file)
     except OSError as error:  # of which ssl.SSLError is one
-        raise UnusableFileError("certificate", f"{file} cannot be used: {_words(error)}") from None
+        raise UnusableFileError("certificate", f"{told(file)} cannot be used: {_words(error)}") from None
 
 
 def _read(key: Literal["certificate", "key"], file: str) -> bytes:
     try:
         return Path(file).read_bytes()
     except OSError as error:
-        raise UnusableFileError(key, f"cannot read {file}: {error.strerror}") from None
+        raise UnusableFileError(key, f"cannot read {told(file)}: {error.strerror}") from None
 
 
 def _refuse_passphrase() -> str:
@@ -88,7 +91,7 @@ def _broken(certificate: str) -> Literal["certificate", "key"]:
 
 
 def _reason(certificate: str, key: str, error: ssl.SSLError) -> str:
-    return f"{certificate if _broken(certificate) == 'certificate' else key} cannot be used: {_words(error)}"
+    return f"{told(certificate if _broken(certificate) == 'certificate' else key)} cannot be used: {_words(error)}"
 
 
 def _words(error: OSError) -> str:

@@ -1,10 +1,12 @@
 """Files that the config names and that root may have to read for the user: keys, credentials, certificates.
 
 Promise: a file of secrets that others on this machine may read or change is refused, for what is in it is no secret.
-What root could read before it became the user, the user's processes find as well (see `supervisor.startup`), under
-another name that `renamed` puts into the config, so that nobody who opens such a file has to know of it.
+What root could read before it became the user, the user's processes find as well (see `supervisor.startup`): in a
+copy in memory, under another name that `renamed` puts into the config, so that nobody who opens such a file has to know
+of it; `told` has the name for people.
 
-A key of the config that names such a file has the type `SecretFile`, or `PublicFile` if everybody may read it.
+A key of the config that names such a file has the type `SecretFile`, or `PublicFile` if everybody may read it, or
+`CertificateFile` where a private key may stand in the same file.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import pwd
 import stat
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -24,12 +27,16 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _MARK = "file"
 _MAX_BYTES = 16 * 1024 * 1024  # keys have some KB, a file of many accounts some MB
+_COPIES = "/proc/self/fd/"
+_MAX_NAME_BYTES = 249  # memfd_create(2)
 _OF_OTHERS = stat.S_IRWXO | stat.S_IWGRP  # a group may read (ssl-cert of Debian), but not change
 
 SecretFile = Annotated[str, Meta(extra={_MARK: "secret"})]
 """The type of a key that names a file of secrets; "" names none."""
 PublicFile = Annotated[str, Meta(extra={_MARK: "public"})]
 """The type of a key that names a file which may stand where only root can go, as certificates do; "" names none."""
+CertificateFile = Annotated[str, Meta(extra={_MARK: "certificate"})]
+"""The same, for one that has the private key in it as well, unless `key` of the same table names a file."""
 
 
 class Named(NamedTuple):
@@ -57,7 +64,8 @@ def named(config: msgspec.Struct) -> Iterator[Named]:
                 if isinstance(item, msgspec.Struct):
                     yield from (file._replace(key=f"{field.name}[{i}].{file.key}") for file in named(item))
         elif value and (mark := _mark(field.type)):
-            yield Named(field.name, value, mark == "secret")
+            secret = mark == "secret" or (mark == "certificate" and not getattr(config, "key", ""))
+            yield Named(field.name, value, secret)
 
 
 def renamed(config: S, names: Mapping[str, str]) -> S:
@@ -107,6 +115,40 @@ def read(file: Named, *, owners: Collection[int] = ()) -> bytes | None:
             return opened.read(_MAX_BYTES)
     finally:
         os.close(fd)
+
+
+def copy(file: Named, content: bytes) -> int:
+    """A copy in memory. Called as the user, to whom it then belongs, or it could not be opened again.
+
+    Returns:
+        Its descriptor, for `name_of_copy`; the caller closes it.
+    """
+    fd = os.memfd_create(os.fsdecode(os.fsencode(file.path)[-_MAX_NAME_BYTES:]), os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as opened:
+        opened.write(content)
+    os.fchmod(fd, 0o400)
+    return fd
+
+
+def name_of_copy(fd: int) -> str:
+    """Under which the copy is opened by who has the descriptor under this number."""
+    return f"{_COPIES}{fd}"
+
+
+def is_copy(path: str) -> bool:
+    """Whether that is a name of a copy: it never changes."""
+    return path.startswith(_COPIES)
+
+
+def told(path: str) -> str:
+    """The name for people: of a copy, that of the file that it was made of."""
+    if not is_copy(path):
+        return path
+    try:
+        name = str(Path(path).readlink())
+    except OSError:
+        return path
+    return name.removeprefix("/memfd:").removesuffix(" (deleted)")
 
 
 def exposure(status: os.stat_result, owners: Collection[int] = ()) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from postroika.config.named_files import PublicFile, SecretFile
+from postroika.config.named_files import CertificateFile, PublicFile, SecretFile
 from postroika.config.secret import Secret
 
 MiB = 1024 * 1024
@@ -122,7 +122,7 @@ class Accounts(_Section, frozen=True, kw_only=True):
     """Who may log in, and what becomes of those who try in vain. See docs/accounts.md."""
 
     file: Annotated[
-        str,
+        SecretFile,
         "The file of accounts that `postroika account` writes, mode 0600; read again when it changes. Empty = none.",
     ] = ""
     failure_delay_s: Annotated[
@@ -183,12 +183,14 @@ class Route(_Section, frozen=True, kw_only=True):
         "good for the name of the host. Mail that may not go otherwise waits.",
     ] = "opportunistic"
     auth: Annotated[
-        str,
+        SecretFile,
         "A file with `user` and `password` (TOML, mode 0600) to log in with at a smarthost; empty = without.",
     ] = ""
     auth_without_tls: Annotated[bool, "Log in though the connection is not encrypted, for all to read."] = False
-    certificate: Annotated[str, "A file with the certificate (PEM, with its chain) to show to a host that asks."] = ""
-    key: Annotated[str, "The file with its key; empty = it is in the file of the certificate."] = ""
+    certificate: Annotated[
+        CertificateFile, "A file with the certificate (PEM, with its chain) to show to a host that asks."
+    ] = ""
+    key: Annotated[SecretFile, "The file with its key; empty = it is in the file of the certificate."] = ""
 
 
 class Dns(_Section, frozen=True, kw_only=True):
@@ -382,7 +384,8 @@ class Delivery(_Section, frozen=True, kw_only=True):
     final_dot_timeout_s: Annotated[Seconds, "For the reply to the whole message (RFC 5321 4.5.3.2.6: 600)."] = 600.0
     quit_timeout_s: Annotated[Seconds, "For the reply to QUIT."] = 5.0
     tls_ca: Annotated[
-        str, "A file (PEM) of those who may vouch for the certificates of next hops; empty = those of the system."
+        PublicFile,
+        "A file (PEM) of those who may vouch for the certificates of next hops; empty = those of the system.",
     ] = ""
     tls_handshake_timeout_s: Annotated[Seconds, "To agree on encryption with a next hop."] = 60.0
     tls_fallback_s: Annotated[

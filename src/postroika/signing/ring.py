@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from postroika.config import Config, Dkim
+from postroika.config.named_files import told
 from postroika.errors import ConfigError, SigningError
 from postroika.signing.key import Key, load
 
@@ -89,7 +90,7 @@ class KeyRing:
             except ConfigError as error:
                 signature.take(None)
                 problem = str(error).removeprefix(entry.key).removeprefix(": ")
-                yield f"dkim key {entry.selector} of {entry.domain}: {entry.key}: {problem}"
+                yield f"dkim key {entry.selector} of {entry.domain}: {told(entry.key)}: {problem}"
 
     def __iter__(self) -> Iterator[Signature]:
         for signatures in self._at.values():

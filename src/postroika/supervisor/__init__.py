@@ -21,6 +21,7 @@ from pathlib import Path
 import trio
 
 from postroika.config import Config, split_host_port
+from postroika.config.named_files import Named
 from postroika.control import api, wire
 from postroika.process.service_manager import ServiceManager
 from postroika.spool import files
@@ -60,6 +61,7 @@ class Supervisor:
         self._config = config
         self._announce = announce
         self._listeners: list[socket.socket] = []
+        self._kept: list[Named] = []
         self._workers: list[WorkerProcess] = []
         self._manager = manager or ServiceManager()
         self._status = ""
@@ -75,6 +77,7 @@ class Supervisor:
         """
         started = start(self._config)  # blocks; nobody else runs yet
         self._listeners = started.listeners
+        self._kept = started.kept
         with started.closing:
             if started.config.dkim:
                 _check_keys(started.config)
@@ -179,6 +182,8 @@ class Supervisor:
         for answer in await self.ask_all(wire.Reopen()):
             if answer.error:
                 log.error("after SIGHUP: %s", answer.error)
+        for file in self._kept:
+            log.warning("%s: %s stays as it was at the start: root alone may read it", file.key, file.path)
         if self._status and not self._shutdown.is_set():
             self._manager.ready(self._status)
 

@@ -16,7 +16,7 @@ import os
 import socket
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from postroika.config import Config, named_files, split_host_port
 from postroika.errors import ConfigError, PostroikaError, SpoolError
@@ -35,7 +35,8 @@ class Started(NamedTuple):
         config: with connections lowered to what the descriptors allow, and with names for files that can be opened.
         workers: how many take connections.
         listeners: bound and listening, in the order of the config.
-        files: descriptors that `config` names as /proc/self/fd/N, for those who inherit them under the same numbers.
+        files: descriptors of copies that `config` names, for those who inherit them under the same numbers.
+        kept: what these are copies of, which only root may read.
         closing: closes the listeners and lets go of the spool.
     """
 
@@ -43,6 +44,7 @@ class Started(NamedTuple):
     workers: int
     listeners: list[socket.socket]
     files: list[int]
+    kept: list[named_files.Named]
     closing: ExitStack
 
 
@@ -75,20 +77,20 @@ def start(config: Config) -> Started:
         if config.process.user and uid != 0:
             confinement.hide_memory()
         places.check_reach(config)
-        kept = {
-            path: closing.enter_context(_in_memory(content))
-            for path, content in contents.items()
-            if not os.access(path, os.R_OK)
-        }
-        config = named_files.renamed(config, {path: f"/proc/self/fd/{file.fileno()}" for path, file in kept.items()})
+        kept = [file for file in contents if not os.access(file.path, os.R_OK)]
+        copies: dict[str, int] = {}
+        for file in kept:
+            if file.path not in copies:
+                copies[file.path] = fd = named_files.copy(file, contents[file])
+                closing.callback(os.close, fd)
+        config = named_files.renamed(config, {path: named_files.name_of_copy(fd) for path, fd in copies.items()})
         workers = config.server.workers or len(os.sched_getaffinity(0))
         config, fits = open_files.fit(config, workers)
         if fits.warning:
             log.warning("%s", fits.warning)
         if uid == 0:
             log.warning("everything runs as root, because process.user says so; do not let strangers connect")
-        files = [file.fileno() for file in kept.values()]
-        return Started(config, workers, listeners, files, closing.pop_all())
+        return Started(config, workers, listeners, list(copies.values()), kept, closing.pop_all())
 
 
 def _own(spool: Path, wait_s: float) -> int:
@@ -121,9 +123,9 @@ def _listen(address: str) -> socket.socket:
     return listener
 
 
-def _read_files(config: Config, uid: int) -> dict[str, bytes]:
-    """What is in the files that the config names, by path; those that are not there are told by who needs them."""
-    contents: dict[str, bytes] = {}
+def _read_files(config: Config, uid: int) -> dict[named_files.Named, bytes]:
+    """What is in the files that the config names; those that are not there are told by who needs them."""
+    contents: dict[named_files.Named, bytes] = {}
     problems = []
     for file in named_files.named(config):
         try:
@@ -132,16 +134,7 @@ def _read_files(config: Config, uid: int) -> dict[str, bytes]:
             problems.append(str(error))
         else:
             if content is not None:
-                contents[file.path] = content
+                contents[file] = content
     if problems:
         raise ConfigError("\n".join(problems))
     return contents
-
-
-def _in_memory(content: bytes) -> BinaryIO:
-    """A file in memory with that content. Called as the user, to whom it belongs, or it could not be opened again."""
-    fd = os.memfd_create("postroika-file", os.MFD_CLOEXEC)
-    file = os.fdopen(fd, "w+b", buffering=0)
-    file.write(content)
-    os.fchmod(fd, 0o400)
-    return file

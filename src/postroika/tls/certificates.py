@@ -19,6 +19,7 @@ from pathlib import Path
 
 from postroika.config import Certificate, Config, Listener
 from postroika.config.certificates import UnusableFileError, load_authorities, load_pair
+from postroika.config.named_files import is_copy, told
 from postroika.tls.context import note_called, server_context
 from postroika.tls.layer import TlsLayer
 
@@ -125,12 +126,14 @@ class _Loaded:
 
     def load_again(self) -> None:
         """Load again, or keep what there is."""
+        if all(map(is_copy, self._files())):
+            return  # there is nothing new in them
         try:
             self.context = self._load()
         except UnusableFileError as error:
-            log.error("the certificate that was loaded from %s before stays: %s", self._certificate, error)
+            log.error("the certificate that was loaded from %s before stays: %s", told(self._certificate), error)
         else:
-            log.info("the certificate in %s has been loaded anew", self._certificate)
+            log.info("the certificate in %s has been loaded anew", told(self._certificate))
 
     def _load(self) -> ssl.SSLContext:
         context = server_context()
@@ -142,9 +145,11 @@ class _Loaded:
         context.sni_callback = self._choose
         return context
 
+    def _files(self) -> list[str]:
+        return [file for file in (self._certificate, self._key, self._listener.client_ca) if file]
+
     def _look_at_files(self) -> Stamp:
-        files = (self._certificate, self._key, self._listener.client_ca)
-        return tuple(_stamp(file) for file in files if file)
+        return tuple(_stamp(file) for file in self._files())
 
 
 def _stamp(file: str) -> tuple[int, int, int] | None:
