@@ -81,6 +81,7 @@ def start(config: Config) -> Started:
         copies: dict[str, int] = {}
         for file in kept:
             if file.path not in copies:
+                log.info("%s: %s is kept as it is now, for root alone may read it", file.key, file.path)
                 copies[file.path] = fd = named_files.copy(file, contents[file])
                 closing.callback(os.close, fd)
         config = named_files.renamed(config, {path: named_files.name_of_copy(fd) for path, fd in copies.items()})
