@@ -223,3 +223,18 @@ def test_file_with_a_key_in_it_that_others_may_read_refuses_the_start(world: Wor
     (world.private / "client.test.pem").chmod(0o644)
     with pytest.raises(pytest.fail.Exception, match=r"route\[0\].certificate: .*client.test.pem may be read by everyb"):
         world.server.start()
+
+
+def test_account_that_root_adds_is_for_the_server_to_read(world: World) -> None:
+    """In a directory that is root's, and while it runs."""
+    accounts = world.private.parent / "public" / "accounts.toml"
+    text = world.server.config_file.read_text()
+    world.server.config_file.write_text(text.replace(f"{world.private}/accounts.toml", str(accounts)))
+    with world.server as server:
+        world.command("account", "add", "bob@shop.test", stdin=_PASSWORD)
+        assert accounts.stat().st_uid == pwd.getpwnam(_USER).pw_uid
+        wait_until(lambda: "1 accounts" in server.output(), "the account")
+        world.command("account", "add", "ann@shop.test", stdin=_PASSWORD)
+        wait_until(lambda: "2 accounts" in server.output(), "the other one")
+        world.send()
+        delivered(world, 1)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from postroika.config import named_files
-from postroika.config.named_files import Named, PublicFile, SecretFile
+from postroika.config.named_files import CertificateFile, Named, PublicFile, SecretFile
 from postroika.errors import ConfigError
 
 
@@ -60,6 +60,34 @@ def test_files_that_a_config_names() -> None:
         Named("hop[0].auth", "/etc/a", secret=True),
         Named("hop[2].auth", "/etc/c", secret=True),
     ]
+
+
+class Client(msgspec.Struct, frozen=True):
+    certificate: Annotated[CertificateFile, "With its key, unless that is elsewhere."] = ""
+    key: Annotated[SecretFile, "Its key."] = ""
+
+
+def test_certificate_with_its_key_in_the_same_file_is_a_secret() -> None:
+    assert list(named_files.named(Client("/etc/c.pem"))) == [Named("certificate", "/etc/c.pem", secret=True)]
+    assert list(named_files.named(Client("/etc/c.pem", "/etc/k.pem"))) == [
+        Named("certificate", "/etc/c.pem", secret=False),
+        Named("key", "/etc/k.pem", secret=True),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/etc/postroika/k.pem", "/etc/straße/k.pem", "/x" * 200, "/etc/k.pem (deleted)"])
+def test_copy_is_read_under_its_name_and_told_under_that_of_the_file(path: str) -> None:
+    descriptor = named_files.copy(Named("key", path, secret=True), b"-----BEGIN")
+    try:
+        name = named_files.name_of_copy(descriptor)
+        assert Path(name).read_bytes() == b"-----BEGIN"
+        assert stat.S_IMODE(os.stat(name).st_mode) == 0o400
+        assert named_files.told(name) == path[-249:]
+        assert (named_files.is_copy(name), named_files.is_copy(path)) == (True, False)
+    finally:
+        os.close(descriptor)
+    assert named_files.told(name) == name
+    assert named_files.told(path) == path
 
 
 def test_other_names_for_them_and_for_nothing_else() -> None:

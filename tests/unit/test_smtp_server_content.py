@@ -189,12 +189,24 @@ def test_data_may_be_tried_again_after_a_recipient_has_been_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
-    [b"GET / HTTP/1.1", b"post /x HTTP/1.0", b"CONNECT mx:25 HTTP/1.1", b"PRI * HTTP/2.0", b"Host: x", b"\x16\x03\x01"],
+    ("line", "said"),
+    [
+        *[
+            (line, "that is not SMTP")
+            for line in (
+                b"GET / HTTP/1.1",
+                b"post /x HTTP/1.0",
+                b"CONNECT mx:25 HTTP/1.1",
+                b"PRI * HTTP/2.0",
+                b"Host: x",
+            )
+        ],
+        (b"\x16\x03\x01", "that is TLS, and a session begins in the clear here"),
+    ],
 )
-def test_peer_that_speaks_something_else_is_sent_away_at_once(line: bytes) -> None:
+def test_peer_that_speaks_something_else_is_sent_away_at_once(line: bytes, said: str) -> None:
     dialogue = talk([line + b"\r\nMAIL FROM:<a@b>\r\n"])
-    assert dialogue.replies == "421 4.7.0 mx.test closing the connection: that is not SMTP\n"
+    assert dialogue.replies == f"421 4.7.0 mx.test closing the connection: {said}\n"
     assert [type(event) for event in dialogue.events] == [Refused]
 
 

@@ -16,7 +16,7 @@ from postroika.cli._words import size, styled
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from postroika.config import Account
+    from postroika.config import Account, Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,8 +67,8 @@ def add(*, name: str, config_file: str | None, **settings: Any) -> None:
     """Add an account. The password is asked for, or is the first line of standard input."""
     from postroika.config import Account, Secret
 
-    path = _path(config_file)
-    with _changing(path) as accounts:
+    path, config = _place(config_file)
+    with _changing(path, config) as accounts:
         if _find(accounts, name) is not None:
             raise click.UsageError(f"there is an account {name} already; see `postroika account passwd`")
         password, scram = _hashes(_password(name))
@@ -83,7 +83,7 @@ def passwd(name: str, config_file: str | None) -> None:
     """Give an account another password: asked for, or the first line of standard input."""
     from postroika.config import Secret
 
-    with _changing(_path(config_file)) as accounts:
+    with _changing(*_place(config_file)) as accounts:
         index = _index(accounts, name)
         password, scram = _hashes(_password(name))
         _replace(accounts, index, password=Secret(password), scram=Secret(scram))
@@ -95,7 +95,7 @@ def passwd(name: str, config_file: str | None) -> None:
 @config_option
 def disable(name: str, config_file: str | None) -> None:
     """Let an account log in no more; its sessions that are open get no further."""
-    with _changing(_path(config_file)) as accounts:
+    with _changing(*_place(config_file)) as accounts:
         _replace(accounts, _index(accounts, name), disabled=True)
     click.echo(f"postroika: account {name} is disabled", err=True)
 
@@ -105,7 +105,7 @@ def disable(name: str, config_file: str | None) -> None:
 @config_option
 def enable(name: str, config_file: str | None) -> None:
     """Let an account log in again."""
-    with _changing(_path(config_file)) as accounts:
+    with _changing(*_place(config_file)) as accounts:
         _replace(accounts, _index(accounts, name), disabled=False)
     click.echo(f"postroika: account {name} is enabled", err=True)
 
@@ -115,7 +115,7 @@ def enable(name: str, config_file: str | None) -> None:
 @config_option
 def remove(name: str, config_file: str | None) -> None:
     """Take an account out of the file. Its mail that was accepted is delivered."""
-    with _changing(_path(config_file)) as accounts:
+    with _changing(*_place(config_file)) as accounts:
         del accounts[_index(accounts, name)]
     click.echo(f"postroika: account {name} is removed", err=True)
 
@@ -167,25 +167,29 @@ def _row(account: Account) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _changing(path: Path) -> Iterator[list[Account]]:
-    """The accounts as a list, which is written back when all went well; nobody else changes them meanwhile."""
+def _changing(path: Path, config: Config) -> Iterator[list[Account]]:
+    """The accounts as a list, which is written back when all went well; nobody else changes them meanwhile. A new file
+    is for the user that the server runs as."""
     import msgspec
 
     from postroika.config import account_problems
     from postroika.errors import ConfigError
     from postroika.policy import account_file
+    from postroika.process import identity
 
+    user = identity.look_up(config.process)
+    owner = None if user is None else (user.uid, user.gid)
     with account_file.locked(path):
         content = account_file.read(path)
         accounts = list(content.account)
         yield accounts
         if problems := list(account_problems(accounts)):
             raise ConfigError("\n".join(f"{path}: {key}: {problem}" for key, problem in problems))
-        account_file.write(path, msgspec.structs.replace(content, account=tuple(accounts)))
+        account_file.write(path, msgspec.structs.replace(content, account=tuple(accounts)), owner)
 
 
-def _path(config_file: str | None) -> Path:
-    """The file of accounts.
+def _place(config_file: str | None) -> tuple[Path, Config]:
+    """The file of accounts, and the config that names it.
 
     Raises:
         ConfigError: the config names none.
@@ -197,7 +201,7 @@ def _path(config_file: str | None) -> Path:
     file, config = load_config(config_file)
     if not config.accounts.file:
         raise ConfigError(f'{file}: accounts.file: names no file; write, for instance: accounts.file = "accounts.toml"')
-    return Path(config.accounts.file)
+    return Path(config.accounts.file), config
 
 
 def _find(accounts: list[Account], name: str) -> int | None:

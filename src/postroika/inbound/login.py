@@ -31,6 +31,7 @@ from postroika.smtp.server import Server
 from postroika.smtp.server_events import Auth, AuthResponse, Mail
 
 AUTH_REQUIRED = reply(530, "5.7.0", "authentication is required")
+TLS_REQUIRED = reply(530, "5.7.0", "STARTTLS first: authentication is required, and not offered in the clear")
 WRONG = reply(535, "5.7.8", "authentication credentials are invalid")
 MALFORMED = reply(501, "5.5.2", "malformed authentication exchange")
 LOCKED = reply(454, "4.7.0", "too many failed logins, please try again later")
@@ -261,7 +262,9 @@ class Login:
         """The verdict on MAIL; None if there is nothing against it."""
         name = self._client.account
         if not name:
-            return AUTH_REQUIRED if self._rules.required else None
+            if not self._rules.required:
+                return None
+            return AUTH_REQUIRED if self.mechanisms else TLS_REQUIRED
         account = self._logins.accounts.usable(name)
         if account is None:
             return GONE

@@ -115,9 +115,13 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write(path: Path, content: AccountFile) -> None:
-    """Put the file in its place, with a seed if it has none. To be called while it is `locked`. Its owner stays, and a
-    new one belongs to the owner of its directory, so that root can change what the server reads.
+def write(path: Path, content: AccountFile, owner: tuple[int, int] | None = None) -> None:
+    """Put the file in its place, with a seed if it has none. To be called while it is `locked`. Its owner stays when
+    root changes it.
+
+    Args:
+        owner: user and group id of a new one that root makes, for the server has to read it; None: those of its
+            directory.
 
     Raises:
         ConfigError: it could not be written; the old one is as it was.
@@ -126,14 +130,16 @@ def write(path: Path, content: AccountFile) -> None:
         content = msgspec.structs.replace(content, seed=b64encode(secrets.token_bytes(_SEED_BYTES)).decode())
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        owner = (path if path.exists() else path.parent).stat()
+        if path.exists() or owner is None:
+            status = (path if path.exists() else path.parent).stat()
+            owner = (status.st_uid, status.st_gid)
         with contextlib.suppress(FileNotFoundError):
             new.unlink()
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 if os.geteuid() == 0:
-                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+                    os.fchown(descriptor, *owner)
                 file.write(content.text().encode())
                 file.flush()
                 os.fsync(descriptor)

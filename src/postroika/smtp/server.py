@@ -69,6 +69,8 @@ _BINARY_DATA = reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")
 _BAD_BDAT = reply(501, "5.5.4", "syntax: BDAT octets [LAST]; closing, as what follows cannot be told apart")
 _NO_CHUNKING = reply(502, "5.5.1", "BDAT is not offered")
 _BEGIN_TLS = reply(220, "2.0.0", "ready to start TLS").wire()
+_NOT_SMTP = "that is not SMTP"
+_TLS_RECORD = b"\x16\x03"  # a handshake (RFC 8446 §5.1)
 _NO_TLS = reply(502, "5.5.1", "STARTTLS is not offered")
 _IN_TLS = reply(503, "5.5.1", "TLS has begun already")
 _AUTHENTICATED = reply(235, "2.7.0", "authentication succeeded").wire()
@@ -144,7 +146,9 @@ class Server(ServerBase):
             self._count_bad()
             return True
         if code == command.FOREIGN:
-            self._give_up("that is not SMTP", buffer[start:behind])
+            line = buffer[start:behind]
+            began_tls = line.startswith(_TLS_RECORD)
+            self._give_up("that is TLS, and a session begins in the clear here" if began_tls else _NOT_SMTP, line)
             return True
         entry = TABLE[self.state][code]
         if code == command.STARTTLS and self.settings.tls == "none":

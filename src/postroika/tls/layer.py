@@ -245,6 +245,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     reason = error.reason if isinstance(error, ssl.SSLError) else None
+    if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST"}:
+        return "what came is not TLS"
     return (reason or str(error)).lower().replace("_", " ")
 
 
