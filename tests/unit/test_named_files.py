@@ -81,7 +81,7 @@ def test_copy_is_read_under_its_name_and_told_under_that_of_the_file(path: str) 
     try:
         name = named_files.name_of_copy(descriptor)
         assert Path(name).read_bytes() == b"-----BEGIN"
-        assert stat.S_IMODE(os.stat(name).st_mode) == 0o400
+        assert stat.S_IMODE(Path(name).stat().st_mode) == 0o400
         assert named_files.told(name) == path[-249:]
         assert (named_files.is_copy(name), named_files.is_copy(path)) == (True, False)
     finally:
