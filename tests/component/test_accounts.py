@@ -113,6 +113,19 @@ def test_keys_of_nobody_look_like_keys() -> None:
     assert bob.salt == found.keys("bob@shop.example").salt
     assert nobody.salt == found.keys("nobody").salt
     assert len({bob.salt, nobody.salt, KEYS.salt}) == 3
+    # What a client sees of them is what it sees of those that most accounts have.
+    assert (bob.iterations, nobody.iterations) == (KEYS.iterations, KEYS.iterations)
+    assert len(bob.salt) == len(nobody.salt) == len(KEYS.salt)
+
+
+def test_keys_of_nobody_are_like_those_of_most() -> None:
+    """Keys that were made elsewhere, with other iterations and salts than ours, show no more than ours."""
+    foreign = keys_of("one", salt=b"x" * 24, iterations=5000).text()
+    entries = [config.Account(name=f"{n}@shop.example", scram=config.Secret(foreign)) for n in range(2)]
+    found = Accounts([*entries, config.Account(name="ann@shop.example", scram=config.Secret(KEYS.text()))], None)
+    nobody = found.keys("nobody")
+    assert (nobody.iterations, len(nobody.salt)) == (5000, 24)
+    assert nobody.salt == found.keys("nobody").salt
 
 
 async def test_file_is_read_again_when_it_changes(

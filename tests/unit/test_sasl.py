@@ -19,7 +19,7 @@ from postroika.smtp.sasl import (
     account_name,
     prepared,
 )
-from postroika.smtp.scram import Scram, ScramKeys, keys_of, keys_of_nobody, read_keys
+from postroika.smtp.scram import Scram, ScramKeys, Usual, keys_of, keys_of_nobody, read_keys
 
 UNIQUE = {"tls-unique": b"the first Finished message"}
 PENCIL = keys_of("pencil", salt=b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), iterations=4096)
@@ -169,7 +169,7 @@ def test_independent_client_gets_in(name: str, plus: bool) -> None:
 
 @pytest.mark.parametrize(
     ("password", "keys"),
-    [("pencil", keys_of("crayon", iterations=4096)), ("pencil", keys_of_nobody(b"seed", "user"))],
+    [("pencil", keys_of("crayon", iterations=4096)), ("pencil", keys_of_nobody(b"seed", "user", Usual()))],
 )
 def test_wrong_password_and_nobody_fail_alike(password: str, keys: ScramKeys) -> None:
     client = scramp.ScramClient(["SCRAM-SHA-256"], "user", password)
@@ -276,7 +276,7 @@ def test_text_that_is_no_keys(text: str) -> None:
 
 
 def test_nobody_has_always_the_same_salt() -> None:
-    one, again, other = (keys_of_nobody(b"seed", name) for name in ("nobody", "nobody", "nobody else"))
+    one, again, other = (keys_of_nobody(b"seed", name, Usual()) for name in ("nobody", "nobody", "nobody else"))
     assert (one.salt, one.iterations) == (again.salt, again.iterations)
     assert one.salt != other.salt
     assert one.stored_key != again.stored_key

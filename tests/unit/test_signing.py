@@ -336,6 +336,69 @@ def test_so_many_signatures_are_looked_at_and_no_more() -> None:
     assert verify.count(many) == 1000
 
 
+BLANKS = b" " * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (HEADER, b"x" + BLANKS + b"x\r\n"),
+        (HEADER, b"x" + BLANKS + b"\r\n" + b"\t" * 1_000_000 + b"\r\n"),
+        (HEADER, (b" " * 900 + b"x\r\n") * 1000),
+        (HEADER, b"\r\n" * 500_000 + b"x"),
+    ],
+)
+def test_blanks_cost_no_time(header: bytes, body: bytes) -> None:
+    """As relaxed bodies they are signed, and looked at in the time that it takes to read them. In time with their
+    square it would be hours."""
+    keys = ring(entry("shop.test"))
+    (verdict,) = verdicts(keys, signed(keys, header, body))
+    assert verdict == Verdict("shop.test", "s1", "ed25519-sha256", True)
+    (verdict,) = verdicts(keys, signed(keys, header, body) + b"y")
+    assert verdict == Verdict("shop.test", "s1", "ed25519-sha256", False, verdict.reason)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"Subject: x\r\n" + b" y\r\n" * 20_000, "the header has a field of more than 65536 octets"),
+        (b"x: y\r\n" * 2000, "the header has more than 2000 fields"),
+        ((b"x: " + b"y" * 1000 + b"\r\n") * 1999, "the header has more than 1048576 octets"),
+    ],
+)
+def test_header_that_no_signer_makes_is_not_looked_at(header: bytes, reason: str) -> None:
+    keys = ring(entry("shop.test"))
+    assert verdicts(keys, signed(keys, header + HEADER)) == [Verdict("", "", "", False, reason)]
+    assert verdicts(keys, header + HEADER) == [Verdict("", "", "", False, reason)]
+
+
+@pytest.mark.parametrize(
+    "field", [b"b" + BLANKS[:8000] + b"!", b"b=A" + BLANKS[:8000] + b"!", b"h=a" + BLANKS[:8000], b";b\r\n " * 1300]
+)
+def test_signature_of_blanks_costs_no_time(field: bytes) -> None:
+    message = b"DKIM-Signature: v=1; a=rsa-sha256; d=a.test; s=s; bh=AA==; " + field + b"\r\n" + HEADER + b"\r\n" + BODY
+    assert [verdict.passed for verdict in verify.verify(message, lambda _: None)] == [False]
+
+
+def test_signature_that_is_too_long_is_not_looked_at() -> None:
+    message = b"DKIM-Signature: d=a.test; " + BLANKS[:9000] + b"\r\n" + HEADER + b"\r\n" + BODY
+    found = verify.verify(message, lambda _: None)
+    assert found == [Verdict("a.test", "", "", False, "a signature field of 9013 octets")]
+
+
+def test_after_a_while_no_further_signature_is_looked_at() -> None:
+    keys = ring(entry("shop.test"))
+    message = signed(keys)
+    twice = message.removesuffix(HEADER + b"\r\n" + BODY) + message
+    times = iter([0.0, 30.0, 31.0])
+    found = verify.verify(twice, record.read_zone(zone(keys)).get, clock=lambda: next(times))
+    late = "not looked at: those before it have taken too long"
+    assert found == [
+        Verdict("shop.test", "s1", "ed25519-sha256", True),
+        Verdict("shop.test", "s1", "ed25519-sha256", False, late),
+    ]
+
+
 def test_oversize_key_is_refused_before_it_is_used() -> None:
     key = Key(rsa.generate_private_key(65537, 2048))
     assert verify.verify(signed(ring(entry("shop.test", key="/rsa"))), lambda _: b"v=DKIM1; p=" + b"A" * 1200) == [

@@ -80,6 +80,8 @@ def test_account_that_may_be_anybody_needs_no_header(content: bytes, stored: byt
         (b"", NO_FROM),
         (b"hello\r\n", NO_FROM),
         (b"From: \r\n\r\n", NO_FROM),
+        (b"From: ann@shop.example\r\nnonsense\r\n , bob@bank.example\r\n\r\n", FOREIGN_FROM),
+        (b"From: ann@shop.example\r\nX: y\r\n , bob@bank.example\r\nFROM\t:\r\n\r\n", NO_FROM),
         (b"From: undisclosed:;\r\n\r\n", NO_FROM),
         (b"From: <ann@shop.example\r\n\r\n", NO_FROM),
         (FROM + b"X: a\nFrom: bob@bank.example\r\n\r\n", BAD_HEADER),
@@ -111,6 +113,15 @@ def test_message_that_is_too_large_for_the_account() -> None:
     who = account(max_message_bytes=100)
     assert isinstance(in_all_cuts(FROM + b"\r\n" + b"x" * (100 - len(FROM) - 2), who), bytes)
     assert in_all_cuts(FROM + b"\r\n" + b"x" * (101 - len(FROM) - 2), who) == TOO_LARGE
+
+
+@pytest.mark.parametrize("more", [b",\r\n ann@shop.example", b" (x)", b"\r\n\t", b"\r\nnonsense"])
+def test_author_field_that_would_take_long_to_read_is_refused(more: bytes) -> None:
+    authors = FROM.removesuffix(b"\r\n") + more * (16 * 1024 // len(more))
+    assert passed([authors + b"\r\n\r\n"], account()) == NO_FROM
+    assert (
+        passed([FROM + b"X: y" + more.replace(b"\r\nnon", b"\r\n non") * 100_000 + b"\r\n\r\n"], account()) != NO_FROM
+    )
 
 
 def test_header_without_end_is_not_kept() -> None:

@@ -22,8 +22,14 @@ NO_FROM = reply(550, "5.7.1", "there has to be one From field that is well forme
 FOREIGN_FROM = reply(550, "5.7.1", "this account may not use this address in From")
 BAD_HEADER = reply(550, "5.6.0", "the header has line ends that are not CR LF")
 _HEADER_TOO_LARGE = reply(552, "5.3.4", "the header is too large")
+_MOST_FROM_BYTES = 16 * 1024  # of From; it is read on the loop, and nobody has so many authors
 _MOST_HELD_BYTES = 4 * 1024 * 1024  # above limits.max_header_bytes, as it is in any sensible config
-_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
+# Expressions over the whole header, for a large one must not hold up the loop.
+_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+_NEXT_FIELD = re.compile(rb"\r\n[!-9;-~]+[ \t]*:")
+_FROM, _DATE, _MESSAGE_ID = (
+    re.compile(rb"(?:\A|\n)" + name + rb"[ \t]*:", re.IGNORECASE) for name in (b"from", b"date", b"message-id")
+)
 
 
 class SubmissionHeader:
@@ -84,38 +90,35 @@ class SubmissionHeader:
         assert self._held is not None
         content, self._held = bytes(self._held), None
         header = content[:end]
-        fields = _fields(header)
-        if fields is None:
+        if not header.count(b"\n") == header.count(b"\r") == header.count(b"\r\n"):
             return self._refuse(BAD_HEADER)
         if not self._account.from_addresses.everything:
-            authors = [body for name, body in fields if name == b"from"]
-            addresses = mailboxes(authors[0]) if len(authors) == 1 else None
+            author = _author(header)
+            addresses = None if author is None else mailboxes(author)
             if not addresses:
                 return self._refuse(NO_FROM)
             if any(address not in self._account.from_addresses for address in addresses):
                 return self._refuse(FOREIGN_FROM)
-        names = {name for name, _ in fields}
         missing = b""
-        if b"date" not in names:
+        if not _DATE.search(header):
             missing += f"Date: {formatdate(int(self._at)).replace('-0000', '+0000')}\r\n".encode()
-        if b"message-id" not in names:
+        if not _MESSAGE_ID.search(header):
             missing += f"Message-ID: <{self._message_id}>\r\n".encode()
         if header and not _FIELD.match(header):
             missing += b"\r\n"  # it was no header: what came is all body
         return missing + content
 
 
-def _fields(header: bytes) -> list[tuple[bytes, str]] | None:
-    """Names in lower case, and bodies unfolded. What is no field is passed over, as some readers do; so nothing can
-    hide behind it. None if there is a CR or LF by itself."""
-    fields: list[tuple[bytes, str]] = []
-    for line in header.split(b"\r\n"):
-        if b"\r" in line or b"\n" in line:
-            return None
-        if line[:1] in {b" ", b"\t"}:
-            if fields:
-                name, body = fields[-1]
-                fields[-1] = (name, f"{body} {line.decode('utf-8', 'replace').strip()}")
-        elif match := _FIELD.match(line):
-            fields.append((match[1].lower(), line[match.end() :].decode("utf-8", "replace").strip()))
-    return fields
+def _author(header: bytes) -> str | None:
+    """The body of the one From field, unfolded; None if there are more or none, or it is too long. Lines that are no
+    field are passed over, as some readers do; so nothing can hide behind them."""
+    first = _FROM.search(header)
+    if first is None or _FROM.search(header, first.end()) is not None:
+        return None
+    following = _NEXT_FIELD.search(header, first.end())
+    lines = header[first.end() : len(header) if following is None else following.start()]
+    if len(lines) > _MOST_FROM_BYTES:
+        return None
+    begin, *rest = lines.split(b"\r\n")
+    folded = [line for line in rest if line[:1] in {b" ", b"\t"}]
+    return " ".join(line.decode("utf-8", "replace").strip() for line in (begin, *folded))

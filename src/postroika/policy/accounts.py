@@ -25,7 +25,7 @@ from postroika.policy.limits import Rate
 from postroika.policy.passwords import hash_of_nothing, matches
 from postroika.policy.relay import Domains
 from postroika.smtp.sasl import account_name
-from postroika.smtp.scram import ScramKeys, keys_of_nobody, read_keys
+from postroika.smtp.scram import ScramKeys, Usual, keys_of_nobody, read_keys, usual
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,7 @@ class Accounts:
         self._waiting = 0
         self._by_name: dict[str, Account] = {}
         self._nothing = ""  # the hash that is checked for names that no account has
+        self._usual = Usual()
         self._seed = b""
         self._seen = self._look()
         self._take(account_file.AccountFile() if file is None else account_file.read(file))
@@ -156,7 +157,7 @@ class Accounts:
     def keys(self, name: str) -> ScramKeys:
         """What SCRAM needs; for a name without keys, some that nobody can prove."""
         account = self._by_name.get(name)
-        nobody = keys_of_nobody(self._seed, name)
+        nobody = keys_of_nobody(self._seed, name, self._usual)
         return nobody if account is None or account.keys is None else account.keys
 
     async def check(self, name: str, password: str) -> Account | None:
@@ -225,5 +226,6 @@ class Accounts:
                 raise ConfigError(f"account {entry.name!r} is there twice, perhaps in the config and in {self._file}")
         hashes = [account.password_hash for account in by_name.values() if account.password_hash]
         self._nothing = hash_of_nothing(hashes)
+        self._usual = usual(account.keys for account in by_name.values() if account.keys)
         self._seed = content.seed_bytes or hashlib.sha256("".join(sorted(hashes)).encode()).digest()
         self._by_name = by_name

@@ -9,11 +9,12 @@ Source: RFC 5802, RFC 7677; RFC 5929 for channel bindings; RFC 5803 for the way 
 from __future__ import annotations
 
 import binascii
+import collections
 import hashlib
 import hmac
 import secrets
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from postroika.smtp.sasl import Challenge, Failed, FindKeys, Step, Succeeded, account_name, prepared
@@ -80,14 +81,28 @@ def read_keys(text: str) -> ScramKeys:
     return ScramKeys(salt, iterations, stored, server)
 
 
-def keys_of_nobody(seed: bytes, name: str) -> ScramKeys:
+class Usual(NamedTuple):
+    """What the keys of most accounts have in common, and a client gets to see."""
+
+    iterations: int = ITERATIONS
+    salt_bytes: int = SALT_BYTES
+
+
+def usual(like: Iterable[ScramKeys]) -> Usual:
+    """What most of `like` have."""
+    counts = collections.Counter(Usual(keys.iterations, len(keys.salt)) for keys in like)
+    return counts.most_common(1)[0][0] if counts else Usual()
+
+
+def keys_of_nobody(seed: bytes, name: str, like: Usual) -> ScramKeys:
     """Keys for a name that no account has: always the same salt, as for a real one, and a proof that nobody can give.
 
     Args:
         seed: ours alone, and the same in all workers and after a restart.
+        like: those that accounts have: others would show that there is no such account.
     """
-    salt = _hmac(seed, b"salt " + name.encode())[:SALT_BYTES]
-    return ScramKeys(salt, ITERATIONS, secrets.token_bytes(_KEY_BYTES), secrets.token_bytes(_KEY_BYTES))
+    salt = hashlib.shake_256(_hmac(seed, b"salt " + name.encode())).digest(like.salt_bytes)
+    return ScramKeys(salt, like.iterations, secrets.token_bytes(_KEY_BYTES), secrets.token_bytes(_KEY_BYTES))
 
 
 class Scram:
