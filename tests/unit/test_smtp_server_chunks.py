@@ -170,6 +170,24 @@ def test_bdat_that_cannot_be_understood_closes_the_connection(argument: bytes) -
     assert dialogue.closed
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"BDAT 1\0\r\n", "NUL octet in a command line"),
+        (b"bdat\r 1\r\n", "bare CR in a command line: lines must end with CR LF"),
+        (b"Bdat 1\n\r\n", "bare LF in a command line: lines must end with CR LF"),
+        (b"BDAT 1\nLAST\r\n", "bare LF in a command line: lines must end with CR LF"),
+        (b"BDAT " + b"1" * 5000 + b"\r\n", "command line is longer than 4096 octets"),
+    ],
+)
+def test_bdat_in_a_line_that_is_refused_closes_the_connection(line: bytes, why: str) -> None:
+    closing = "421 4.7.0 mx.test closing the connection: what follows BDAT cannot be told apart\n"
+    for state in (b"", BEGIN, BEGIN + chunk(b"a")):
+        dialogue = talk_in_all_cuts(state + line + RUN_ME)
+        assert dialogue.replies.endswith(f"500 5.5.2 {why}\n{closing}")
+        assert dialogue.closed
+
+
 def test_loop_is_found_in_chunks_too() -> None:
     wire = BEGIN + chunk(b"Received: a\r\nRecei") + chunk(b"ved: b\r\nReceived: c\r\n\r\n", b" LAST")
     assert after_rcpt(talk_in_all_cuts(wire).replies) == OK + "554 5.4.6 too many hops: the mail goes in circles\n"

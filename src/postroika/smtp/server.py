@@ -130,20 +130,21 @@ class Server(ServerBase):
             if self._eof:
                 self.closed = True
             elif len(buffer) - start > MAX_COMMAND_BYTES:
-                self._skip(LINE_TOO_LONG, start)
+                self._skip_command(LINE_TOO_LONG, start)
                 return True
             return False
         if behind - start > MAX_COMMAND_BYTES:
-            self._skip(LINE_TOO_LONG, start)
+            self._skip_command(LINE_TOO_LONG, start)
             return True
         if code == command.BARE_LF:
             # The rest up to CR LF still belongs to this line: what hides in it must not become a second command.
-            self._skip(LINE_BARE_LF, start)
+            self._skip_command(LINE_BARE_LF, start)
             return True
         self._pos = behind
         if code < 0:
             self._out.append((LINE_NUL if code == command.NUL else LINE_BARE_CR).wire())
             self._count_bad()
+            self._guard_chunk(start)
             return True
         if code == command.FOREIGN:
             line = buffer[start:behind]
@@ -160,6 +161,15 @@ class Server(ServerBase):
         else:
             self._HANDLERS[code](self, argument)
         return True
+
+    def _skip_command(self, refusal: Reply, start: int) -> None:
+        self._skip(refusal, start)
+        self._guard_chunk(start)
+
+    def _guard_chunk(self, start: int) -> None:
+        """After a line that is refused for its octets: if it may have been BDAT, a chunk is behind it."""
+        if self._buffer[start : start + 4].upper() == b"BDAT":
+            self._give_up("what follows BDAT cannot be told apart", b"")
 
     def _step_chunk(self) -> bool:
         left = self._chunk_left
