@@ -180,7 +180,7 @@ class _Session:
     def _recipient(self, path: str) -> None:
         ours = self._server.ours
         domain = path.rpartition("@")[2].lower()
-        if ours and domain not in ours:
+        if ours and not domain.endswith(tuple(ours)):
             self._say(b"550 no relaying")
             return
         if Fault.ROUTES in self._faults:

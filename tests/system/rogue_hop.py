@@ -1,4 +1,4 @@
-"""A next hop with somebody in the middle, who would have mail go in clear, or his words be taken for those behind TLS."""
+"""A next hop with somebody in the middle, who would have mail go in clear, or his words be taken for the hop's."""
 
 from __future__ import annotations
 

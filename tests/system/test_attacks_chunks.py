@@ -22,9 +22,7 @@ from tests.system.process import free_port, wait_until
 from tests.system.server import Dialogue, Postroika
 from tests.system.sink_peer import OurSink, start_our_sink
 
-HIDDEN = (
-    b"RSET\r\nMAIL FROM:<hidden@evil.test>\r\nRCPT TO:<you@shop.test>\r\nDATA\r\nSubject: hidden\r\n\r\nx\r\n.\r\n"
-)
+HIDDEN = b"RSET\r\nMAIL FROM:<hidden@evil.test>\r\nRCPT TO:<you@shop.test>\r\nDATA\r\nSubject: hidden\r\n\r\nx\r\n.\r\n"
 CONTENT = b"Subject: half\r\n\r\n" + b"0123456789abcd\r\n" * 60
 AUTH = "AUTH PLAIN " + base64.b64encode(b"\0ann@shop.test\0correct horse").decode()
 

@@ -25,13 +25,20 @@ ILL_FORMED = (
     b"\r\0\n.\r\n", b"\n.\0\n", b"\0.\0",
 )  # fmt: skip
 # Content like any other, though somebody may have seen an end in it.
-CONTENT = (b"\r\n. \r\n", b"\r\n.\t\r\n", b"\xc2\x85.\xc2\x85", b"\x0b.\x0b", b"\x0c.\x0c", b"\r\n..\r\n", b"\r\n .\r\n")
+CONTENT = (
+    b"\r\n. \r\n",
+    b"\r\n.\t\r\n",
+    b"\xc2\x85.\xc2\x85",
+    b"\x0b.\x0b",
+    b"\x0c.\x0c",
+    b"\r\n..\r\n",
+    b"\r\n .\r\n",
+)
 MENDED = (b"\n.\n", b"\r.\r", b"\r\n.\n", b"\n.\r\n", b"\r\n.\r\r\n")  # what a listener may be told to mend
 SEEN_BY_NAIVE = ILL_FORMED + CONTENT[:5]
 BEFORE, HIDDEN = (
     b"Subject: outer\r\n\r\nbefore",
-    b"MAIL FROM:<smuggled@evil.test>\r\nRCPT TO:<victim@shop.test>\r\nDATA\r\n"
-    b"Subject: inner\r\n\r\nsmuggled\r\n.\r\n",
+    b"MAIL FROM:<smuggled@evil.test>\r\nRCPT TO:<victim@shop.test>\r\nDATA\r\nSubject: inner\r\n\r\nsmuggled\r\n.\r\n",
 )
 # What of CONTENT does not have to be looked for after the dots are off again.
 _STUFFED = {b"\r\n. \r\n": b"\r\n \r\n", b"\r\n.\t\r\n": b"\r\n\t\r\n", b"\r\n..\r\n": b"\r\n.\r\n"}
@@ -88,7 +95,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.mark.parametrize("end", SEEN_BY_NAIVE, ids=repr)
 def test_naive_server_takes_the_hidden_message(end: bytes) -> None:
     with naive_server(Fault.LENIENT_END) as naive:
-        assert smuggle(naive.port, end, [BEFORE + end + HIDDEN], "outer@evil.test") == ["250", "250", "250", "354", "250"]
+        assert smuggle(naive.port, end, [BEFORE + end + HIDDEN], "outer@evil.test") == [
+            "250",
+            "250",
+            "250",
+            "354",
+            "250",
+        ]
         assert [message.reverse_path for message in naive.messages] == ["outer@evil.test", "smuggled@evil.test"]
 
 

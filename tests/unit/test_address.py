@@ -53,6 +53,7 @@ def test_domain_is_made_canonical(domain: str, canonical: str) -> None:
         "", ".", "a..b", ".a", "a b", "a/b", "a@b", "x／y", "x\u2028y", "x" * 64, "ä" * 64, "a." * 127 + "aa", "[]",
         "[x]",
         "[192.0.2]", "[192.0.2.1", "[IPv6:]", "[IPv6:fe80::1%lo]", "[2001:db8::1]", "x\uff05y.example", "a\0b",
+        "shop\u2024example", "\u2488shop.example",
     ],
 )  # fmt: skip
 def test_what_is_no_domain_is_refused_but_can_still_be_queued(domain: str) -> None:

@@ -218,6 +218,7 @@ def test_parameter_of_mail(parameters: str, expected: str) -> None:
         ("ORCPT=rfc822;", "501 5.5.4 bad ORCPT value"),
         ("ORCPT=rfc822;" + "x" * 500, "501 5.5.4 bad ORCPT value"),
         ("ORCPT=utf-8;ä@b", "501 5.5.4 bad ORCPT value: SMTPUTF8 is needed"),
+        ("ORCPT=utf-8;\x9f@b", "501 5.5.4 bad ORCPT value: SMTPUTF8 is needed"),
         ("SIZE=1", "555 5.5.4 parameter not recognised or not offered: SIZE"),
     ],
 )
@@ -257,6 +258,9 @@ def test_extension_that_is_not_offered_is_refused(extension: str) -> None:
         ("MAIL FROM:<ä@b>", "553 5.6.7 address has characters beyond ASCII: SMTPUTF8 is needed"),
         ("MAIL FROM:<a@ä>", "553 5.6.7 address has characters beyond ASCII: SMTPUTF8 is needed"),
         ("MAIL FROM:<a@ä> SMTPUTF8", "250 2.1.0 Ok"),
+        ("MAIL FROM:<a\u200db@ä> SMTPUTF8", "250 2.1.0 Ok"),
+        ('MAIL FROM:<"a\x85"@ä> SMTPUTF8', "501 5.1.7 bad sender address syntax: control characters"),
+        ("MAIL FROM:<a\u2028@ä> SMTPUTF8", "501 5.1.7 bad sender address syntax: control characters"),
         ("MAIL FROM:<a@\u2028> SMTPUTF8", "501 5.1.7 bad sender address syntax: the domain is not a valid name"),
         ("MAIL FROM:<a@[x]>", "501 5.1.7 bad sender address syntax: bad address literal"),
         ("MAIL FROM:<a@[IPv6:x]>", "501 5.1.7 bad sender address syntax: bad address literal"),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 
 import idna
 
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 §3.1
 _MAX_DOMAIN = 253  # RFC 1035 §2.3.4, in presentation form without the last dot
 _MAX_LABEL = 63
 
@@ -76,6 +78,9 @@ def _to_ascii(domain: str) -> str:
             ascii_form = domain.encode("idna").decode("ascii")
         except UnicodeError as error:
             raise ValueError(f"{domain!r} is not a domain name: {error}") from None
+    if ascii_form.count(".") != len(_DOTS.findall(domain)):
+        # U+2024 and its like: some map them to a dot, others see one label.
+        raise ValueError(f"{domain!r} is not a domain name: a character that turns into a dot")
     ascii_form = ascii_form.lower().removesuffix(".")
     _check(ascii_form)
     return ascii_form

@@ -13,6 +13,7 @@ that one, too, is taken from strangers only if the host name is among [relay] do
 from __future__ import annotations
 
 import ipaddress
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from postroika.mail.address import canonical_domain, is_literal, literal_ip, routing_domain
@@ -23,8 +24,7 @@ from postroika.smtp.server_events import Rcpt
 
 DENIED = reply(550, "5.7.1", "relay access denied")
 ROUTED = reply(550, "5.7.1", "relay access denied: the local part names a route")
-# With their full-width forms, which a mail system that normalises local parts would make the same of.
-_ROUTING_CHARACTERS = frozenset("%!@\uff05\uff01\uff20")
+_ROUTING_CHARACTERS = frozenset("%!@")
 
 
 def canonical_ip(text: str) -> str:
@@ -110,6 +110,8 @@ class RelayPolicy:
             return None
         if routing_domain(self.mailbox(rcpt, client.local_ip)) not in self._domains:
             return DENIED
-        if not _ROUTING_CHARACTERS.isdisjoint(rcpt.local):
+        # A mail system that normalises local parts would make the same of their full-width and small forms.
+        local = rcpt.local if rcpt.local.isascii() else unicodedata.normalize("NFKC", rcpt.local)
+        if not _ROUTING_CHARACTERS.isdisjoint(local):
             return ROUTED
         return None

@@ -6,6 +6,7 @@ Promise: a value that comes out of here keeps to its RFC, whatever went in; a Re
 from __future__ import annotations
 
 import binascii
+import re
 
 from postroika.kernels.command import parse_parameters, parse_path
 from postroika.mail.address import canonical_domain
@@ -19,6 +20,8 @@ MAX_SIZE_DIGITS = 20  # RFC 1870 §3
 MAX_HELO_NAME = 255  # RFC 5321 §4.5.3.1.2
 MAX_AUTH_IDENTITY = 500  # RFC 4954 §3 (the AUTH parameter adds as much to the line)
 _BAD_BASE64 = reply(501, "5.5.2", "cannot decode base64")
+# RFC 5198 §2: they must not appear; somebody takes them for the end of a line, or steers a terminal with them.
+_LINE_ENDS = re.compile("[\x80-\x9f\u2028\u2029]")
 _HEX = frozenset("0123456789ABCDEF")
 _BODY_TYPES = {"7BIT": BodyType.SEVEN_BIT, "8BITMIME": BodyType.EIGHT_BIT, "BINARYMIME": BodyType.BINARY}
 _NOTIFY = {"NEVER": Notify.NEVER, "SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Notify.DELAY}
@@ -94,8 +97,8 @@ def parse_mail(argument: bytes, offered: frozenset[str]) -> Mail:
                 envid = value or ""
                 if not 0 < len(envid) <= MAX_ENVID or not is_xtext(envid):
                     raise _bad("bad ENVID value")
-    if path.utf8 and not smtputf8:
-        raise Refusal(reply(553, "5.6.7", "address has characters beyond ASCII: SMTPUTF8 is needed"))
+    if path.utf8:
+        _check_wide(local, smtputf8, "5.1.7")
     address = _address(local, domain, "5.1.7") if domain else ""
     return Mail(address, size, body_type, smtputf8, ret, envid, path.utf8, requiretls)
 
@@ -129,8 +132,8 @@ def parse_rcpt(argument: bytes, offered: frozenset[str], smtputf8: bool) -> Rcpt
                 notify = _notify(value or "")
             else:
                 orcpt = _orcpt(value or "", smtputf8)
-    if path.utf8 and not smtputf8:
-        raise Refusal(reply(553, "5.6.7", "address has characters beyond ASCII: SMTPUTF8 is needed"))
+    if path.utf8:
+        _check_wide(local, smtputf8, "5.1.3")
     address = _address(local, domain, "5.1.3") if domain else local
     return Rcpt(address, local, domain.lower(), notify, orcpt, path.routed, path.utf8)
 
@@ -236,9 +239,19 @@ def _orcpt(value: str, smtputf8: bool) -> str:
     if kind.lower() == "utf-8":
         if not smtputf8 and not address.isascii():
             raise _bad("bad ORCPT value: SMTPUTF8 is needed")
+        if _LINE_ENDS.search(address):
+            raise _bad("bad ORCPT value: control characters")
     elif not is_xtext(address):
         raise _bad("bad ORCPT value: not xtext")
     return value
+
+
+def _check_wide(local: str, smtputf8: bool, enhanced: str) -> None:
+    """Judge an address beyond ASCII."""
+    if not smtputf8:
+        raise Refusal(reply(553, "5.6.7", "address has characters beyond ASCII: SMTPUTF8 is needed"))
+    if _LINE_ENDS.search(local):
+        raise _bad_address(enhanced, "control characters")
 
 
 def _address(local: str, domain: str, enhanced: str) -> str:

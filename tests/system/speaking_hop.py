@@ -1,0 +1,63 @@
+"""A next hop that says to each command what a test wants it to say, as long as that may be."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+# What to say to a verb ("" for the greeting, "." for the end of a message), in pieces that are sent one by one.
+Script = Callable[[str], Iterable[bytes]]
+USUAL = {"": b"220 hop.test\r\n", "DATA": b"354 go on\r\n", "QUIT": b"221 bye\r\n"}
+
+
+def saying(**answers: bytes) -> Script:
+    """A script that says these to verbs, and what is usual to the others."""
+    return lambda verb: [answers.get(verb or "greeting", USUAL.get(verb, b"250 ok\r\n"))]
+
+
+@contextmanager
+def speaking_hop(script: Script) -> Iterator[int]:
+    """Run one; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threads: list[threading.Thread] = []
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    sock, _ = listener.accept()
+                    threads.append(threading.Thread(target=_hold, args=(sock, script)))
+                    threads[-1].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
+            for thread in threads:
+                thread.join()
+
+
+def _hold(sock: socket.socket, script: Script) -> None:
+    sock.settimeout(60)
+    with suppress(OSError), sock, sock.makefile("rb") as lines:
+        _say(sock, script(""))
+        in_message = False
+        for line in lines:
+            verb = line[:4].decode("latin-1").upper().strip()
+            if in_message:
+                in_message = line != b".\r\n"
+                if not in_message:
+                    _say(sock, script("."))
+                continue
+            _say(sock, script(verb))
+            in_message = verb == "DATA"
+
+
+def _say(sock: socket.socket, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        sock.sendall(piece)
