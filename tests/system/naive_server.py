@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import hashlib
 import re
 import socket
 import ssl
@@ -173,9 +174,8 @@ class _Session:
         if known is None and Fault.HASTY in self._faults:
             self._say(b"535 no")
             return
-        for _ in range(200):  # as a hash would
-            right = known == "".join(password)
-        self._say(b"235 welcome" if right else b"535 no")
+        given, wanted = (hashlib.pbkdf2_hmac("sha256", text.encode(), b"", 500) for text in (password, known or ""))
+        self._say(b"235 welcome" if given == wanted else b"535 no")
 
     def _recipient(self, path: str) -> None:
         ours = self._server.ours

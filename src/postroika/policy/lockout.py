@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 from typing import NamedTuple
 
-_MAX_DELAY_FACTOR = 16.0
+_MOST_DOUBLINGS = 4  # of the delay
 
 
 class _Failures:
@@ -96,7 +96,8 @@ class Lockout:
         locks = self._addresses.add(key, now)
         if name:
             locks |= (self._accounts if exists else self._names).add(name, now)
-        return Failure(min(2.0 ** (self._addresses.count(key, now) - 1), _MAX_DELAY_FACTOR), locks)
+        # There is no end to the count: those who are known to an address fail there however many have failed before.
+        return Failure(2.0 ** min(self._addresses.count(key, now) - 1, _MOST_DOUBLINGS), locks)
 
     def succeeded(self, ip: str, name: str) -> None:
         """A login has succeeded. Failures are not forgiven: one account of one's own must not buy guesses at others."""
