@@ -438,6 +438,38 @@ async def test_421_on_a_fresh_connection_is_the_outcome() -> None:
     assert lane.down == [(Reply(421, "4.7.0", ("not you",)), "mx.y.test")]
 
 
+BEHIND_EHLO = "250-mx.y.test\r\n250 PIPELINING\r\n"
+
+
+@pytest.mark.parametrize(
+    ("unasked", "told"),
+    [
+        ("421 4.7.0 not you", "421 4.7.0 not you"),
+        ("250 2.0.0 ok", "451 4.5.0 mx.y.test [127.0.0.1]:{port} does not speak SMTP properly: a reply to nothing:"),
+        ("250 ok\r\n" * 100 + "250 ok", "451 4.5.0 mx.y.test [127.0.0.1]:{port} does not speak SMTP properly: a reply"),
+    ],
+)
+async def test_host_that_speaks_unasked_is_called_once(unasked: str, told: str) -> None:
+    """Not again and again, with an attempt that never ends."""
+    peer = ScriptedPeer(decide=on({"EHLO": BEHIND_EHLO + unasked}))
+    async with world(peer) as w:
+        lane = await w.deliver(loaded(1))
+    ((outcome, text, _),) = lane.outcomes.values()
+    assert outcome is Outcome.DEFERRED
+    assert text.startswith(told.format(port=peer.port))
+    assert len(peer.sessions) == 1
+    assert len(lane.down) == 1
+
+
+async def test_next_host_is_tried_if_the_first_speaks_unasked() -> None:
+    first = ScriptedPeer(decide=on({"EHLO": BEHIND_EHLO + "421 4.7.0 not you"}), host="mx1.y.test")
+    second = ScriptedPeer(host="mx2.y.test")
+    async with world(first, second) as w:
+        lane = await w.deliver(loaded(1), loaded(2))
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": TAKEN}
+    assert (len(first.sessions), len(second.sessions), lane.down) == (1, 1, [])
+
+
 async def test_421_to_a_recipient_defers_those_without_a_verdict() -> None:
     peer = ScriptedPeer(decide=on({"RCPT TO:<a": "550 5.1.1 no", "RCPT TO:<b": "421 4.3.2 bye"}))
     async with world(peer) as w:

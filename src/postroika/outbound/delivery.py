@@ -210,7 +210,8 @@ class Turn:
             if end is End.LOST and session.spoiled and session.failed is not None:
                 start = at + 1
                 if start >= len(ways):
-                    self._give_back(jobs)
+                    if any(job.tried for job in jobs):
+                        self._give_back(jobs)
                     self._give_up(jobs, session.failed, takes=takes)
                     return False
             if end is End.IDLE:

@@ -75,7 +75,8 @@ class Session:
         leftovers: jobs with recipients for the next host.
         apart: a job that needs another kind of connection (REQUIRETLS); nothing more is taken until it had its turn.
         failed: why the session was lost, as the verdict on what was first under way.
-        spoiled: it was lost before the peer had answered anything of a first message: the host is of no use.
+        spoiled: it was lost before the peer had answered anything of a first message, or one was begun: the host is of
+            no use.
     """
 
     def __init__(
@@ -361,6 +362,8 @@ class Session:
         fresh = not connection.messages
         self.failed = classify.failure(error, step, connection.peer)
         rest = client.abandon(connection.unsent_bytes)
+        # It has spoken unasked before a first message could be begun: another connection would be no better.
+        self.spoiled = fresh and not rest and bool(self._jobs)
         for number, (transaction, fate) in enumerate(rest):
             assert isinstance(transaction, Try)
             # Closing a connection that has done its work, instead of answering MAIL, is no attempt.
