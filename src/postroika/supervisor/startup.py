@@ -25,7 +25,7 @@ from postroika.spool import files as spool_files
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
+_BACKLOG = 4096  # what the kernel allows at most, as a rule: whoever comes in a crowd is not reset
 
 
 class Started(NamedTuple):
