@@ -31,7 +31,7 @@ ALPHA = 1e-7
 
 
 def plain(name: str, password: str, acts_for: str = "") -> str:
-    return "AUTH PLAIN " + b64encode("\0".join((acts_for, name, password)).encode()).decode()
+    return "AUTH PLAIN " + b64encode(f"{acts_for}\0{name}\0{password}".encode()).decode()
 
 
 class World:
@@ -208,7 +208,10 @@ def test_address_that_guesses_is_locked_out(guarded: int) -> None:
     # The owner has logged in from here lately, and others are elsewhere.
     assert guess(guarded, "ann@shop.test", [PASSWORD], "127.0.0.9") == (PASSWORD, 1)
     found, answered = guess(guarded, "ann@shop.test", GUESSES, "127.0.0.2")
-    assert (found, answered) in {("", 5), ("", 6)}  # 421, at the end of a session, does not say whether it was looked at
+    assert (found, answered) in {
+        ("", 5),
+        ("", 6),
+    }  # 421, at the end of a session, does not say whether it was looked at
     # Not even the right password helps, with that account or another one, nor is a name that there is not told apart.
     for name in ("ann@shop.test", "bob@shop.test", "eve@shop.test"):
         with Dialogue(guarded, "guess.test", source="127.0.0.2") as client:

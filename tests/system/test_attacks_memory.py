@@ -76,7 +76,7 @@ class World:
         self.sink: OurSink = start_our_sink(path, store=True)
         stack.enter_context(self.sink.process)
         self.script: Script = lambda verb: [USUAL.get(verb, b"250 ok\r\n")]
-        self.hop = stack.enter_context(speaking_hop(lambda verb: self.script(verb)))
+        self.hop = stack.enter_context(speaking_hop(self.say))
         config = (
             f"[limits]\nmax_message_bytes = {4 * MiB}\n[delivery]\nconnection_idle_s = 0\n"
             "greeting_timeout_s = 3\nehlo_timeout_s = 3\nmail_timeout_s = 3\ndata_timeout_s = 3\n"
@@ -87,6 +87,10 @@ class World:
         self.server = stack.enter_context(Postroika(path, config, workers=1))
         for number in range(3):  # so that what is made once is made
             self.send(f"warm-{number}@x.test", b"Subject: x\r\n\r\n" + b"x" * 70 + b"\r\n" * MiB)
+
+    def say(self, verb: str) -> Iterable[bytes]:
+        """What the script of the test has the next hop say."""
+        return self.script(verb)
 
     def send(self, sender: str, content: bytes, recipient: str = "you@shop.test") -> str:
         with self.server.dialogue() as client:

@@ -346,6 +346,8 @@ BLANKS = b" " * 1_000_000
         (HEADER, b"x" + BLANKS + b"\r\n" + b"\t" * 1_000_000 + b"\r\n"),
         (HEADER, (b" " * 900 + b"x\r\n") * 1000),
         (HEADER, b"\r\n" * 500_000 + b"x"),
+        (HEADER, b"x" + b"\r\n" * 500_000),
+        (HEADER, b"\r\n" * 500_000),
     ],
 )
 def test_blanks_cost_no_time(header: bytes, body: bytes) -> None:

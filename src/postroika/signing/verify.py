@@ -6,8 +6,8 @@ wrong with a signature is a result and no exception. For the command line: it co
 meanwhile.
 
 How: some of dkimpy's expressions take time with the square of what they read. So it gets to read no longer headers than
-signers make, and the body in a form in which it has nothing left to search for: where it is signed in its relaxed form,
-each run of blanks is one blank already, which that form makes of it anyway.
+signers make, and the body in a form in which it has nothing left to search for: without the empty lines at its end, and
+where it is signed in its relaxed form, with one blank for each run of them, which that form makes of it anyway.
 
 Source: RFC 6376 §3.4.4, §6.1, RFC 8301 §3.2.
 """
@@ -40,6 +40,8 @@ _KEY = re.compile(rb"(?:^|;)\s*p\s*=([^;]*)")
 _TAG = re.compile(rb"(?:^|;)\s*([a-z]+)\s*=([^;]*)", re.DOTALL)
 _END_OF_HEADER = re.compile(rb"\n\r?\n|\A\r?\n")
 _FIELD = re.compile(rb"^[^ \t\r\n]", re.MULTILINE)
+_MANY_BLANKS = re.compile(rb"\s{200}")
+_EMPTY_LINES = b"\r\n" * 4096
 _BLANKS = re.compile(rb"[ \t]{2,}|\t")
 
 
@@ -79,11 +81,11 @@ def verify(
     """
     begun_at = clock()
     end = _END_OF_HEADER.search(message, 0, _MOST_HEADER_OCTETS + 4)
-    head, body = (message, b"") if end is None else (message[: end.end()], message[end.end() :])
+    head, body = (message, b"") if end is None else (message[: end.end()], _without_last_lines(message[end.end() :]))
     if problem := _too_large(head):
         return [Verdict("", "", "", False, problem)]
     try:
-        as_it_is = dkim.DKIM(message, minkey=_LEAST_RSA_BITS)
+        as_it_is = dkim.DKIM(head + body, minkey=_LEAST_RSA_BITS)
     except dkim.DKIMException as error:
         return [Verdict("", "", "", False, f"not a message: {error}")]
     except Exception as error:  # noqa: BLE001 - as in `_verdict`
@@ -112,6 +114,8 @@ def verify(
         tags = {name: b"".join(value.split()) for name, value in _TAG.findall(field[:_MOST_SIGNATURE_OCTETS])}
         if len(field) > _MOST_SIGNATURE_OCTETS:
             verdicts.append(_refused(tags, f"a signature field of {len(field)} octets"))
+        elif _MANY_BLANKS.search(field):
+            verdicts.append(_refused(tags, "a signature field of many blanks"))
         elif clock() - begun_at > _MOST_S:
             verdicts.append(_refused(tags, "not looked at: those before it have taken too long"))
         else:
@@ -124,6 +128,14 @@ def count(message: bytes) -> int:
     """How many signatures a message has, or seems to have."""
     head = re.split(rb"\r?\n\r?\n", message, maxsplit=1)[0]
     return len(re.findall(rb"^dkim-signature[ \t]*:", head, re.IGNORECASE | re.MULTILINE))
+
+
+def _without_last_lines(body: bytes) -> bytes:
+    """`body` without the empty lines at its end but one, which no form of it counts."""
+    end = len(body)
+    while body.endswith(_EMPTY_LINES, 0, end):
+        end -= len(_EMPTY_LINES) - 2
+    return body[:end]
 
 
 def _too_large(head: bytes) -> str:
