@@ -14,4 +14,4 @@ def test_backlog_costs_no_memory_outlives_a_kill_and_goes_out_once(tmp_path: Pat
     assert found.said == Accounts(MESSAGES, {"delivered": MESSAGES}, found.said.deferrals)
     assert found.said.deferrals >= MESSAGES  # each was told once
     # All of it in memory would be 4 KB and more for each; what grows here is the warming up of the processes.
-    assert found.private_bytes_per_message < 1200
+    assert found.private_bytes_per_message < 1500

@@ -160,7 +160,7 @@ def test_events_are_shown_as_they_come(tmp_path: Path, sink: StartOurSink) -> No
             assert tail.wait() == ExitCode.INTERRUPTED
         when, line = r"\w{3} \d\d \d\d:\d\d:\d\d", output.read_text().splitlines()[-1]
         assert re.fullmatch(
-            rf"{when} bounced     [0-9a-z]{{13}}  bounce@shop\.test  127\.0\.0\.1(\[127\.0\.0\.1\])?  after [\d.]+s  "
+            rf"{when} bounced      [0-9a-z]{{13}}  bounce@shop\.test  127\.0\.0\.1(\[127\.0\.0\.1\])?  after [\d.]+s  "
             r"550 5\.1\.1 <bounce@shop\.test>: .+",
             line,
         )

@@ -10,17 +10,15 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import aiosmtplib
 import pytest
 import scramp
 
-from tests.system.command import command
 from tests.system.peers import RunSwaks
-from tests.system.process import free_port, program, run, wait_until
-from tests.system.server import Dialogue, Postroika
+from tests.system.process import program, run, wait_until
+from tests.system.server import Dialogue
 from tests.system.submission import PASSWORD, World
 
 HEADER = "From: Ann <ann@shop.test>\r\nTo: you@x.test\r\nSubject: x\r\n\r\n"

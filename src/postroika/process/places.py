@@ -115,7 +115,7 @@ def check_owners(config: Config, uid: int) -> None:
 
 
 def _of_spool(spool: Path) -> Iterator[Path]:
-    """The spool, its locks, its shards and their files, and where policies of domains and counts for TLS reports are."""
+    """The spool, its locks, its shards and their files, and where policies of domains and counts of TLS are kept."""
     yield spool
     for path in sorted(spool.iterdir()):
         if path.name.endswith(".lock") or path.name in {"mta-sts", "tlsrpt"}:
