@@ -42,7 +42,7 @@ def test_what_smtp_can_use(usage: int, selector: int, matching: int) -> None:
         Tlsa(2, 1, 0, LEAF.public_key + b"\0"),
         Tlsa(255, 1, 1, bytes(32)),
     ],
-    ids=str,
+    ids=lambda record: f"{record.usage} {record.selector} {record.matching}, {len(record.association)} octets",
 )
 def test_malformed_records_are_not_usable(record: Tlsa) -> None:
     assert not record.usable
