@@ -148,8 +148,10 @@ class Published:
         """Tell the operations log if the resolver does not validate, though the config says so: nothing would be secure
         then, and DANE never used. Where there is no root to be asked for, as in a closed network, nothing is said.
         """
+        if not self._dane:
+            return
         answer = await self._resolver.mx(".")
-        if self._dane and answer.status is not Status.FAILED and not answer.secure:
+        if answer.status is not Status.FAILED and not answer.secure:
             log.warning("dns.validating is set, but dns.servers do not vouch for the root: DANE is of no effect")
 
     def forget(self) -> None:
