@@ -155,7 +155,7 @@ class Worker:
             self._reopened.append(self._signer.reload)
         # A domain that publishes how it wants its mail is heard; where nobody is asked, nothing stands in between.
         router = self._published or self._router
-        self._reports = _make_reports(config, shard, resolver)
+        self._reports = _make_reports(config, shard, resolver, self._sts)
         recorder = None if self._reports is None else self._reports.recorder
         if recorder is not None and self._sts is not None:
             recorder.policy_failures = self._sts.failure
@@ -453,12 +453,16 @@ def _sts_policies(config: Config, resolver: Resolver, shard: int, workers: int) 
     return StsPolicies(config.sts, resolver, Fetcher(config.sts, config.dns, resolver), store, part)
 
 
-def _make_reports(config: Config, shard: int, resolver: Resolver) -> Reports | None:
+def _make_reports(config: Config, shard: int, resolver: Resolver, sts: StsPolicies | None) -> Reports | None:
+    """Counts sessions for other domains, and tells these; None if they are not to be told."""
     if not config.tlsrpt.contact:
         return None
     from postroika.tlsrpt.reports import Reports  # few want it
 
-    return Reports(config, shard, resolver)
+    reports = Reports(config, shard, resolver)
+    if sts is not None:
+        reports.recorder.policy_failures = sts.failure
+    return reports
 
 
 def _own_share(config: Config, workers: int) -> Config:

@@ -47,6 +47,8 @@ quiet           MX 10 mx.clear
 two             MX 10 mx.clear
 _smtp._tls.two  TXT "v=TLSRPTv1; rua=mailto:one@reports.test"
 _smtp._tls.two  TXT "v=TLSRPTv1; rua=mailto:two@reports.test"
+unfetched       MX 10 mx.good
+_mta-sts.unfetched TXT "v=STSv1; id=1"
 reports         MX 10 mx.reports
 mx.reports      A 127.3.0.3
 _smtp._tls.reports TXT "v=TLSRPTv1; rua=mailto:tls@reports.test"
@@ -73,7 +75,7 @@ contact = "tls-reports@sender.test"
 organization = "Sender & Söhne"
 """
 MESSAGE = b"Subject: x\r\n\r\nx\r\n"
-DOMAINS = ("good", "clear", "quiet", "two")
+DOMAINS = ("good", "clear", "quiet", "two", "unfetched")
 
 
 class Taken:
@@ -116,7 +118,7 @@ class World:
         stack.callback(self.taken.close)
         hop = start_postfix(
             stack,
-            virtual=["good.test"],
+            virtual=["good.test", "unfetched.test"],
             settings={
                 "smtpd_tls_security_level": "may",
                 "smtpd_tls_chain_files": str(_open(authority.issue("other.test"))),
@@ -189,6 +191,7 @@ TODAY_SUMS = {
     "clear.test": [("no-policy-found", 0, 1)],
     "quiet.test": [("no-policy-found", 0, 1)],
     "two.test": [("no-policy-found", 0, 1)],
+    "unfetched.test": [("sts", 0, 1)],  # it has a policy, which cannot be had
 }
 
 
@@ -196,7 +199,7 @@ def test_reports_arrive_signed_at_all_places_that_dns_names(world: World) -> Non
     world.send(*DOMAINS)
     assert world.sums() == TODAY_SUMS
     today = day_text(day_at(time.time()))
-    assert world.server.run("tlsrpt", "send", "--day", "today") == f"{today}: 3 reports sent, of 4 domains.\n"
+    assert world.server.run("tlsrpt", "send", "--day", "today") == f"{today}: 3 reports sent, of 5 domains.\n"
     mailed = {}
     for stored in world.receiver.wait_for(2):
         mail: Any = message_from_bytes(stored.content)
@@ -240,7 +243,7 @@ def test_reports_arrive_signed_at_all_places_that_dns_names(world: World) -> Non
     figures = world.server.metrics()
     assert figures['postroika_tls_reports_total{scheme="mailto"}'] == 2
     assert figures['postroika_tls_reports_total{scheme="https"}'] == 1
-    assert figures['postroika_tls_report_sessions_total{result="failed"}'] == 3
+    assert figures['postroika_tls_report_sessions_total{result="failed"}'] == 4
 
 
 def test_counts_outlive_a_restart_and_what_was_saved_outlives_a_kill(world: World) -> None:
