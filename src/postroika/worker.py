@@ -157,8 +157,6 @@ class Worker:
         router = self._published or self._router
         self._reports = _make_reports(config, shard, resolver, self._sts)
         recorder = None if self._reports is None else self._reports.recorder
-        if recorder is not None and self._sts is not None:
-            recorder.policy_failures = self._sts.failure
         deliverer = Deliverer(config, router, self._store, self._inflight, self._signer, recorder)
         self._reopened.append(deliverer.opener.reload)
         self._scheduler = Scheduler(

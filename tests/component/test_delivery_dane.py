@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from postroika.mail.outcome import Outcome, Stage
 from postroika.routing.router import Host
 from postroika.tls.policy import HostPolicy, Level
 from postroika.tls.tlsa import Tlsa, dane_for
 from tests.chains import Issued, issue, tlsa
-from tests.component.delivery_world import TAKEN, on, world
+from tests.component.delivery_world import PATIENT_S, TAKEN, on, world
 from tests.component.outbound_fakes import loaded
 from tests.component.scripted_peer import FULL
 from tests.component.tls_peer import NAME, OFFERS, TlsPeer, hopeless, of_a_stranger
@@ -146,6 +148,9 @@ async def test_our_certificate_is_not_shown_to_who_is_not_authentic(tmp_path: Pa
     peer = TlsPeer(context, policy)
     async with world(peer) as w:
         lane = await w.deliver(loaded(1))
+        with trio.fail_after(PATIENT_S):
+            while not (peer.handshakes or peer.failed):  # it learns of the end a little later
+                await trio.testing.wait_all_tasks_blocked(0.01)
     assert lane.outcomes["r1@y.test"][0] is Outcome.DEFERRED
     assert (peer.handshakes, peer.failed) == ([], 1)
 
