@@ -29,20 +29,19 @@ def test_what_smtp_can_use(usage: int, selector: int, matching: int) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        Tlsa(3, 1, 1, bytes(31)),
-        Tlsa(3, 1, 1, bytes(33)),
-        Tlsa(3, 1, 1, b""),
-        Tlsa(3, 1, 2, bytes(32)),
-        Tlsa(3, 0, 0, b""),
-        Tlsa(3, 0, 0, b"no certificate"),
-        Tlsa(3, 0, 0, LEAF.der[:-1]),
-        Tlsa(3, 0, 0, LEAF.der + b"\0"),
-        Tlsa(3, 1, 0, b""),
-        Tlsa(3, 1, 0, LEAF.public_key[:-1]),
-        Tlsa(2, 1, 0, LEAF.public_key + b"\0"),
-        Tlsa(255, 1, 1, bytes(32)),
+        pytest.param(Tlsa(3, 1, 1, bytes(31)), id="SHA-256, an octet short"),
+        pytest.param(Tlsa(3, 1, 1, bytes(33)), id="SHA-256, an octet long"),
+        pytest.param(Tlsa(3, 1, 1, b""), id="SHA-256, empty"),
+        pytest.param(Tlsa(3, 1, 2, bytes(32)), id="SHA-512, half of it"),
+        pytest.param(Tlsa(3, 0, 0, b""), id="certificate, empty"),
+        pytest.param(Tlsa(3, 0, 0, b"no certificate"), id="certificate, words"),
+        pytest.param(Tlsa(3, 0, 0, LEAF.der[:-1]), id="certificate, an octet short"),
+        pytest.param(Tlsa(3, 0, 0, LEAF.der + b"\0"), id="certificate, an octet long"),
+        pytest.param(Tlsa(3, 1, 0, b""), id="key, empty"),
+        pytest.param(Tlsa(3, 1, 0, LEAF.public_key[:-1]), id="key, an octet short"),
+        pytest.param(Tlsa(2, 1, 0, LEAF.public_key + b"\0"), id="key of an authority, an octet long"),
+        pytest.param(Tlsa(255, 1, 1, bytes(32)), id="private usage"),
     ],
-    ids=lambda record: f"{record.usage} {record.selector} {record.matching}, {len(record.association)} octets",
 )
 def test_malformed_records_are_not_usable(record: Tlsa) -> None:
     assert not record.usable
