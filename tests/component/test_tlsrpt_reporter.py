@@ -285,3 +285,54 @@ async def test_problems_are_told_in_words(tmp_path: Path, mock_clock: MockClock)
         "both.test: https://both.test/r: HTTP 500",
         "mail.test: DNS look-up of _smtp._tls.mail.test failed: SERVFAIL",
     ]
+
+
+async def test_disk_that_does_not_take_what_was_sent_ends_nothing_and_has_nothing_sent_twice(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    domains = [f"d{n:03}.test" for n in range(60)]
+    w = World(tmp_path, mock_clock, MIDNIGHT + MAX_DELAY_S)
+    w.dns.records = {domain: (f"v=TLSRPTv1; rua=mailto:r@{domain}".encode(),) for domain in domains}
+    w.days.write(DAY, 0, records(*domains))
+    ledger, aside = tmp_path / "tlsrpt" / "2026-11-21.sent", tmp_path / "aside"
+    original = w.outside.put
+
+    async def put(address: str, message: bytes) -> None:
+        await original(address, message)
+        if len(w.outside.mailed) == 25:
+            ledger.rename(aside)
+            ledger.mkdir()
+
+    w.outside.put = put  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(w.reporter().run)
+        await pass_time(mock_clock, 60)
+        sent = list(w.outside.uris)
+        assert 25 <= len(sent) <= 25 + 8  # that were under way
+        await pass_time(mock_clock, 5 * RETRY_DELAYS_S[0])
+        assert w.outside.uris == sent
+        ledger.rmdir()
+        aside.rename(ledger)
+        await pass_time(mock_clock, RETRY_DELAYS_S[0])
+        assert w.outside.uris == [f"mailto:r@{domain}" for domain in domains]
+        assert w.left() == []
+        nursery.cancel_scope.cancel()
+    assert "TLS reports about 2026-11-21 cannot be sent for now: what was sent cannot be noted: [Errno 21]" in caplog.text
+
+
+async def test_operator_is_told_of_a_disk_that_does_not_take_what_was_sent(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    w = World(tmp_path, mock_clock, MIDNIGHT + 1)
+    w.days.write(DAY, 0, records("mail.test"))
+    original = w.outside.put
+
+    async def put(address: str, message: bytes) -> None:
+        await original(address, message)
+        (tmp_path / "tlsrpt" / "2026-11-21.sent").unlink()
+        (tmp_path / "tlsrpt" / "2026-11-21.sent").mkdir()
+
+    w.outside.put = put  # type: ignore[method-assign]
+    done = await w.reporter().send(DAY)
+    assert (done.domains, done.reports, done.failed) == (1, 1, 1)
+    assert [problem.partition(" [")[0] for problem in done.problems] == ["mail.test: what was sent cannot be noted:"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,32 @@ def test_what_was_sent_outlives_the_process_but_for_half_a_line(tmp_path: Path) 
         assert not again.was_sent("a.test", "mailto:y@a.test")
     again.settle("d.test")
     assert Ledger(path).settled == {"b.test", "d.test"}
+
+
+def test_what_the_disk_has_not_taken_counts_and_is_written_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "day.sent"
+    ledger = Ledger(path)
+    ledger.begin(5.5)
+    write = os.write
+    left = [10, 0]
+
+    def full(fd: int, content: bytes) -> int:
+        room = left.pop(0)
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, content[:room])
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(os, "write", full)
+        ledger.sent("a.test", "mailto:x@a.test")
+    assert ledger.was_sent("a.test", "mailto:x@a.test")
+    ledger.flush()
+    ledger.settle("b.test")
+    again = Ledger(path)
+    assert (again.begun_at, again.settled) == (5.5, {"b.test"})
+    assert again.was_sent("a.test", "mailto:x@a.test")
 
 
 def test_days_are_those_of_utc() -> None:

@@ -175,7 +175,8 @@ _decode_sent = msgspec.json.Decoder(_Sent).decode
 
 
 class Ledger:
-    """What was sent of a day. Lines are added as it is done; one that a crash has left half does not count.
+    """What was sent of a day. Lines are added as it is done; one that a crash has left half does not count. What the
+    disk does not take counts all the same, and goes there with the next line that it takes.
 
     Args:
         path: of the file; it need not be there.
@@ -190,6 +191,7 @@ class Ledger:
         self.settled: set[str] = set()
         self._path = path
         self._sent: set[tuple[str, str]] = set()
+        self._unwritten = b""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -225,13 +227,21 @@ class Ledger:
         """Nothing is left to be done for a domain. Raises OSError."""
         self._note(_Sent(domain=domain))
 
+    def flush(self) -> None:
+        """Write what the disk has not taken before. Raises OSError."""
+        if self._unwritten:
+            self._append(b"")
+
     def _note(self, sent: _Sent) -> None:
+        self._take(sent)  # It is so, whatever the disk says.
         self._append(_encode(sent) + b"\n")
-        self._take(sent)
 
     def _append(self, text: bytes) -> None:
+        self._unwritten += text
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, text)
+            while self._unwritten:
+                written = os.write(fd, self._unwritten)  # A disk that gets full may take a part.
+                self._unwritten = self._unwritten[written:]
         finally:
             os.close(fd)

@@ -2,7 +2,8 @@
 
 Promise: a domain that has asked for it gets one report about each UTC day, of all workers, within some hours of its
 end; what cannot be sent is tried again for a day. A restart goes on where it was: at most the reports that were under
-way are sent twice, with the same id. Of a domain that has not asked, the counts are dropped.
+way are sent twice, with the same id. Where the disk does not take what was sent, nothing more is sent until it does.
+Of a domain that has not asked, the counts are dropped.
 
 One worker of all does this (shard 0). It begins at a random time, so that not everybody's reports arrive at midnight
 (RFC 8460 §4.1).
@@ -67,6 +68,7 @@ class Pass:
         reports: that were sent now.
         failed: domains that are to be tried again.
         problems: what was in the way, in words; the first of them.
+        stopped: why domains were not gone through, in words; "": all were.
     """
 
     def __init__(self, domains: int) -> None:
@@ -74,6 +76,7 @@ class Pass:
         self.reports = 0
         self.failed = 0
         self.problems: list[str] = []
+        self.stopped = ""
 
     def problem(self, text: str) -> None:
         """Something was in the way."""
@@ -115,6 +118,7 @@ class Reporter:
         self._clock = clock
         self._due_at: dict[int, float] = {}
         self._tries: dict[int, int] = {}
+        self._ledgers: dict[int, Ledger] = {}  # Of days that are not done: they know what the disk has not taken, too.
         self._sending = trio.Lock()
 
     async def run(self) -> None:
@@ -148,7 +152,8 @@ class Reporter:
         is: the counts go on.
 
         Raises:
-            OSError: what was sent cannot be noted.
+            OSError: what was sent cannot be noted; so nothing was, or all is done but for its files. If the disk fails
+                in between, it is a problem of the pass.
 
         Cancellation: between two reports, or in the middle of one over HTTPS.
         """
@@ -156,29 +161,57 @@ class Reporter:
             now = self._clock()
             tally = await trio.to_thread.run_sync(self._days.tally, day)
             over = day < day_at(now)
-            ledger = await trio.to_thread.run_sync(self._days.ledger, day) if over and tally.domains else None
-            if ledger is not None and not ledger.begun_at:
-                ledger.begin(now)
+            ledger = await self._begun(day, now) if over and tally.domains else None
             done = Pass(len(tally.domains))
             await self._go_through(tally, Period.of_day(day, now), ledger, done)
+            if done.stopped:
+                log.error("TLS reports about %s cannot be sent for now: %s", day_text(day), done.stopped)
             if over:
                 await self._close(day, ledger, done)
             return done
+
+    async def _begun(self, day: int, now: float) -> Ledger:
+        """What was sent of a day, all of it noted.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        ledger = self._ledgers.get(day)
+        if ledger is None:
+            ledger = self._ledgers[day] = await trio.to_thread.run_sync(self._days.ledger, day)
+        if ledger.begun_at:
+            ledger.flush()
+        else:
+            ledger.begin(now)
+        return ledger
 
     async def _go_through(self, tally: Tally, period: Period, ledger: Ledger | None, done: Pass) -> None:
         domains = iter(sorted(tally.domains.items()))
 
         async def work(domains: Iterator[tuple[str, Policies]]) -> None:
             for domain, policies in domains:
-                if ledger is None or domain not in ledger.settled:
+                if ledger is not None and domain in ledger.settled:
+                    continue
+                if done.stopped:
+                    done.failed += 1
+                    continue
+                try:
                     await self._tell(domain, policies, period, ledger, done)
+                except OSError as error:
+                    done.failed += 1
+                    done.stopped = f"what was sent cannot be noted: {error}"
+                    done.problem(f"{domain}: {done.stopped}")
 
         async with trio.open_nursery() as nursery:
             for _ in range(_AT_ONCE):
                 nursery.start_soon(work, domains)
 
     async def _tell(self, domain: str, policies: Policies, period: Period, ledger: Ledger | None, done: Pass) -> None:
-        """Send the report about one domain to all who want it and have not got it yet."""
+        """Send the report about one domain to all who want it and have not got it yet.
+
+        Raises:
+            OSError: it was sent, and the disk does not take that it was.
+        """
         answer = await self._records.txt(PREFIX + domain)
         if answer.status is Status.FAILED:
             done.failed += 1
@@ -234,5 +267,6 @@ class Reporter:
         elif done.domains:
             log.info("TLS reports about %s: %d sent, of %d domains", day_text(day), done.reports, done.domains)
         await trio.to_thread.run_sync(self._days.forget, day)
+        self._ledgers.pop(day, None)
         self._due_at.pop(day, None)
         self._tries.pop(day, None)
