@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -360,3 +362,17 @@ async def test_report_goes_out_though_the_policy_of_its_domain_cannot_be_met(ca:
 
 def test_our_address_is_found_without_a_packet() -> None:
     assert (local_address("127.0.0.1"), local_address("not an address")) == ("127.0.0.1", "")
+
+
+def test_system_without_ipv6_has_no_address_of_that_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_ipv6(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return original(family, kind)
+
+    original = socket.socket
+    local_address.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("postroika.outbound.reported.socket.socket", without_ipv6)
+        assert (local_address("2001:db8::1"), local_address("127.0.0.1")) == ("", "127.0.0.1")
+    local_address.cache_clear()

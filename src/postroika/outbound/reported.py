@@ -186,9 +186,9 @@ def _matches(host: str, source: PolicySource) -> bool:
 @lru_cache(maxsize=1024)
 def local_address(ip: str) -> str:
     """The address that we connect from to `ip`, by the routes of the system; "" if there is none. Nothing is sent."""
-    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((ip, 25))
-        except OSError:
-            return ""
-        return str(probe.getsockname()[0])
+            return str(probe.getsockname()[0])
+    except OSError:  # no route, or a system without IPv6
+        return ""
