@@ -341,19 +341,60 @@ async def test_old_policy_holds_until_it_expires_whatever_becomes_of_the_new_one
     assert warnings == [f"the MTA-STS policy of shop.test could not be renewed, and the old one holds: {UNREACHABLE}"]
 
 
-@pytest.mark.parametrize("records", ["", RECORD.format(2) + "\n" + RECORD.format(3)])
-async def test_record_that_goes_away_takes_no_policy_with_it_and_renews_none(
+@pytest.mark.parametrize(
+    "records",
+    [
+        "",  # NXDOMAIN
+        '_mta-sts.shop.test. 300 IN TXT "v=spf1 -all"',
+        "_mta-sts.shop.test. 300 IN A 192.0.2.1",  # NODATA
+        RECORD.format(1) + "\n" + RECORD.format(3),
+        RECORD.format("a-b"),
+    ],
+)
+async def test_record_that_goes_away_takes_no_policy_with_it_and_keeps_none_from_being_renewed(
     mock_clock: trio.testing.MockClock, tmp_path: Path, records: str
 ) -> None:
     async with worker(tmp_path, RECORD.format(1)) as world:
         await world.policy()
         world.dns.rrsets.clear()
         world.dns.add(records)
+        mock_clock.jump(DAY_S - 1)
+        assert await world.policy() == policy()
+        assert len(world.hosts.asked) == 1
+        mock_clock.jump(301)
+        assert await world.policy() == policy()
+        assert await world.policy() == policy(fetched_after_s=DAY_S + 300)
+        assert len(world.hosts.asked) == 2
+
+
+async def test_policy_whose_record_and_host_are_gone_holds_until_it_expires_and_is_told_of(
+    mock_clock: trio.testing.MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker(tmp_path, RECORD.format(1)) as world:
+        await world.policy()
+        world.dns.rrsets.clear()
+        world.hosts.says = UNREACHABLE
         mock_clock.jump(7 * DAY_S - 1)
         assert await world.policy() == policy()
         mock_clock.jump(1)
         assert await world.policy() is None
+        assert len(world.hosts.asked) == 2
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [f"the MTA-STS policy of shop.test could not be renewed, and the old one holds: {UNREACHABLE}"]
+
+
+async def test_record_that_outlives_the_policy_does_not_keep_it_from_being_renewed(
+    mock_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, RECORD.format(1).replace("300", "3600")) as world:
+        world.hosts.says = text(max_age_s=3000)
+        await world.policy()
+        mock_clock.jump(1499)
+        await world.policy()
         assert len(world.hosts.asked) == 1
+        mock_clock.jump(1)
+        await world.policy()
+        assert await world.policy() == policy(fetched_after_s=1500, max_age_s=3000)
 
 
 async def test_record_that_is_kept_from_us_does_not_keep_the_policy_from_being_renewed(

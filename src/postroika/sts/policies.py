@@ -25,7 +25,7 @@ from postroika import metrics
 from postroika.config import Sts
 from postroika.pump import in_task
 from postroika.routing.cache import TtlCache
-from postroika.routing.resolver import Answer, Resolver, Status
+from postroika.routing.resolver import Answer, Resolver
 from postroika.sts.fetch import FailureKind, FetchError
 from postroika.sts.policy import StsPolicy, parse_policy
 from postroika.sts.record import owner_name, read_records
@@ -269,7 +269,7 @@ class StsPolicies:
             failure = StsFailure(error.kind, str(error))
             self._nothing.put(domain, _Nothing(failure), trio.current_time(), until)
             return None
-        await self._adopt(policy, _check_at(answer))
+        await self._adopt(policy, self._check_at(policy, answer))
         return policy
 
     async def _fetch(self, domain: str, record_id: str) -> StsPolicy:
@@ -322,12 +322,13 @@ class StsPolicies:
         """Get a newer one, if there is one or this one gets old; Trio time of the next look."""
         answer = await self._resolver.txt(owner_name(policy.domain))
         record_id = _published_id(policy, answer)
-        if not record_id or (record_id == policy.id and self._clock() < self._due_at(policy)):
-            return _check_at(answer)
+        if record_id == policy.id and self._clock() < self._due_at(policy):
+            return self._check_at(policy, answer)
         other = await self._on_disk(self._store.load, policy.domain)
         if other is not None and other.id == record_id and self._clock() < self._due_at(other):
-            self._remember(other, _check_at(answer))  # another worker has fetched it
-            return _check_at(answer)
+            check_at = self._check_at(other, answer)
+            self._remember(other, check_at)  # another worker has fetched it
+            return check_at
         try:
             newer = await self._fetch(policy.domain, record_id)
         except FetchError as error:
@@ -335,8 +336,15 @@ class StsPolicies:
             return trio.current_time() + self._settings.retry_s
         if (newer.mode, newer.patterns) != (policy.mode, policy.patterns):
             log.info("%s has a new MTA-STS policy: %s", policy.domain, newer.mode)
-        await self._adopt(newer, _check_at(answer))
-        return _check_at(answer)
+        check_at = self._check_at(newer, answer)
+        await self._adopt(newer, check_at)
+        return check_at
+
+    def _check_at(self, policy: StsPolicy, answer: Answer[bytes]) -> float:
+        """Trio time at which the record expires, or the policy gets old."""
+        now = trio.current_time()
+        old_at = now + self._due_at(policy) - self._clock()
+        return max(min(answer.expires_at, old_at), now + _LEAST_CHECK_S)
 
     def _due_at(self, policy: StsPolicy) -> float:
         """Epoch seconds at which a policy is old enough to be fetched anew."""
@@ -389,14 +397,11 @@ class StsPolicies:
 
 
 def _published_id(policy: StsPolicy, answer: Answer[bytes]) -> str:
-    """The id that the record has now; "" if there is no record any more, and so nothing to be fetched."""
-    if answer.status is Status.FAILED:
-        return policy.id  # Who can keep the record from us does not keep us from renewing the policy.
+    """The id that the record has now; that of the policy if there is no record that counts.
+
+    Who can hide the record from us, or add one, does not keep us from renewing what we have (RFC 8461 §10.2).
+    """
     try:
-        return read_records(answer.records)
+        return read_records(answer.records) or policy.id
     except ValueError:
-        return ""
-
-
-def _check_at(answer: Answer[bytes]) -> float:
-    return max(answer.expires_at, trio.current_time() + _LEAST_CHECK_S)
+        return policy.id
