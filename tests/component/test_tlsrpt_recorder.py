@@ -11,7 +11,7 @@ import trio.testing
 
 from postroika.tlsrpt.days import DAY_S, Days, parse_day
 from postroika.tlsrpt.recorder import SAVE_EVERY_S, Recorder
-from postroika.tlsrpt.tally import Failure, Policy
+from postroika.tlsrpt.tally import Failure, Policy, budget
 from tests.component.passing_time import pass_time
 
 NONE = Policy("no-policy-found", "a.test")
@@ -160,3 +160,13 @@ async def test_memory_is_bounded_by_the_number_of_domains(tmp_path: Path) -> Non
         recorder.succeeded(f"d{number}.test", NONE)
     await recorder.save()
     assert len(sums(tmp_path)) == 10
+
+
+async def test_memory_is_bounded_whatever_hosts_say(tmp_path: Path) -> None:
+    recorder = recorder_at(tmp_path, NOON, max_domains=200)
+    for number in range(20_000):
+        said = Failure("validation-failure", mx_helo=f"{number:0100}", reason=f"{number:0100}")
+        recorder.failed(f"d{number % 200}.test", NONE, said)
+    await recorder.save()
+    assert sums(tmp_path) == {f"d{number}.test": (0, 100) for number in range(200)}
+    assert (tmp_path / "tlsrpt" / "2026-11-21-00.jsonl").stat().st_size < budget(200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from postroika.tlsrpt.tally import (
     Policy,
     PolicyRecord,
     Tally,
+    budget,
     clipped,
     clipped_lines,
 )
@@ -70,9 +72,67 @@ def test_failures_beyond_the_limit_lose_their_particulars_only() -> None:
     assert len(counts.failures) == MAX_FAILURES + 1
 
 
+def talkative(number: int) -> Failure:
+    """One of those that no two are alike of."""
+    return BAD._replace(mx_host=f"{number}.a.test", mx_helo=f"{number:0100}", reason=f"{number:0100}")
+
+
+def test_words_of_peers_have_half_of_the_room_and_sums_stay_right() -> None:
+    tally = Tally(1000, budget(1))
+    for number in range(3000):
+        lines = (f"{number:0300}",) * 2
+        assert tally.failed(f"d{number % 300}.evil.test", Policy("sts", "evil.test", lines), talkative(number))
+    assert tally.succeeded("good.test", STS)
+    assert tally.failed("good.test", NONE, BAD)
+    assert (tally.uncounted, tally.size_bytes <= budget(1)) == (0, True)
+    assert sum(counts.failed for policies in tally.domains.values() for counts in policies.values()) == 3001
+    assert counted(tally)["good.test"] == {
+        Policy("sts", "a.test"): (1, {}),
+        NONE: (0, {Failure("certificate-expired"): 1}),
+    }
+    assert counted(tally)["d299.evil.test"] == {
+        Policy("sts", "evil.test"): (0, {Failure("certificate-expired"): 10}),
+    }
+    assert counted(tally)["d0.evil.test"][Policy("sts", "evil.test", ("0" * 300,) * 2)] == (0, {talkative(0): 1})
+
+
+def test_domains_beyond_the_room_are_left_out_and_told() -> None:
+    tally = Tally(max_bytes=budget(1))
+    taken = [tally.succeeded(f"{number:0200}.test", NONE) for number in range(2000)]
+    assert taken == sorted(taken, reverse=True)
+    assert (len(tally.domains), tally.uncounted) == (sum(taken), 2000 - sum(taken))
+    assert 500 < len(tally.domains) < 1000
+    assert not tally.failed("b.test", NONE, BAD)
+    assert "b.test" not in tally.domains
+
+
+@pytest.mark.parametrize(
+    ("domains", "failures", "lines"), [(2000, 0, 0), (2000, 1, 0), (300, 20, 0), (100, 3, 50), (5000, 0, 1)]
+)
+def test_memory_is_no_more_than_is_reckoned(domains: int, failures: int, lines: int) -> None:
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tally = Tally()
+        for number in range(domains):
+            domain = f"{number}.a.test"
+            policy = Policy("sts", domain, tuple([f"{number} {line} é" for line in range(lines)]), (f"*.{domain}",))
+            tally.succeeded(domain, policy)
+            for failure in range(failures):
+                tally.failed(domain, policy, talkative(number * 1000 + failure))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken <= tally.size_bytes <= 2 * taken
+
+
+def test_room_is_that_for_the_domains_of_the_config() -> None:
+    assert (budget(1), budget(10_000), budget(1_000_000)) == (1_048_576, 40_960_000, 4_096_000_000)
+
+
 def test_words_of_peers_are_made_fit() -> None:
-    assert clipped("a\r\nb\x1b[0m\u2028c\ud800" + "x" * 1000) == "a  b [0m c " + "x" * 289
-    assert len(clipped_lines("line" for _ in range(1000))) == 100
+    assert clipped("a\r\nb\x1b[0m\u2028c\ud800" + "x" * 1000) == "a  b [0m c " + "x" * 89
+    assert clipped_lines("y" * 1000 for _ in range(1000)) == ("y" * 300,) * 50
 
 
 # --- on disk
@@ -99,6 +159,18 @@ def test_counts_of_all_workers_are_joined(tmp_path: Path) -> None:
     days.forget(DAY)
     assert days.counted() == [DAY + 1]
     assert [path.name for path in (tmp_path / "tlsrpt").iterdir()] == ["2026-11-22-00.jsonl"]
+
+
+def test_counts_of_all_workers_that_find_no_room_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    days = Days(tmp_path, budget(1))
+    for shard in range(3):
+        own = [DomainRecord(f"{shard}-{number:0200}.test", [PolicyRecord(NONE, 1, [])]) for number in range(500)]
+        days.write(DAY, shard, map(line, own))
+    tally = days.tally(DAY)
+    assert tally.size_bytes <= budget(1)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{1500 - len(tally.domains)} sessions of 2026-11-21 find no room in TLS reports"
+    ]
 
 
 def test_files_that_make_no_sense_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

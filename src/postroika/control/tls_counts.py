@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from postroika.config import Config
 from postroika.control.records import TlsCounts, TlsDomain, TlsFailure, TlsPolicy
 from postroika.errors import RefusedError
-from postroika.tlsrpt.days import Days, day_at, day_text, parse_day
+from postroika.tlsrpt.days import day_at, day_text, days_of, parse_day
 from postroika.tlsrpt.tally import Counts, Policies, Policy
 
 
@@ -47,7 +46,7 @@ def tls_counts(config: Config, day: str = "", domain: str = "", limit: int = 100
     """
     must_be_on(config)
     number = day_named(day, day_at(time.time()))
-    days = Days(Path(config.server.spool))
+    days = days_of(config)
     tally = days.tally(number)
     found = {name: policies for name, policies in tally.domains.items() if domain in {"", name}}
     first = sorted(found.items(), key=lambda item: (-_failed(item[1]), item[0]))[:limit]

@@ -16,16 +16,19 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
+from math import inf
 from pathlib import Path
 
 import msgspec
 
-from postroika.tlsrpt.tally import DomainRecord, Tally
+from postroika.config import Config
+from postroika.tlsrpt.tally import DomainRecord, Tally, budget
 
 log = logging.getLogger(__name__)
 
 DAY_S = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
+_JOINED = 4  # times the memory for the counts of a worker: all of them know about the same domains
 _HEAD = b'{"format":1}'
 _COUNTS = re.compile(r"(\d{4}-\d{2}-\d{2})-(\d{2,3})\.jsonl")
 
@@ -60,10 +63,12 @@ class Days:
 
     Args:
         spool: where it is in.
+        max_bytes: of memory, for the counts of a day; see `tally.budget`.
     """
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, max_bytes: float = inf) -> None:
         self._folder = spool / "tlsrpt"
+        self._max_bytes = max_bytes
 
     # -- counts -------------------------------------------------------------------------------------------------------
 
@@ -92,11 +97,13 @@ class Days:
         return sorted({day for day, _, _ in self._files()})
 
     def tally(self, day: int) -> Tally:
-        """The counts of a day, of all workers. There is no limit here: there is one to what each of them counts."""
-        tally = Tally()
+        """The counts of a day, of all workers, as far as there is room for them."""
+        tally = Tally(max_bytes=self._max_bytes)
         for at, _, path in self._files():
             if at == day:
                 tally.add(_records(path))
+        if tally.uncounted:
+            log.warning("%d sessions of %s find no room in TLS reports", tally.uncounted, day_text(day))
         return tally
 
     def records(self, day: int, shard: int) -> Iterator[DomainRecord]:
@@ -139,6 +146,11 @@ class Days:
             if at == day:
                 path.unlink(missing_ok=True)
         (self._folder / f"{day_text(day)}.sent").unlink(missing_ok=True)
+
+
+def days_of(config: Config) -> Days:
+    """The folder that a config means."""
+    return Days(Path(config.server.spool), _JOINED * budget(config.tlsrpt.max_domains))
 
 
 def line(record: DomainRecord) -> bytes:

@@ -15,13 +15,13 @@ import trio
 
 from postroika.metrics import TLS_REPORT_SESSIONS, TLS_REPORT_UNCOUNTED
 from postroika.tlsrpt.days import Days, day_at, day_text, line
-from postroika.tlsrpt.tally import Failure, Policy, ResultType, Tally
+from postroika.tlsrpt.tally import Failure, Policy, ResultType, Tally, budget
 
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0
 _PAST_DAYS = 3  # that wait for the disk at most
-_DOMAINS_A_STEP = 200  # some milliseconds
+_DOMAINS_A_STEP, _BYTES_A_STEP = 200, 256 * 1024  # some milliseconds
 
 
 class Recorder:
@@ -30,7 +30,7 @@ class Recorder:
     Args:
         days: where they are kept; those of today are read from there, so that a restart goes on with them.
         shard: of the worker.
-        max_domains: counted in a day.
+        max_domains: counted in a day, in the memory that there is for so many (`tally.budget`).
         clock: epoch seconds.
 
     Attributes:
@@ -44,7 +44,7 @@ class Recorder:
         self.policy_failures: Callable[[str], tuple[ResultType, str] | None] | None = None
         self._clock = clock
         self._day = day_at(clock())
-        self._tally = Tally(max_domains)
+        self._tally = self._fresh()
         self._tally.add(days.records(self._day, shard))
         self._dirty = False
         self._past: list[tuple[int, Tally]] = []  # days that are over, and not saved yet
@@ -74,9 +74,12 @@ class Recorder:
             if self._dirty:
                 self._past.append((self._day, self._tally))
                 del self._past[:-_PAST_DAYS]
-            self._day, self._tally = day, Tally(self._max_domains)
+            self._day, self._tally = day, self._fresh()
         self._dirty = True
         return self._tally
+
+    def _fresh(self) -> Tally:
+        return Tally(self._max_domains, budget(self._max_domains))
 
     async def run(self) -> None:
         """Save now and then, until cancelled."""
@@ -110,10 +113,14 @@ class Recorder:
 
     async def _write(self, day: int, tally: Tally) -> bool:
         lines: list[bytes] = []
-        for number, domain in enumerate(list(tally.domains)):
-            if number % _DOMAINS_A_STEP == _DOMAINS_A_STEP - 1:
+        domains, size_bytes = 0, 0
+        for domain in list(tally.domains):
+            if domains >= _DOMAINS_A_STEP or size_bytes >= _BYTES_A_STEP:
                 await trio.lowlevel.checkpoint()
+                domains, size_bytes = 0, 0
             lines.append(line(tally.record(domain)))
+            domains += 1
+            size_bytes += len(lines[-1])
         try:
             await trio.to_thread.run_sync(partial(self._days.write, day, self._shard, lines))
         except OSError as error:

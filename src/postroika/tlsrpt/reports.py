@@ -5,7 +5,6 @@ Promise: every worker counts and saves; that of shard 0 sends, too. What `postro
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -15,7 +14,7 @@ from postroika.errors import PostroikaError
 from postroika.outcome.events import EventWriter
 from postroika.routing.resolver import Resolver
 from postroika.spool.writer import Intake
-from postroika.tlsrpt.days import Days, day_text
+from postroika.tlsrpt.days import day_text, days_of
 from postroika.tlsrpt.mailing import Mailer
 from postroika.tlsrpt.recorder import Recorder
 from postroika.tlsrpt.report import Submitter
@@ -39,7 +38,7 @@ class Reports:
     def __init__(self, config: Config, shard: int, resolver: Resolver) -> None:
         settings = config.tlsrpt
         self._config = config
-        self._days = Days(Path(config.server.spool))
+        self._days = days_of(config)
         self._resolver = resolver
         self._reporter: Reporter | None = None
         self._shard = shard
