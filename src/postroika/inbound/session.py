@@ -1,15 +1,16 @@
 """One SMTP session: one strand that stands between a socket and the sans-IO server.
 
 Promise: a client that is slow, rude or gone costs only its own session: every wait has a deadline, what it sends is
-bounded by `smtp.server`, and a broken connection ends here. A message whose content is complete is answered even
+bounded by `smtp.server`, and a broken connection ends here. What it sends without waiting for replies is taken in turns
+with others, and no further than the replies have somewhere to go. A message whose content is complete is answered even
 when the worker is shutting down. Nothing that came in the clear counts for anything in TLS. A bug is not caught: it
 goes to the root nursery.
 
 How: the socket is tried first and waited for only when it has nothing; all replies to what one read brought go out
-in one send; the deadline of a wait is a number that the pump looks at. What needs no decision of ours is answered by
-`_advance` while the strand goes on waiting: of the usual message, all but its end. After STARTTLS a new server takes
-the place of the one that spoke in the clear, and what is read and said goes through `encrypted`. XCLIENT makes another
-one of the client, and takes the dialogue back to the greeting.
+in one send, unless they are many; the deadline of a wait is a number that the pump looks at. What needs no decision of
+ours is answered by `_advance` while the strand goes on waiting: of the usual message, all but its end. After STARTTLS a
+new server takes the place of the one that spoke in the clear, and what is read and said goes through `encrypted`.
+XCLIENT makes another one of the client, and takes the dialogue back to the greeting.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from postroika.policy.networks import Networks
 from postroika.policy.pipeline import Client, Content, Pipeline, Stage
 from postroika.policy.relay import RelayPolicy
 from postroika.pump import LARGE_READ_BYTES, READ_BYTES, Channel, Interrupted, Late, Strand, breathe, current, now
-from postroika.smtp.server import Server, ServerSettings
+from postroika.smtp.server import MOST_OUTPUT_BYTES, Server, ServerSettings
 from postroika.smtp.server_events import (
     Auth,
     AuthResponse,
@@ -62,6 +63,7 @@ from postroika.tls.certificates import ListenerTls
 from postroika.tls.layer import TlsError
 
 READS_IN_A_ROW = 32  # then others get their turn, however much the client has sent
+EVENTS_IN_A_ROW = 128  # of one read, likewise
 _READS_IN_A_LARGE_ONE = LARGE_READ_BYTES // READ_BYTES
 MAX_REJECTED_EVENTS = 1000  # of one session: a client that is refused for ever must not fill our disk
 LINGER_S = 2.0  # how long a client that is sent away gets to read why
@@ -191,6 +193,7 @@ class Session:
     def _new_server(self, *, greet: bool) -> Server:
         server = Server(self._settings, greet=greet)
         server.xclient = self._xclient_attributes
+        server.pauses = True
         self._accept_unasked(server)
         return server
 
@@ -261,11 +264,18 @@ class Session:
             self._note("connect", verdict)
         while True:
             last: Event | None = None
+            taken = 0
             while (event := server.next_event()) is not None:
                 last = event
                 pending = act[type(event)](self, event)
                 if pending is not None:
                     await pending
+                taken += 1
+                if taken == EVENTS_IN_A_ROW:
+                    taken = 0
+                    if server.full and not server.closed:
+                        break
+                    await breathe()
             if isinstance(last, Quit):
                 self._unread = False
             elif isinstance(last, StartTls):
@@ -284,12 +294,15 @@ class Session:
                 server.shut_down(_SHUTTING_DOWN)
                 self._unread = False
                 continue
+            paused = len(output) >= MOST_OUTPUT_BYTES
             self._reads += 1
-            if self._reads > READS_IN_A_ROW:
+            if self._reads > READS_IN_A_ROW or paused:
                 self._reads = 0
                 if self._next_deadline(now()) <= now():
                     raise Late  # who never lets us wait is not spared
                 await breathe()
+            if paused:
+                continue  # there may be commands left
             if self._advance(now()):
                 self._reads = 0
                 await channel.readable(self._advance)

@@ -3,6 +3,7 @@
 Promise: what a client sends is understood in one way only, however TCP has cut it. Commands and messages end at
 CR LF (CR LF . CR LF, or the count of BDAT) and nowhere else; replies come out in the order of the commands; every
 buffer is bounded; what comes after a refused DATA or BDAT is never run as commands, nor is what comes after STARTTLS.
+Short commands with long replies make no heap of these, if it `pauses`.
 
 How: `receive` keeps the bytes, `next_event` takes them apart until there is something that the session has to know.
 Events marked * in `server_events` stop the machine until `answer` gives the verdict. Replies pile up until
@@ -60,8 +61,10 @@ from postroika.smtp.server_settings import EXTENSIONS, ServerSettings, greetings
 from postroika.smtp.states import AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
 from postroika.smtp.xclient import parse_xclient
 
-__all__ = ["EXTENSIONS", "Server", "ServerSettings"]
+__all__ = ["EXTENSIONS", "MOST_OUTPUT_BYTES", "Server", "ServerSettings"]
 
+MOST_OUTPUT_BYTES = 16_384  # then it is to be sent before the next command, if the server `pauses`
+_REPLIES_APART = 32  # that are not counted yet: how many octets they are is looked at together
 _VRFY = reply(252, "2.5.0", "cannot verify the address, but will take mail for it and try to deliver").wire()
 _HELP = reply(214, "2.0.0", "RFC 5321: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT").wire()
 _NO_ARGUMENT = reply(501, "5.5.4", "this command takes no argument")
@@ -89,19 +92,22 @@ class Server(ServerBase):
 
     Attributes:
         mechanisms: of AUTH, that the next EHLO offers; none if clients may not log in on this connection as it is.
+        pauses: once MOST_OUTPUT_BYTES or more are in the output, `next_event` returns None though there may be commands
+            left: take the output, and ask again before more is received.
         authenticated: a client has logged in.
         xclient: attributes that the peer may tell of the client with XCLIENT; none if it may not use that.
     """
 
     __slots__ = (
         "_chunk_last", "_chunk_left", "_chunk_refusal", "_mechanisms", "_says_ehlo", "authenticated", "esmtp",
-        "mechanisms", "xclient",
+        "mechanisms", "pauses", "xclient",
     )  # fmt: skip
 
     def __init__(self, settings: ServerSettings, *, greet: bool = True) -> None:
         super().__init__(settings, greet=greet)
         self.esmtp = False
         self.mechanisms: tuple[str, ...] = ()
+        self.pauses = False
         self.authenticated = False
         self.xclient: tuple[str, ...] = ()
         self._mechanisms: tuple[str, ...] = ()  # offered by the last EHLO
@@ -121,7 +127,17 @@ class Server(ServerBase):
         self._awaiting = NOTHING
         self._out.append(b"334 " + b64encode(octets) + b"\r\n")
 
+    @property
+    def full(self) -> bool:
+        """There are MOST_OUTPUT_BYTES or more in the output, give or take a few replies."""
+        out = self._out
+        if len(out) > _REPLIES_APART:
+            out[:] = [b"".join(out)]
+        return bool(out) and len(out[0]) >= MOST_OUTPUT_BYTES
+
     def _step_command(self) -> bool:
+        if self.pauses and self.full:
+            return False
         if self.state is State.AUTH:
             return self._step_response()
         buffer, start = self._buffer, self._pos
