@@ -129,6 +129,21 @@ async def test_too_many_of_one_address_are_sent_away_and_room_comes_back(house: 
     assert await read(await house.connect()) == BANNER
 
 
+@pytest.mark.parametrize(("new_ip", "code"), [("2001:db8::2", 0), ("192.0.2.1", 0), ("2001:db8:0:1::1", 421)])
+async def test_session_that_moves_is_counted_where_it_is(
+    house: House, nursery: trio.Nursery, new_ip: str, code: int
+) -> None:
+    """Within a network that has all it may have, too: there it is one of them already."""
+    nursery.start_soon(house.listener.run, 1)
+    listener = house.listener
+    for ip in ("2001:db8::1", "2001:db8::1", "2001:db8:0:1::8", "2001:db8:0:1::9"):
+        assert listener._count(ip) is None
+    refusal = listener._move("2001:db8::1", new_ip)
+    assert (0 if refusal is None else refusal.code) == code
+    free = listener._count("2001:db8::3") is None
+    assert free == (new_ip == "192.0.2.1")
+
+
 async def test_nothing_is_said_in_the_clear_where_tls_comes_first(house: House, nursery: trio.Nursery) -> None:
     nursery.start_soon(house.listener.run, 1)
     for _ in range(2):

@@ -32,10 +32,10 @@ BEHIND_ONE, FROM_ALL = 0, 1  # listeners
 
 
 def version_2(source: str, *, command: int = 0x21) -> bytes:
-    block = (
-        ipaddress.ip_address(source).packed + ipaddress.ip_address("198.51.100.1").packed + struct.pack("!HH", 1, 25)
-    )
-    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", command, 0x11, len(block)) + block
+    client = ipaddress.ip_address(source)
+    ours, family = ("198.51.100.1", 0x11) if client.version == 4 else ("2001:db8:ffff::1", 0x21)
+    block = client.packed + ipaddress.ip_address(ours).packed + struct.pack("!HH", 1, 25)
+    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", command, family, len(block)) + block
 
 
 class House:
@@ -177,6 +177,18 @@ async def test_connections_are_counted_by_the_address_of_the_client(house: House
     await first.send_all(b"QUIT\r\n")
     await read_all(first)
     assert await read(await house.connect(HEADER)) == BANNER
+
+
+async def test_ipv6_addresses_of_one_network_are_one_client(house: House) -> None:
+    """Who has one address of a /64 has all of them."""
+    first, second = [await house.connect(version_2(f"2001:db8::{number}")) for number in (1, 2)]
+    assert [await read(first), await read(second)] == [BANNER, BANNER]
+    assert await read_all(await house.connect(version_2("2001:db8:0:0:ffff::3"))) == SENT_AWAY
+    assert [(event.client_ip, event.stage) for event in house.events] == [("2001:db8::ffff:0:0:3", "connect")]
+    assert await read(await house.connect(version_2("2001:db8:0:1::1"))) == BANNER
+    await first.send_all(b"QUIT\r\n")
+    await read_all(first)
+    assert await read(await house.connect(version_2("2001:db8::4"))) == BANNER
 
 
 async def test_proxies_that_say_nothing_count_among_all(house: House) -> None:

@@ -257,7 +257,7 @@ class Limits(_Section, frozen=True, kw_only=True):
         "Recipients of one message; the next one gets 452. At least 100 (RFC 5321 4.5.3.1.8).",
     ] = 5000
     max_connections: Annotated[Count, "Clients at once, over all workers; the next one gets 421."] = 10_000
-    max_connections_per_ip: Annotated[Count, "Of those, from one address."] = 1_000
+    max_connections_per_ip: Annotated[Count, "Of those, from one address, or one IPv6 network (/64)."] = 1_000
     max_bad_commands: Annotated[Count, "Commands of one session that may be wrong before it is ended with 421."] = 20
     max_received: Annotated[Count, "Received: fields in a message; more is a mail loop."] = 50
     max_header_bytes: Annotated[Count, "The header of a message."] = 1 * MiB

@@ -1,8 +1,8 @@
 """Takes the connections that the supervisor has accepted, and holds their sessions.
 
 Promise: too many connections, in all or of one address, are told 421 without costing a task. What counts is the address
-of the client, be it that of the socket, or told by a proxy (PROXY, XCLIENT) that may. Shutdown is in order: take no
-more, tell the sessions, wait for those that are in a transaction, then end the rest.
+of the client (of IPv6, its /64 network), be it that of the socket, or told by a proxy (PROXY, XCLIENT) that may.
+Shutdown is in order: take no more, tell the sessions, wait for those that are in a transaction, then end the rest.
 
 How: the supervisor accepts, so that connections are spread evenly over the workers, and hands each one over as a
 packet of a Unix SOCK_SEQPACKET socket: one octet, the number of the [[listener]], and one file descriptor. That of a
@@ -25,6 +25,7 @@ from postroika.inbound.proxy_header import MalformedError
 from postroika.inbound.session import Session
 from postroika.mail.reply import Reply, reply
 from postroika.outcome.events import Refusal
+from postroika.policy.client_limits import client_of
 from postroika.policy.networks import Networks
 from postroika.policy.pipeline import Client
 from postroika.policy.relay import canonical_ip
@@ -49,7 +50,7 @@ class Listener:
         rejected: records refused connections.
         hostname: ours, for the 421.
         max_connections: of this worker.
-        max_connections_per_ip: of this worker.
+        max_connections_per_ip: of this worker, from one IPv4 address or one IPv6 /64 network.
         tls_at_once: numbers of the listeners where nothing can be said before the handshake.
         proxies: by the number of the listener, who has to send a PROXY header.
         proxy_timeout_s: for that header.
@@ -214,21 +215,25 @@ class Listener:
 
     def _count(self, ip: str) -> Reply | None:
         """One more of this address, unless that is too many; then why not."""
-        count = self._per_ip.get(ip, 0)
+        one = client_of(ip)
+        count = self._per_ip.get(one, 0)
         if count >= self._max_per_ip:
             return self._too_many_of_one
-        self._per_ip[ip] = count + 1
+        self._per_ip[one] = count + 1
         return None
 
     def _discount(self, ip: str) -> None:
-        left = self._per_ip[ip] - 1
+        one = client_of(ip)
+        left = self._per_ip[one] - 1
         if left:
-            self._per_ip[ip] = left
+            self._per_ip[one] = left
         else:
-            del self._per_ip[ip]
+            del self._per_ip[one]
 
     def _move(self, old_ip: str, new_ip: str) -> Reply | None:
         """A session turns out to be of another address, unless that has too many; then why not."""
+        if client_of(old_ip) == client_of(new_ip):
+            return None
         refusal = self._count(new_ip)
         if refusal is None:
             self._discount(old_ip)
