@@ -5,7 +5,10 @@ docs/attacks.md has the table of all attacks.
 
 from __future__ import annotations
 
+import select
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -153,6 +156,61 @@ def test_client_that_reads_no_replies_is_waited_for_with_its_hands_tied(world: W
     sent: list[int] = []
     assert world.grows(lambda: sent.append(attack())) < MOST_GROWTH
     assert sent[0] < SENT
+
+
+FLOODERS = 30
+FLOOD = b"EHLO x\r\n" * 8000  # what one read may bring, and twenty times as much to say to it
+
+
+def test_many_that_read_no_replies_cost_little_and_others_are_served(world: World) -> None:
+    def attack() -> None:
+        with ExitStack() as stack:
+            for _ in range(FLOODERS):
+                sock = socket.socket()
+                stack.enter_context(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it is announced
+                sock.connect(("127.0.0.1", world.server.port))
+                sock.sendall(FLOOD)
+            for number in range(3):
+                assert world.send(f"honest-{number}@x.test", b"Subject: x\r\n\r\nx\r\n").startswith("250")
+
+    assert world.grows(attack) < MOST_GROWTH
+
+
+def test_flood_of_commands_has_others_wait_for_a_turn_and_not_for_its_end(world: World) -> None:
+    """All commands of the flood are answered; an honest client meanwhile waits for a fraction of the time of that."""
+    with ExitStack() as stack:
+        flooders = [stack.enter_context(Dialogue(world.server.port)) for _ in range(FLOODERS)]
+        honest = stack.enter_context(Dialogue(world.server.port, "honest.test"))
+        left = dict.fromkeys((flooder.sock for flooder in flooders), 8000 * (len(_ehlo(world)) + 2))
+        began = time.monotonic()
+
+        def read_all() -> None:
+            while left:
+                for sock in select.select([*left], [], [], 30)[0]:
+                    left[sock] -= len(sock.recv(MiB))
+                    if left[sock] <= 0:
+                        del left[sock]
+
+        for flooder in flooders:
+            flooder.send(FLOOD)
+        reader = threading.Thread(target=read_all)
+        reader.start()
+        waits = []
+        while reader.is_alive():
+            asked = time.monotonic()
+            assert honest.say("NOOP") == "250 2.0.0 Ok"
+            waits.append(time.monotonic() - asked)
+        reader.join()
+        took = time.monotonic() - began
+        assert left == {}
+    assert max(waits) < took / 5
+
+
+def _ehlo(world: World) -> bytes:
+    """The reply to EHLO, without its last line end."""
+    with world.server.dialogue("x") as client:
+        return client.ehlo.replace("\n", "\r\n").encode()
 
 
 # --- what comes in a message
