@@ -112,7 +112,7 @@ class Postroika:
 
     def run(self, *arguments: str, check: bool = True) -> str:
         """A postroika command with this config; returns its stdout."""
-        command = [sys.executable, "-m", "postroika", *arguments]
+        command = [self._python, "-m", "postroika", *arguments]
         if "--config" not in arguments:
             command += ["--config", str(self.config_file)]
         done = subprocess.run(
