@@ -10,6 +10,7 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postroika.tls import dane
 from postroika.tls.dane import judge
 from postroika.tls.tlsa import Tlsa, dane_for
 from tests.chains import Issued, issue, tlsa
@@ -24,10 +25,10 @@ STRANGER = issue("stranger", authority=True)
 
 
 def verdict(leaf: Issued | Sequence[bytes], *records: Tlsa, at: float | None = None) -> str:
-    dane = dane_for(HOST, records, NAMES)
-    assert dane is not None
+    wanted = dane_for(HOST, records, NAMES)
+    assert wanted is not None
     chain = leaf.chain if isinstance(leaf, Issued) else leaf
-    return judge(dane, chain, time.time() if at is None else at)
+    return judge(wanted, chain, time.time() if at is None else at)
 
 
 def has(reason: str, words: str) -> bool:
@@ -205,6 +206,41 @@ def test_hostile_chains_cost_little_and_prove_nothing() -> None:
 def test_no_chain_raises(chain: list[bytes]) -> None:
     for record in (tlsa(3, 1, 1, SELF), tlsa(2, 1, 1, ROOT), tlsa(2, 1, 0, ROOT), tlsa(2, 0, 0, ROOT)):
         assert isinstance(verdict(chain, record), str)
+
+
+_ALTERNATIVES = x509.ObjectIdentifier("2.5.29.17")
+
+
+def _version_6(der: bytes) -> bytes:
+    return der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020105"), 1)
+
+
+@pytest.mark.parametrize("names", ["3004a3020500", "3009a507a1050c03616161"], ids=["x400Address", "ediPartyName"])
+def test_names_of_odd_kinds_make_a_certificate_unreadable(names: str) -> None:
+    leaf = issue("leaf", MIDDLE, more=[(x509.UnrecognizedExtension(_ALTERNATIVES, bytes.fromhex(names)), False)])
+    reason = verdict(leaf, tlsa(2, 1, 1, ROOT))
+    assert has(reason, "its certificate cannot be read: ")
+
+
+def test_a_version_that_there_is_not_makes_a_certificate_unreadable() -> None:
+    bad_root = _version_6(ROOT.der)
+    record = Tlsa(2, 0, 0, bad_root)
+    assert has(
+        verdict([_version_6(LEAF.der), MIDDLE.der, ROOT.der], tlsa(2, 1, 1, ROOT)), "its certificate cannot be read"
+    )
+    none = f"its certificate matches no TLSA record of {HOST} (2 0 0)"
+    assert verdict([LEAF.der, bad_root], record) == none
+    assert verdict([LEAF.der, MIDDLE.der], record) == none
+    # Beside what is good they do no harm.
+    assert verdict([LEAF.der, bad_root, MIDDLE.der, ROOT.der], record, tlsa(2, 0, 0, ROOT)) == ""
+
+
+def test_whatever_is_raised_in_a_judgement_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> str:
+        raise LookupError("nobody has\nthought of that")
+
+    monkeypatch.setattr(dane, "_path_problem", fails)
+    assert verdict(LEAF, tlsa(2, 1, 1, ROOT)) == "its certificates cannot be read: nobody has thought of that"
 
 
 def test_records_with_keys_of_no_use_prove_nothing() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 
 import pytest
 import trustme
 
 from postroika.tls import context
 from postroika.tls.facts import TlsFacts
-from postroika.tls.layer import TlsError, TlsLayer
+from postroika.tls.layer import TlsError, TlsLayer, TlsUntrusted
 
 CA = trustme.CA()
 NAME = "mx.test"
@@ -164,6 +165,18 @@ def test_a_certificate_of_somebody_else_is_refused() -> None:
     client, server = pair(server=other)
     with pytest.raises(TlsError, match="certificate verify failed: Hostname mismatch"):
         pump(client, server)
+
+
+def test_a_judge_that_raises_trusts_nobody() -> None:
+    def judge(_chain: Sequence[bytes]) -> str:
+        raise LookupError("of a kind that\nnobody knows")
+
+    client = TlsLayer(client_context(), server_side=False, server_name=NAME, judge=judge)
+    server = TlsLayer(server_context(), server_side=True)
+    with pytest.raises(TlsUntrusted) as caught:
+        pump(client, server)
+    assert str(caught.value) == "its certificates cannot be judged: of a kind that nobody knows"
+    assert (client.handshaken, client.read(), client.take_output()) == (False, b"", b"")
 
 
 def test_nothing_is_written_before_the_handshake() -> None:

@@ -47,7 +47,10 @@ def judge(dane: Dane, chain: Sequence[bytes], at: float) -> str:
     authorities = [record for record in dane.records if record.usage == Usage.DANE_TA]
     if not authorities:
         return _matches_none(dane)
-    return _judge_path(dane, authorities, chain[:_CHAIN_MAX], at)
+    try:
+        return _judge_path(dane, authorities, chain[:_CHAIN_MAX], at)
+    except Exception as error:  # noqa: BLE001 - what `cryptography` raises for what it cannot read is of many kinds
+        return f"its certificates cannot be read: {_line(error)}"
 
 
 def _matches_none(dane: Dane) -> str:
@@ -62,7 +65,7 @@ def _judge_path(dane: Dane, records: list[Tlsa], chain: Sequence[bytes], at: flo
     try:
         leaf = x509.load_der_x509_certificate(chain[0])
         names = _names(leaf)
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - ValueError, InvalidVersion, UnsupportedGeneralNameType, by what is wrong
         return f"its certificate cannot be read: {_line(error)}"
     others: list[x509.Certificate] = []
     anchors: list[x509.Certificate] = []
@@ -89,7 +92,7 @@ def _readable(der: bytes) -> x509.Certificate | None:
 
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError:
+    except Exception:  # noqa: BLE001 - ValueError or InvalidVersion
         return None
 
 

@@ -47,7 +47,8 @@ class TlsLayer:
         server_name: as a client, whom we mean to reach: sent as SNI, and checked if the context says so.
         session: as a client, to be resumed if the server still knows it; one of the same context and judge.
         judge: says why the certificates that the peer has shown (DER, its own first) are not good, "" if they are.
-            Asked at the end of the handshake, before anything can be said; not if a session was resumed.
+            Asked at the end of the handshake, before anything can be said; not if a session was resumed. If it raises,
+            they are not good.
 
     Raises:
         TlsError: no such name can be asked for.
@@ -114,7 +115,10 @@ class TlsLayer:
         return True
 
     def _ask(self, judge: Callable[[Sequence[bytes]], str]) -> None:
-        reason = judge(_shown(self._object))
+        try:
+            reason = judge(_shown(self._object))
+        except Exception as error:  # noqa: BLE001 - what a stranger shows must end its own connection and no other
+            reason = f"its certificates cannot be judged: {_line(error)}"
         if reason:
             self._closed = True
             # The end of our handshake, which in TLS 1.3 has our certificate, is not for somebody who is not trusted.
@@ -238,6 +242,10 @@ def _shown(engine: ssl.SSLObject) -> list[bytes]:
 
 
 _DER = 2  # _ssl.ENCODING_DER, which is OpenSSL's X509_FILETYPE_ASN1
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _reason(error: Exception) -> str:
