@@ -18,6 +18,8 @@ from postroika.tls.tlsa import Dane, Tlsa, dane_for
 from tests.component.name_server import NameServer
 
 KEY = "ab" * 32
+# A name as the DNS can have it, but that no server can be asked for: with its escapes it is too long for SNI.
+ODD = ".".join([r"\000" * 15] * 5)
 OWN = Tlsa(3, 1, 1, bytes.fromhex(KEY))
 AUTHORITY = Tlsa(2, 1, 1, bytes.fromhex(KEY))
 ZONE = f"""
@@ -48,6 +50,15 @@ first.test. 300 IN MX 10 mx.first.test.
 mx.first.test. 300 IN CNAME mx2.shop.test.
 _25._tcp.mx.first.test. 300 IN TLSA 3 1 1 {KEY}
 [192.0.2.9]. 300 IN A 192.0.2.9
+odd.test. 300 IN MX 10 mx.odd.test.
+mx.odd.test. 300 IN CNAME {ODD}.odd.test.
+{ODD}.odd.test. 300 IN A 192.0.2.10
+_25._tcp.{ODD}.odd.test. 300 IN TLSA 3 1 1 {KEY}
+_25._tcp.mx.odd.test. 300 IN TLSA 2 1 1 {KEY}
+odd-alias.test. 300 IN CNAME {ODD}.test.
+{ODD}.test. 300 IN MX 10 mx.ta.test.
+odd-host.test. 300 IN CNAME {ODD}.host.test.
+{ODD}.host.test. 300 IN A 192.0.2.11
 """
 ALL = {"test"}
 
@@ -172,12 +183,27 @@ def refused(
         # … which can be signed though the end of the chain is not.
         ({"first.test"}, "first.test", {"mx.first.test": with_dane("first.test", "mx.first.test")}),
         ({"moved.test"}, "moved.test", {"mx.moved.test": VOUCHED}),
+        # Aliases of what is no name of a host: only their own names count.
+        (ALL, "odd.test", {"mx.odd.test": with_dane("odd.test", "mx.odd.test", "odd.test", record=AUTHORITY)}),
+        (
+            ALL,
+            "odd-alias.test",
+            {"mx.ta.test": with_dane("odd-alias.test", "mx.ta.test", "odd-alias.test", record=AUTHORITY)},
+        ),
+        (ALL, "odd-host.test", {"odd-host.test": VOUCHED}),
     ],
 )
 async def test_verdict_of_the_dns(signed: set[str], destination: str, expected: dict[str, HostPolicy]) -> None:
     async with NameServer(ZONE).serve() as server:
         server.signed = signed
         assert await policies_of(published(server), destination) == expected
+
+
+async def test_alias_of_what_is_no_name_of_a_host_goes_by_its_own() -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.signed = ALL
+        route = await published(server).route("odd-host.test")
+        assert (route.site, route.authentic) == ("odd-host.test", ("odd-host.test",))
 
 
 async def test_nobody_is_asked_for_tlsa_records_where_they_could_not_count() -> None:

@@ -179,6 +179,15 @@ def test_a_judge_that_raises_trusts_nobody() -> None:
     assert (client.handshaken, client.read(), client.take_output()) == (False, b"", b"")
 
 
+@pytest.mark.parametrize(
+    "name", ["a" * 64 + ".test", ".".join([r"\000" * 15] * 5), "a\0b"], ids=["long label", "long name", "NUL"]
+)
+def test_a_name_that_cannot_be_asked_for_is_an_error(name: str) -> None:
+    with pytest.raises(TlsError) as caught:
+        TlsLayer(context.client_context(verify=False), server_side=False, server_name=name)
+    assert str(caught.value).startswith(f"{name!r} cannot be asked for: ")
+
+
 def test_nothing_is_written_before_the_handshake() -> None:
     client, _ = pair()
     with pytest.raises(TlsError, match="nothing can be written before the handshake"):

@@ -22,6 +22,7 @@ from postroika.config import Config
 from postroika.metrics import HOST_POLICIES
 from postroika.outbound.contract import Router
 from postroika.routing.cache import TtlCache
+from postroika.routing.mx import is_host_name
 from postroika.routing.resolver import Answer, Resolver, Status
 from postroika.routing.router import Host, Route
 from postroika.routing.table import RouteTable
@@ -200,7 +201,8 @@ class Published:
             (failed_until if answer.status is Status.FAILED else until).append(answer.expires_at)
 
         if key.secure:
-            bases = [key.canonical, key.name] if key.canonical else [key.name]
+            # DNSSEC vouches for names of any octets, but there are servers only for those that can be asked for.
+            bases = [key.canonical, key.name] if is_host_name(key.canonical) else [key.name]
         elif key.canonical:
             # The end of the chain is not signed, but where it begins may be.
             alias = await self._resolver.alias(key.name)

@@ -231,10 +231,12 @@ class Router:
             raise NoRoute(False, reply(451, "4.4.3", f"DNS look-up of MX for {destination} failed: {answer.detail}"))
         if answer.status is Status.NXDOMAIN:
             raise NoRoute(True, reply(550, "5.1.2", f"domain {destination} does not exist"))
+        # An alias of what can be the name of no host is known by its own name.
+        canonical = answer.canonical if mx.is_host_name(answer.canonical) else destination
         if answer.status is Status.NODATA:
             # RFC 5321 §5.1: a name that exists without MX records is its own MX.
             groups = mx.preference_groups([mx.Mx(0, destination)], self._own_names)
-            site = answer.canonical
+            site = canonical
         else:
             groups = mx.preference_groups(answer.records, self._own_names)
             site = mx.site_name(record.host for record in answer.records if mx.is_host_name(record.host))
@@ -247,7 +249,7 @@ class Router:
         best = mx.cut(groups, self._dns.max_mx, self._rng)
         port = self._dns.mx_port
         found = await self._finder.find([[Hop(host, port) for host in group] for group in best], deadline)
-        authentic = tuple(dict.fromkeys((destination, answer.canonical))) if answer.secure else ()
+        authentic = tuple(dict.fromkeys((destination, canonical))) if answer.secure else ()
         expires_at = min(answer.expires_at, _expiry(found))
         return _Plan(site, self._usable(destination, found), expires_at, authentic=authentic)
 

@@ -76,8 +76,8 @@ class TlsLayer:
             self._object = context.wrap_bio(
                 self._in, self._out, server_side=server_side, server_hostname=name, session=session
             )
-        except ValueError as error:
-            raise TlsError(f"{server_name!r} cannot be asked for: {error}") from None
+        except (ValueError, TypeError, ssl.SSLError) as error:  # by what is wrong with it, of Python or of OpenSSL
+            raise TlsError(f"{server_name!r} cannot be asked for: {_reason(error)}") from None
         self._server_name = server_name
         self._judge = judge
         self._closed = False
