@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -206,6 +209,77 @@ def test_hostile_chains_cost_little_and_prove_nothing() -> None:
 def test_no_chain_raises(chain: list[bytes]) -> None:
     for record in (tlsa(3, 1, 1, SELF), tlsa(2, 1, 1, ROOT), tlsa(2, 1, 0, ROOT), tlsa(2, 0, 0, ROOT)):
         assert isinstance(verdict(chain, record), str)
+
+
+def _bare(numbers: rsa.RSAPublicNumbers) -> Tlsa:
+    """The record for a key by itself."""
+    return Tlsa(2, 1, 0, numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def test_records_that_are_costly_to_check_are_not_checked() -> None:
+    """Keys with exponents as long as they are themselves: 9 ms for each signature, and each is asked of each."""
+    modulus = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n
+    slow = [_bare(rsa.RSAPublicNumbers(modulus - 2 - 2 * number, modulus)) for number in range(75)]
+    sent = [issue("leaf", ROOT, HOST).der for _ in range(16)]
+    began = time.perf_counter()
+    assert verdict(sent, *slow) == f"its certificate matches no TLSA record of {HOST} (2 1 0)"
+    assert time.perf_counter() - began < 1.0
+
+
+def _with_exponent(exponent: int, key: rsa.RSAPrivateKey) -> rsa.RSAPrivateKey:
+    """Another key with the same modulus."""
+    old = key.private_numbers()
+    d = pow(exponent, -1, math.lcm(old.p - 1, old.q - 1))
+    public = rsa.RSAPublicNumbers(exponent, old.public_numbers.n)
+    return rsa.RSAPrivateNumbers(old.p, old.q, d, d % (old.p - 1), d % (old.q - 1), old.iqmp, public).private_key()
+
+
+def test_bare_keys_are_of_the_sizes_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = f"its certificate matches no TLSA record of {HOST} (2 1 0)"
+    key = rsa.generate_private_key(65537, 2048)
+    leaf = issue("leaf", Issued(ROOT.certificate, key), HOST)
+    record = _bare(key.public_key().public_numbers())
+    assert verdict([leaf.der], record) == ""
+    large = next(e for e in range(2**32 + 1, 2**33, 2) if math.gcd(e, _phi(key)) == 1)
+    other = _with_exponent(large, key)
+    signed = issue("leaf", Issued(ROOT.certificate, other), HOST)
+    assert verdict([signed.der], _bare(other.public_key().public_numbers())) == none
+    monkeypatch.setattr(dane, "_MODULUS_BITS_MAX", 2047)
+    assert verdict([leaf.der], record) == none
+
+
+def _phi(key: rsa.RSAPrivateKey) -> int:
+    return (key.private_numbers().p - 1) * (key.private_numbers().q - 1)
+
+
+def test_authority_with_a_key_that_is_not_in_use_is_none() -> None:
+    odd = issue("odd", authority=True, key="ed25519")
+    reason = verdict(issue("leaf", odd, HOST), tlsa(2, 1, 1, odd))
+    assert reason == "certificate verify failed: the authority has a key of a kind or size that is not in use"
+
+
+def test_only_so_many_signatures_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+
+    def is_signed_with(certificate: x509.Certificate, key: object) -> bool:
+        checked.append(key)
+        return False
+
+    monkeypatch.setattr(dane, "_is_signed_with", is_signed_with)
+    keys = [issue("root", authority=True) for _ in range(40)]
+    sent = [issue("leaf", ROOT, HOST).der for _ in range(16)]
+    assert verdict(sent, *(tlsa(2, 1, 0, key) for key in keys)) != ""
+    assert (len(checked), len(set(map(id, checked)))) == (16, 1)
+    checked.clear()
+    assert verdict([sent[0]] + [sent[1]] * 15, *(tlsa(2, 1, 0, key) for key in keys)) != ""
+    assert len(set(map(id, checked))) == 8  # what is sent again is not checked again
+
+
+def test_records_that_count_are_as_many_as_big_authorities_have_certificates() -> None:
+    strangers = [Tlsa(2, 1, 1, bytes([number]) * 32) for number in range(31)]
+    assert verdict(LEAF, *strangers, tlsa(2, 1, 1, ROOT)) == ""
+    more = [Tlsa(2, 1, 1, bytes([0, number]) + bytes(30)) for number in range(50)]
+    assert verdict(LEAF, *more, tlsa(3, 1, 1, LEAF)) == ""  # those of authorities leave room for the server's own
 
 
 _ALTERNATIVES = x509.ObjectIdentifier("2.5.29.17")

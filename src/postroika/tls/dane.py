@@ -8,24 +8,38 @@ the certificates that were sent, and in the records themselves; from there down 
 checked by `cryptography` (signatures, validity, constraints), which takes RSA and ECDSA keys only, as browsers do.
 
 Cost, measured on one core of a small virtual machine: some 50 µs for DANE-EE, 0.6 to 0.9 ms for DANE-TA; once for each
-session that is not resumed, beside a handshake of about 1.5 ms.
+session that is not resumed, beside a handshake of about 1.5 ms. Whoever publishes many records and sends many
+certificates can make it dearer, up to 0.2 or 0.3 s: of both only so many are looked at, keys that are slow are not
+used, and so many signatures are checked (those on a path are counted by `cryptography`, which checks 128 at most).
 
 Source: RFC 7671 §5, RFC 7672 §3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from postroika.tls.tlsa import Dane, Matching, Selector, Tlsa, Usage
 
 if TYPE_CHECKING:
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    _Key: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 # More certificates than this are of no use to anybody, and a hostile server can send hundreds.
 _CHAIN_MAX = 16
+# Of each usage; more than the intermediates of a big authority, which some domains list all.
+_RECORDS_MAX = 32
+# That are checked with bare keys: each costs up to 4 ms (ECDSA with P-521), in which nobody else is served.
+_SIGNATURES_MAX = 16
+# To check a signature takes the longer the more bits these have. Keys in use have 17 and 2048 to 4096.
+_EXPONENT_BITS_MAX = 32
+_MODULUS_BITS_MAX = 4096
 _RECORDS_TOLD = 3
 
 
@@ -41,14 +55,14 @@ def judge(dane: Dane, chain: Sequence[bytes], at: float) -> str:
     """
     if not chain:
         return "it showed no certificate"
-    for record in dane.records:
-        if record.usage == Usage.DANE_EE and record.matches(chain[0]):
-            return ""
+    own = [record for record in dane.records if record.usage == Usage.DANE_EE]
+    if any(record.matches(chain[0]) for record in own[:_RECORDS_MAX]):
+        return ""
     authorities = [record for record in dane.records if record.usage == Usage.DANE_TA]
     if not authorities:
         return _matches_none(dane)
     try:
-        return _judge_path(dane, authorities, chain[:_CHAIN_MAX], at)
+        return _judge_path(dane, authorities[:_RECORDS_MAX], chain[:_CHAIN_MAX], at)
     except Exception as error:  # noqa: BLE001 - what `cryptography` raises for what it cannot read is of many kinds
         return f"its certificates cannot be read: {_line(error)}"
 
@@ -69,15 +83,18 @@ def _judge_path(dane: Dane, records: list[Tlsa], chain: Sequence[bytes], at: flo
         return f"its certificate cannot be read: {_line(error)}"
     others: list[x509.Certificate] = []
     anchors: list[x509.Certificate] = []
-    for der in chain[1:]:
+    for der in dict.fromkeys(chain[1:]):
         if (certificate := _readable(der)) is not None:
             others.append(certificate)
             if any(record.matches(der) for record in records):
                 anchors.append(certificate)
-    for record in records:
-        anchors += _anchors_in(record, [leaf, *others])
+    anchors += _anchors_in(records, [leaf, *others])
     if not anchors:
         return _matches_none(dane)
+    anchors = [one for one in anchors if _key_of(one) is not None]
+    if not anchors:
+        return "certificate verify failed: the authority has a key of a kind or size that is not in use"
+    others = [one for one in others if _key_of(one) is not None]
     reason = _path_problem(leaf, others, anchors, at)
     if reason:
         return f"certificate verify failed: {reason}"
@@ -96,27 +113,48 @@ def _readable(der: bytes) -> x509.Certificate | None:
         return None
 
 
-def _anchors_in(record: Tlsa, sent: list[x509.Certificate]) -> list[x509.Certificate]:
-    """Authorities that are in the record as a whole, and so need not have been sent: a certificate; or, for a bare
-    public key, the certificates that were signed with it.
+def _anchors_in(records: list[Tlsa], sent: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Authorities that are in a record as a whole, and so need not have been sent: certificates; or, for bare public
+    keys, the certificates that were signed with them.
 
     Source: RFC 7671 §5.2.2, §5.2.3.
     """
-    if record.matching != Matching.FULL:
-        return []
-    if record.selector == Selector.CERTIFICATE:
-        certificate = _readable(record.association)
-        return [] if certificate is None else [certificate]
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+    anchors: list[x509.Certificate] = []
+    keys: list[_Key] = []
+    for record in records:
+        if record.matching != Matching.FULL:
+            continue
+        if record.selector == Selector.CERTIFICATE:
+            if (certificate := _readable(record.association)) is not None:
+                anchors.append(certificate)
+        elif (key := _usable(functools.partial(load_der_public_key, record.association))) is not None:
+            keys.append(key)
+    pairs = itertools.islice(itertools.product(keys, sent), _SIGNATURES_MAX)
+    return anchors + [one for key, one in pairs if _is_signed_with(one, key)]
+
+
+def _key_of(authority: x509.Certificate) -> _Key | None:
+    return _usable(authority.public_key)
+
+
+def _usable(load: Callable[[], object]) -> _Key | None:
+    """The key, if it is one that authorities have. Signatures of others may take long to check."""
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
     try:
-        key = load_der_public_key(record.association)
+        key = load()
+        if isinstance(key, rsa.RSAPublicKey):
+            few = key.public_numbers().e.bit_length() <= _EXPONENT_BITS_MAX and key.key_size <= _MODULUS_BITS_MAX
+            return key if few else None
     except Exception:  # noqa: BLE001 - ValueError and UnsupportedAlgorithm, by what is wrong with it; it is of no use
-        return []
-    return [one for one in sent if _is_signed_with(one, key)]
+        return None
+    curves = ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1
+    return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, curves) else None
 
 
-def _is_signed_with(certificate: x509.Certificate, key: object) -> bool:
+def _is_signed_with(certificate: x509.Certificate, key: _Key) -> bool:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
