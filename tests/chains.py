@@ -50,6 +50,12 @@ class Issued(NamedTuple):
         return file
 
 
+def with_octets_for_names(*names: bytes) -> x509.UnrecognizedExtension:
+    """DNS names (up to 100 octets in all) as no library would write them."""
+    written = b"".join(b"\x82" + bytes([len(name)]) + name for name in names)
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30" + bytes([len(written)]) + written)
+
+
 def new_key(kind: str = "ec") -> Key:
     if kind == "rsa":
         return rsa.generate_private_key(65537, 2048)

@@ -16,6 +16,7 @@ from postroika.mail.outcome import Outcome, Stage
 from postroika.metrics import OUTBOUND_SESSIONS
 from postroika.routing.router import Host
 from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level
+from tests.chains import issue, with_octets_for_names
 from tests.component.delivery_world import TAKEN, on, world
 from tests.component.outbound_fakes import BODY, loaded
 from tests.component.scripted_peer import FULL, ScriptedPeer
@@ -219,6 +220,25 @@ async def test_next_host_is_tried_where_the_first_does_not_satisfy_the_policy(ca
         lane = await w.deliver(loaded(1))
     assert lane.outcomes == {"r1@y.test": TAKEN}
     assert (stripped.messages, len(peer.messages)) == ([], 1)
+
+
+@pytest.mark.parametrize("policy", [OPPORTUNISTIC, VERIFY])
+async def test_certificate_that_cannot_be_read_is_not_trusted(policy: HostPolicy, tmp_path: Path) -> None:
+    root = issue("root", authority=True)
+    names = with_octets_for_names(NAME.encode(), b"\xff")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issue(NAME, root, more=[(names, False)]).write(tmp_path / "mx.pem"))
+    peer = TlsPeer(context, policy)
+    async with world(peer, tls_ca=str(root.write(tmp_path / "root.pem"))) as w:
+        lane = await w.deliver(loaded(1))
+    outcome, said, stage = lane.outcomes["r1@y.test"]
+    if policy is VERIFY:
+        reason = f"451 4.7.5 TLS with mx.y.test [127.0.0.1]:{peer.port} failed: its certificate cannot be read: 'utf-8'"
+        assert (outcome, stage, said[: len(reason)]) == (Outcome.DEFERRED, Stage.TLS, reason)
+        assert peer.messages == []
+    else:
+        assert lane.outcomes == {"r1@y.test": TAKEN}
+        assert [attempt.tls for _, attempt in lane.attempts] == [TLS]
 
 
 # --- what is remembered

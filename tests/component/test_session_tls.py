@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -22,6 +23,7 @@ from postroika.tls import context
 from postroika.tls.certificates import ListenerTls
 from postroika.tls.facts import TlsFacts
 from postroika.tls.layer import TlsError, TlsLayer
+from tests.chains import issue, with_octets_for_names
 from tests.component.smtp_client import GREETED, LIMITS, Inbound
 
 CA = trustme.CA()
@@ -60,9 +62,13 @@ def raw() -> Iterator[list[socket.socket]]:
 class Secured:
     """The client's end of TLS over the connection of an Inbound."""
 
-    def __init__(self, inbound: Inbound) -> None:
+    def __init__(self, inbound: Inbound, trusted: Path | None = None, certificate: Path | None = None) -> None:
         made = context.client_context(verify=True)
         CA.configure_trust(made)
+        if trusted is not None:
+            made.load_verify_locations(trusted)
+        if certificate is not None:
+            made.load_cert_chain(certificate)
         self.inbound = inbound
         self.socket = inbound.socket
         self.layer = TlsLayer(made, server_side=False, server_name="mx.test")
@@ -538,6 +544,31 @@ async def test_client_that_leaves_in_the_handshake_is_recorded(
     assert [(event.stage, event.reply.text) for event in inbound.events] == [
         ("tls", "the TLS handshake failed: the connection was closed in the middle of the handshake")
     ]
+
+
+async def test_client_certificate_that_cannot_be_read_ends_that_session_alone(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    before = metrics.TLS_SESSIONS.value
+    root = issue("root", authority=True)
+    leaf = issue("client", root, more=[(with_octets_for_names(b"\xff"), False)]).write(tmp_path / "client.pem")
+    ours = issue("mx.test", root, "mx.test").write(tmp_path / "mx.pem")
+    listener = Listener(
+        address="127.0.0.1:25",
+        tls="implicit",
+        certificate=str(ours),
+        key=str(ours),
+        client_certificates="request",
+        client_ca=str(root.write(tmp_path / "root.pem")),
+    )
+    inbound = Inbound(nursery, tls="active", certificates=ListenerTls(listener))
+    client = Secured(inbound, root.write(tmp_path / "root.pem"), leaf)
+    await client.shake_hands()
+    await inbound.ended.wait()
+    (event,) = inbound.events
+    assert (event.stage, event.reply.code) == ("tls", 421)
+    assert event.reply.text.startswith("the TLS handshake failed: its certificate cannot be read: 'utf-8' codec")
+    assert metrics.TLS_SESSIONS.value == before
 
 
 async def test_client_that_only_looks_whether_we_are_there_is_not(

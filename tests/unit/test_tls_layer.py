@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import trustme
@@ -11,6 +12,7 @@ import trustme
 from postroika.tls import context
 from postroika.tls.facts import TlsFacts
 from postroika.tls.layer import TlsError, TlsLayer, TlsUntrusted
+from tests.chains import issue, with_octets_for_names
 
 CA = trustme.CA()
 NAME = "mx.test"
@@ -203,6 +205,20 @@ def test_a_client_certificate_is_named() -> None:
     client, server = pair(asking, strict)
     pump(client, server)
     assert (server.facts.peer_name, server.facts.verified) == ("shop.test", True)
+
+
+def test_a_certificate_that_python_cannot_read_is_an_error(tmp_path: Path) -> None:
+    root = issue("root", authority=True)
+    leaf = issue("client", root, more=[(with_octets_for_names(b"\xff"), False)])
+    strict = server_context()
+    strict.verify_mode = ssl.CERT_REQUIRED
+    strict.load_verify_locations(root.write(tmp_path / "root.pem"))
+    asking = client_context()
+    asking.load_cert_chain(leaf.write(tmp_path / "client.pem"))
+    client, server = pair(asking, strict)
+    pump(client, server)
+    with pytest.raises(TlsUntrusted, match=r"^its certificate cannot be read: 'utf-8' codec "):
+        server.facts  # noqa: B018 - it is what raises
 
 
 def test_the_binding_exists_below_tls_1_3_only() -> None:

@@ -70,7 +70,11 @@ class Encrypted:
 
     @property
     def facts(self) -> TlsFacts:
-        """What was agreed on."""
+        """What was agreed on.
+
+        Raises:
+            TlsError: the handshake is not done, or the client's certificate cannot be read.
+        """
         return self._layer.facts
 
     @property

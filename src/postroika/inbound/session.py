@@ -422,6 +422,7 @@ class Session:
         strand.deadline = now() + self._services.limits.tls_handshake_timeout_s
         try:
             await encrypted.shake_hands()
+            facts = encrypted.facts
         except TlsError as failure:
             self._note("tls", reply(421, "4.7.0", f"the TLS handshake failed: {failure}"))
             raise _GoneError from failure
@@ -433,7 +434,7 @@ class Session:
         strand.deadline = math.inf
         self._stuck = False
         self._encrypted = encrypted
-        self._client.tls = encrypted.facts
+        self._client.tls = facts
         if self._login is not None:
             self._login.begin_tls(encrypted.bindings)
         metrics.TLS_SESSIONS.value += 1

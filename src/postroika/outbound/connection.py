@@ -27,7 +27,7 @@ from postroika.smtp.client import Client
 from postroika.smtp.client_base import ClientSettings
 from postroika.smtp.client_transaction import Closed, Event, Ready, Refused, Step, TlsWanted
 from postroika.tls.facts import TlsFacts
-from postroika.tls.layer import TlsLayer
+from postroika.tls.layer import TlsError, TlsLayer, TlsUntrusted
 
 _READS_BEFORE_YIELD = 16  # A peer that never lets us wait would keep the others from being served.
 # What one transaction may take in all, so that a tarpit at one reply per five minutes holds no connection for hours;
@@ -318,8 +318,11 @@ class Connection:
             early = await shake_hands(layer, self._sock, self._channel)
         except Late:
             raise TimedOut(Step.HANDSHAKE) from None
+        try:
+            self.facts = layer.facts
+        except TlsError as error:
+            raise TlsFailed(str(error), untrusted=isinstance(error, TlsUntrusted)) from None
         self._cipher = Cipher(layer)
-        self.facts = layer.facts
         self._replies_seen = -1
         self.client.secured()
         for piece in early:

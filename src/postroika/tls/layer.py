@@ -199,13 +199,17 @@ class TlsLayer:
 
         Raises:
             TlsError: nothing yet.
+            TlsUntrusted: the peer has a certificate that Python cannot read.
         """
         cipher = self._object.cipher()
         version = self._object.version()
         if not self.handshaken or cipher is None or version is None:
             raise TlsError("the handshake is not done")
         verified = self._object.context.verify_mode is not ssl.CERT_NONE
-        certificate = self._object.getpeercert() or {}
+        try:
+            certificate = self._object.getpeercert() or {}
+        except (ValueError, ssl.SSLError) as error:  # UnicodeDecodeError is one: a DNS name of octets that are no UTF-8
+            raise TlsUntrusted(f"its certificate cannot be read: {_line(error)}") from None
         called = self._object.called if isinstance(self._object, CalledObject) else self._server_name
         judged = self._judge is not None
         good = judged or (verified and bool(certificate))
