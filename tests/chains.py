@@ -71,9 +71,14 @@ def issue(
     key: str = "ec",
     path_length: int | None = None,
     more: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    ours: Key | None = None,
 ) -> Issued:
-    """A certificate with this common name, for these DNS names; self-signed without an issuer."""
-    ours = new_key(key)
+    """A certificate with this common name, for these DNS names; self-signed without an issuer.
+
+    Args:
+        ours: its key, if it is not to be a new one.
+    """
+    ours = ours or new_key(key)
     signs = issuer.key if issuer is not None else ours
     now = datetime.now(UTC)
     builder = (

@@ -275,6 +275,31 @@ def test_only_so_many_signatures_are_checked(monkeypatch: pytest.MonkeyPatch) ->
     assert len(set(map(id, checked))) == 8  # what is sent again is not checked again
 
 
+def test_authorities_of_one_name_do_not_make_paths_without_number() -> None:
+    """Each of them can have issued each: 14 in a row of 8 are more than 10 ** 9 paths, of which none leads anywhere."""
+    first = issue("same", authority=True)
+    same = [first.der]
+    for _ in range(13):
+        # All of one key, so that each signature is good.
+        made = issue("same", first, authority=True, ours=first.key)
+        same.append(made.der)
+    leaf = issue("leaf", first, HOST)
+    began = time.perf_counter()
+    reason = verdict([leaf.der, *same, ROOT.der], tlsa(2, 1, 1, ROOT))
+    assert time.perf_counter() - began < 1.0
+    assert has(reason, "certificate verify failed: ")
+    assert "limit" not in reason  # of the library: it has not come to that
+    assert verdict([leaf.der, *same], tlsa(2, 1, 1, first)) == ""
+
+
+def test_paths_have_four_intermediates_at_most() -> None:
+    chain = [ROOT]
+    for number in range(5):
+        chain.append(issue(f"middle {number}", chain[-1], authority=True))
+    assert verdict(issue("leaf", chain[4], HOST), tlsa(2, 1, 1, ROOT)) == ""
+    assert has(verdict(issue("leaf", chain[5], HOST), tlsa(2, 1, 1, ROOT)), "certificate verify failed: ")
+
+
 def test_records_that_count_are_as_many_as_big_authorities_have_certificates() -> None:
     strangers = [Tlsa(2, 1, 1, bytes([number]) * 32) for number in range(31)]
     assert verdict(LEAF, *strangers, tlsa(2, 1, 1, ROOT)) == ""

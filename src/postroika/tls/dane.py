@@ -10,7 +10,8 @@ checked by `cryptography` (signatures, validity, constraints), which takes RSA a
 Cost, measured on one core of a small virtual machine: some 50 µs for DANE-EE, 0.6 to 0.9 ms for DANE-TA; once for each
 session that is not resumed, beside a handshake of about 1.5 ms. Whoever publishes many records and sends many
 certificates can make it dearer, up to 0.2 or 0.3 s: of both only so many are looked at, keys that are slow are not
-used, and so many signatures are checked (those on a path are counted by `cryptography`, which checks 128 at most).
+used, and so many signatures are checked (with bare keys they are counted; on paths there are less than 128, as only
+so many certificates may have the same name).
 
 Source: RFC 7671 §5, RFC 7672 §3.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
@@ -40,6 +42,10 @@ _SIGNATURES_MAX = 16
 # To check a signature takes the longer the more bits these have. Keys in use have 17 and 2048 to 4096.
 _EXPONENT_BITS_MAX = 32
 _MODULUS_BITS_MAX = 4096
+# Of the same subject, and above one another: each of many with one name may be the issuer of each, and there are as
+# many paths to be tried as these can be put in a row. Of `cryptography` only new versions end that by themselves.
+_NAMESAKES_MAX = 2
+_INTERMEDIATES_MAX = 4
 _RECORDS_TOLD = 3
 
 
@@ -91,10 +97,10 @@ def _judge_path(dane: Dane, records: list[Tlsa], chain: Sequence[bytes], at: flo
     anchors += _anchors_in(records, [leaf, *others])
     if not anchors:
         return _matches_none(dane)
-    anchors = [one for one in anchors if _key_of(one) is not None]
+    anchors = _few([one for one in anchors if _key_of(one) is not None])
     if not anchors:
         return "certificate verify failed: the authority has a key of a kind or size that is not in use"
-    others = [one for one in others if _key_of(one) is not None]
+    others = _few([one for one in others if _key_of(one) is not None])
     reason = _path_problem(leaf, others, anchors, at)
     if reason:
         return f"certificate verify failed: {reason}"
@@ -133,6 +139,18 @@ def _anchors_in(records: list[Tlsa], sent: list[x509.Certificate]) -> list[x509.
             keys.append(key)
     pairs = itertools.islice(itertools.product(keys, sent), _SIGNATURES_MAX)
     return anchors + [one for key, one in pairs if _is_signed_with(one, key)]
+
+
+def _few(authorities: list[x509.Certificate]) -> list[x509.Certificate]:
+    """The first ones of each name."""
+    seen: Counter[bytes] = Counter()
+    few: list[x509.Certificate] = []
+    for one in authorities:
+        name = one.subject.public_bytes()
+        seen[name] += 1
+        if seen[name] <= _NAMESAKES_MAX:
+            few.append(one)
+    return few
 
 
 def _key_of(authority: x509.Certificate) -> _Key | None:
@@ -194,6 +212,7 @@ def _path_problem(
         verification.PolicyBuilder()
         .store(verification.Store(anchors))
         .time(datetime.fromtimestamp(at, UTC))
+        .max_chain_depth(_INTERMEDIATES_MAX)
         .extension_policies(ca_policy=for_authorities, ee_policy=for_servers)
     )
     try:
