@@ -96,23 +96,23 @@ class House:
             ),
         )
 
-    async def connect(self, ip: str = "192.0.2.7", tls: TlsFacts | None = None) -> Visitor:
+    async def connect(self, ip: str = "192.0.2.7", tls: TlsFacts | None = None, *, auth: bool = True) -> Visitor:
         """A session that has been greeted."""
-        visitor = Visitor(self, ip, tls)
+        visitor = Visitor(self, ip, tls, auth=auth)
         assert await visitor.read() == "220 mx.test ESMTP Postroika\n"
         visitor.ehlo = await visitor.say(b"EHLO c.example\r\n")
         return visitor
 
 
 class Visitor:
-    def __init__(self, house: House, ip: str, tls: TlsFacts | None) -> None:
+    def __init__(self, house: House, ip: str, tls: TlsFacts | None, *, auth: bool) -> None:
         theirs, ours = socket.socketpair()
         theirs.setblocking(False)
         ours.setblocking(False)
         self.socket = trio.socket.from_stdlib_socket(theirs)
         self.ehlo = ""
         client = Client(ip, tls=tls)
-        settings = ServerSettings(hostname="mx.test", max_message_bytes=100_000, auth=True)
+        settings = ServerSettings(hostname="mx.test", max_message_bytes=100_000, auth=auth)
         self.session = Session(ours, client, settings, house.services)
         self.ended = trio.Event()
         house.nursery.start_soon(self._run)
@@ -180,6 +180,20 @@ async def test_ehlo_announces_the_limit_of_the_account(nursery: trio.Nursery) ->
 async def test_trusted_network_has_to_log_in_too_where_it_is_required(nursery: trio.Nursery) -> None:
     visitor = await House(nursery).connect("10.0.0.1")
     assert await visitor.say(b"MAIL FROM:<a@b>\r\n") == REQUIRED
+
+
+@pytest.mark.parametrize("ip", ["192.0.2.7", "10.0.0.1"])
+async def test_nobody_sends_where_it_is_required_and_cannot_be_had(nursery: trio.Nursery, ip: str) -> None:
+    """As with tls = "none", for those who are not in xclient_from."""
+    house = House(nursery, rules=Rules(required=True, without_tls=False))
+    visitor = await house.connect(ip, auth=False)
+    assert "AUTH" not in visitor.ehlo
+    assert await visitor.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@ours.example>\r\n") == (
+        "530 5.7.0 STARTTLS first: authentication is required, and not offered in the clear\n"
+        "503 5.5.1 need MAIL command\n"
+    )
+    assert await visitor.say(plain("ann@shop.example", "secret")) == "502 5.5.1 AUTH is not offered\n"
+    assert [(refusal.stage, refusal.reply.code) for refusal in house.refused] == [("mail", 530), ("rcpt", 503)]
 
 
 async def test_where_it_is_not_required_strangers_go_on_as_before(nursery: trio.Nursery) -> None:

@@ -157,8 +157,11 @@ class Session:
             trusted = services.xclient_from.get(client.listener)
             if trusted is not None and client.known and client.ip in trusted:
                 self._peer_ip = client.ip
-        logs_in = settings.auth or bool(self._peer_ip)
-        self._login: Login | None = services.logins.open(client) if logs_in and services.logins else None
+        self._login: Login | None = None
+        logins = services.logins
+        # Where nobody but a peer that speaks for others can log in, logging in may be required all the same.
+        if logins is not None and (settings.auth or self._peer_ip or logins.rules[client.listener].required):
+            self._login = logins.open(client)
         self._xclient_attributes: tuple[str, ...] = ()
         if self._peer_ip:
             self._xclient_attributes = ATTRIBUTES if self._login is not None else _NO_LOGIN
