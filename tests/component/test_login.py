@@ -253,6 +253,35 @@ async def test_scram(nursery: trio.Nursery, name: str, password: str, good: bool
         assert house.failed == [FailedLogin("192.0.2.7", "c.example", name, why, login.WRONG)]
 
 
+async def prove(visitor: Visitor, name: str, password: str) -> str:
+    """What is said to the proof of SCRAM."""
+    client = scramp.ScramClient(["SCRAM-SHA-256"], name, password)
+    said = await visitor.say(b"AUTH SCRAM-SHA-256 " + b64encode(client.get_client_first().encode()) + b"\r\n")
+    client.set_server_first(b64decode(said[4:]).decode())
+    return await visitor.say(b64encode(client.get_client_final().encode()) + b"\r\n")
+
+
+async def test_scram_does_not_go_round_the_lock_out(nursery: trio.Nursery) -> None:
+    house = House(nursery, per_ip=2)
+    visitor = await house.connect()
+    assert [await prove(visitor, "ann@shop.example", "wrong") for _ in range(2)] == [WRONG, WRONG]
+    before = metrics.LOGINS["locked_out"].value
+    visitor = await house.connect()
+    said = [await prove(visitor, "ann@shop.example", password) for password in ("wrong", "secret", "secret")]
+    assert said == [LOCKED, LOCKED, "421 4.7.0 too many failed logins: closing the connection\n"]
+    assert metrics.LOGINS["locked_out"].value - before == 3
+    assert [failed.reason for failed in house.failed] == ["wrong password", "wrong password; locked out"]
+    elsewhere = await house.connect("198.51.100.2")
+    assert (await prove(elsewhere, "ann@shop.example", "secret")).startswith("334 ")
+
+
+async def test_disabled_account_is_not_told_that_its_scram_proof_is_good(nursery: trio.Nursery) -> None:
+    house = House(nursery, account("off@shop.example", disabled=True))
+    visitor = await house.connect()
+    assert [await prove(visitor, "off@shop.example", password) for password in ("wrong", "secret")] == [WRONG, WRONG]
+    assert [failed.reason for failed in house.failed] == ["the account is disabled"] * 2
+
+
 async def test_unknown_name_wrong_password_and_disabled_account_are_alike(
     nursery: trio.Nursery, hashed: list[str]
 ) -> None:

@@ -14,6 +14,7 @@ from postroika.smtp.sasl import (
     Exchange,
     Failed,
     FindKeys,
+    Proven,
     Step,
     Succeeded,
     account_name,
@@ -135,7 +136,7 @@ def test_scram_as_in_the_rfc(begins_with_it: bool) -> None:
         step = exchange.respond(CLIENT_FIRST)
     assert step == FindKeys("user")
     assert exchange.use(PENCIL) == Challenge(SERVER_FIRST)
-    assert exchange.respond(CLIENT_FINAL) == Challenge(SERVER_FINAL)
+    assert exchange.respond(CLIENT_FINAL) == Proven("user", SERVER_FINAL)
     assert exchange.respond(b"") == Succeeded("user")
 
 
@@ -151,7 +152,7 @@ def held(
     assert isinstance(step, Challenge)
     client.set_server_first(step.octets.decode())
     step = exchange.respond(client.get_client_final().encode().replace(*change))
-    if not isinstance(step, Challenge):
+    if not isinstance(step, Proven):
         return step
     client.set_server_final(step.octets.decode())
     return exchange.respond(b"")

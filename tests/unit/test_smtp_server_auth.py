@@ -9,7 +9,7 @@ import pytest
 from postroika.errors import LocalProtocolError
 from postroika.mail.reply import reply
 from postroika.smtp.mechanisms import mechanisms, open_exchange
-from postroika.smtp.sasl import Challenge, CheckPassword, FindKeys, Step, Succeeded
+from postroika.smtp.sasl import Challenge, CheckPassword, FindKeys, Proven, Step, Succeeded
 from postroika.smtp.scram import Scram
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import Auth, AuthResponse, Event, Helo, Mail
@@ -56,7 +56,7 @@ class Desk:
         if isinstance(step, FindKeys):
             assert isinstance(self.exchange, Scram)
             step = self.exchange.use(PENCIL)
-        if isinstance(step, Challenge):
+        if isinstance(step, Challenge | Proven):
             self.server.challenge(step.octets)
         else:
             good = step == CheckPassword("tim", "secret") or isinstance(step, Succeeded)

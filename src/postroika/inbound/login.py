@@ -25,7 +25,17 @@ from postroika.policy.lockout import Lockout
 from postroika.policy.pipeline import Client
 from postroika.pump import in_task
 from postroika.smtp.mechanisms import mechanisms, open_exchange
-from postroika.smtp.sasl import Challenge, CheckPassword, Exchange, Failed, FindKeys, Step, Succeeded, account_name
+from postroika.smtp.sasl import (
+    Challenge,
+    CheckPassword,
+    Exchange,
+    Failed,
+    FindKeys,
+    Proven,
+    Step,
+    Succeeded,
+    account_name,
+)
 from postroika.smtp.scram import Scram
 from postroika.smtp.server import Server
 from postroika.smtp.server_events import Auth, AuthResponse, Mail
@@ -167,6 +177,8 @@ class Login:
             step = self._exchange.respond(event.response)
         if isinstance(step, FindKeys):
             step = self._with_keys(step)
+        if isinstance(step, Proven):
+            step = self._if_it_may(step)
         if isinstance(step, Challenge):
             server.challenge(step.octets)
             return
@@ -176,6 +188,13 @@ class Login:
     def _with_keys(self, step: FindKeys) -> Step:
         assert isinstance(self._exchange, Scram)
         return self._exchange.use(self._logins.accounts.keys(step.name))
+
+    def _if_it_may(self, step: Proven) -> Step:
+        """The client learns that its proof is good only if that lets it in: who is locked out must not go on guessing
+        by it, nor find the password of a disabled account."""
+        logins, name = self._logins, step.name
+        locked = logins.lockout.locks_out(self._client.ip, name, trio.current_time())
+        return Succeeded(name) if locked or logins.accounts.usable(name) is None else Challenge(step.octets)
 
     async def _conclude(self, step: Step) -> Reply | None:
         """The answer to the last step: None lets the client in."""

@@ -5,7 +5,7 @@ next. It looks nothing up: names, keys and passwords are for whoever drives it. 
 with an exception nor grows.
 
 How: `begin` and `respond` return a step. `Challenge` asks the client for more; each other step ends the exchange, but
-for `FindKeys`, after which SCRAM goes on (`scram`).
+for `FindKeys` and `Proven`, after which SCRAM goes on (`scram`).
 Source: RFC 4422; RFC 4616 (PLAIN); draft-murchison-sasl-login-00 (LOGIN); RFC 4013 (SASLprep).
 """
 
@@ -46,6 +46,14 @@ class FindKeys(NamedTuple):
     name: str
 
 
+class Proven(NamedTuple):
+    """The client has proven to be this account. `octets` tell it so, and prove who we are: they are the next challenge,
+    but for those only who may log in."""
+
+    name: str
+    octets: bytes
+
+
 class Succeeded(NamedTuple):
     """The client has proven to be this account."""
 
@@ -66,7 +74,7 @@ class Failed(NamedTuple):
     malformed: bool = False
 
 
-Step = Challenge | CheckPassword | FindKeys | Succeeded | Failed
+Step = Challenge | CheckPassword | FindKeys | Proven | Succeeded | Failed
 
 
 class Exchange(Protocol):

@@ -17,7 +17,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from postroika.smtp.sasl import Challenge, Failed, FindKeys, Step, Succeeded, account_name, prepared
+from postroika.smtp.sasl import Challenge, Failed, FindKeys, Proven, Step, Succeeded, account_name, prepared
 
 # RFC 7677 §4 says at least 4096. The client does the work, and one with Cyrus SASL, as Postfix, refuses to do more.
 ITERATIONS = 65_536
@@ -216,6 +216,7 @@ class Scram:
         signature = _hmac(keys.stored_key, said)
         client_key = bytes(a ^ b for a, b in zip(proof, signature, strict=True))
         good = hmac.compare_digest(hashlib.sha256(client_key).digest(), keys.stored_key)
+        ours = b"v=" + b64encode(_hmac(keys.server_key, said))  # for a bad proof, too: it is to take as long
         if not hmac.compare_digest(bound, self._header.encode() + self._bound):
             return Failed(self._name, "SCRAM: bound to another connection")
         if not hmac.compare_digest(fields[1][2:].encode(), self._nonce.encode()):
@@ -223,7 +224,7 @@ class Scram:
         if not good:
             return Failed(self._name, "")
         self._proven = True
-        return Challenge(b"v=" + b64encode(_hmac(keys.server_key, said)))
+        return Proven(self._name, ours)
 
 
 def _hmac(key: bytes, text: bytes) -> bytes:
