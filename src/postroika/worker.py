@@ -218,6 +218,7 @@ class Worker:
                 max_received=limits.max_received,
                 max_header_bytes=limits.max_header_bytes,
                 tls=_TLS_AT_FIRST[listener.tls],
+                tls_first=listener.client_certificates == "require",
                 auth=self._accounts is not None and (listener.tls != "none" or listener.auth_without_tls),
             )
             for listener in config.listener

@@ -73,13 +73,14 @@ class World:
         write_certificate(path, "mx", NAME)
         write_certificate(path, "other", "other.test")
         write_certificate(path, "wild", "*.wild.test")
-        self.starttls, self.implicit, self.request, self.require = (free_port() for _ in range(4))
+        self.starttls, self.implicit, self.request, self.require, self.require_later = (free_port() for _ in range(5))
         asks = f'client_ca = "{self.ca}"'
         config = "".join([
             listener(path, self.starttls, "starttls"),
             listener(path, self.implicit, "implicit"),
             listener(path, self.request, "starttls", 'client_certificates = "request"', asks),
             listener(path, self.require, "implicit", 'client_certificates = "require"', asks),
+            listener(path, self.require_later, "starttls", 'client_certificates = "require"', asks),
             f'[[certificate]]\nnames = ["other.test"]\ncertificate = "{path}/other.pem"\nkey = "{path}/other.key"\n',
             f'[[certificate]]\nnames = ["*.wild.test"]\ncertificate = "{path}/wild.pem"\nkey = "{path}/wild.key"\n',
         ])  # fmt: skip
@@ -365,6 +366,15 @@ def test_client_certificate_is_needed(world: World) -> None:
             )
     failures = world.wait_for_failures(before + 2)[before:]
     assert any("peer did not return a certificate" in failure["text"] for failure in failures)
+
+
+def test_client_certificate_is_needed_by_those_too_who_do_not_begin_tls(world: World) -> None:
+    with smtplib.SMTP("127.0.0.1", world.require_later, timeout=30) as client:
+        client.ehlo()
+        assert client.mail("clear@x.test") == (530, b"5.7.0 STARTTLS first: a client certificate is required")
+        client.starttls(context=client_context(certificate_of=CA, verify=False))
+        client.sendmail("later@x.test", ["you@shop.test"], b"Subject: x\r\n\r\nx\r\n")
+    assert b" with ESMTPS id " in world.arrived("later@x.test")
 
 
 # ---- certificates that change

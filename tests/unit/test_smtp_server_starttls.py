@@ -16,6 +16,8 @@ OFFERED = msgspec.structs.replace(SETTINGS, tls="offered")
 ACTIVE = msgspec.structs.replace(SETTINGS, tls="active")
 EHLO_WITH_TLS = EHLO.replace("250-PIPELINING", "250-STARTTLS\n250-PIPELINING")
 EHLO_IN_TLS = EHLO.replace("250 LIMITS", "250-LIMITS") + "250 REQUIRETLS\n"
+FIRST = msgspec.structs.replace(OFFERED, tls_first=True, max_bad_commands=20)
+TLS_FIRST = "530 5.7.0 STARTTLS first: a client certificate is required\n"
 READY = "220 2.0.0 ready to start TLS\n"
 BEGIN = b"EHLO c\r\nSTARTTLS\r\n"
 
@@ -165,3 +167,57 @@ def test_requiretls_is_neither_offered_nor_taken_in_the_clear(settings: ServerSe
     replies = talk_in_all_cuts(b"EHLO c\r\nMAIL FROM:<a@b> REQUIRETLS\r\n", settings).replies
     assert "REQUIRETLS" not in replies[: replies.index("555")]
     assert replies.splitlines()[-1] == "555 5.5.4 parameter not recognised or not offered: REQUIRETLS"
+
+
+@pytest.mark.parametrize("hello", [b"EHLO c\r\n", b"HELO c\r\n", b""])
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"MAIL FROM:<a@b>", b"mail FROM:<>", b"RCPT TO:<c@d>", b"VRFY c", b"EXPN c", b"HELP", b"AUTH PLAIN AAAA",
+        b"XCLIENT ADDR=192.0.2.7", b"WHAT",
+    ],
+)  # fmt: skip
+def test_nothing_is_had_in_the_clear_where_tls_has_to_come_first(hello: bytes, command: bytes) -> None:
+    settings = msgspec.structs.replace(FIRST, auth=True)
+    greeted = talk([hello], settings)
+    dialogue = talk_in_all_cuts(hello + command + b"\r\n", settings, xclient=("ADDR",))
+    assert dialogue.replies.startswith(greeted.replies if b"HELO" in hello else "")
+    assert dialogue.replies.endswith(TLS_FIRST)
+    assert [event for event in dialogue.events if not isinstance(event, Helo | Refused)] == []
+
+
+@pytest.mark.parametrize(
+    "command", [b"DATA\r\nNOOP\r\n.\r\n", b"BDAT 6\r\nNOOP\r\nRSET\r\n", b"BDAT 0 LAST\r\nRSET\r\n"]
+)
+def test_no_content_is_taken_in_the_clear_where_tls_has_to_come_first(command: bytes) -> None:
+    dialogue = talk([b"HELO c\r\n" + command], FIRST)
+    assert dialogue.replies.startswith("250 mx.test\n" + TLS_FIRST)
+    assert [type(event) for event in dialogue.events if not isinstance(event, Refused)] == [Helo]
+
+
+def test_what_is_had_in_the_clear_where_tls_has_to_come_first() -> None:
+    dialogue = talk_in_all_cuts(b"NOOP\r\nRSET\r\nEHLO c\r\nSTARTTLS\r\n", FIRST)
+    assert dialogue.replies == "250 2.0.0 Ok\n" * 2 + EHLO_WITH_TLS + READY
+    assert talk_in_all_cuts(b"QUIT\r\n", FIRST).closed
+
+
+def test_in_tls_all_is_had_where_it_had_to_come_first() -> None:
+    settings = msgspec.structs.replace(FIRST, tls="active")
+    wire = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
+    assert talk([wire], settings) == talk([wire], ACTIVE)
+
+
+def test_nobody_is_let_in_unasked_where_tls_has_to_come_first() -> None:
+    class Client:
+        mail = None
+        recipients: list[object] = []  # noqa: RUF012 - nothing may be put in
+
+    server = Server(FIRST)
+    server.accept_unasked(Client(), set(), lambda: True, mail=True, rcpt=True, data=True)
+    assert server.advance(b"EHLO c\r\n") is None
+    assert server.next_event() == Helo("EHLO", "c")
+    server.answer()
+    server.take_output()
+    assert server.advance(b"MAIL FROM:<a@b>\r\n") is None
+    assert [type(server.next_event()) for _ in range(2)] == [Refused, type(None)]
+    assert (server.take_output().decode().replace("\r\n", "\n"), Client.mail) == (TLS_FIRST, None)

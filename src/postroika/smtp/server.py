@@ -58,7 +58,7 @@ from postroika.smtp.server_base import (
 )
 from postroika.smtp.server_events import Auth, AuthResponse, BodyRefused, DataBegin, Helo, Quit, Reset, StartTls
 from postroika.smtp.server_settings import EXTENSIONS, ServerSettings, greetings
-from postroika.smtp.states import AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, TABLE, State
+from postroika.smtp.states import AFTER_REFUSED_CHUNK, AFTER_REFUSED_LAST_CHUNK, State
 from postroika.smtp.xclient import parse_xclient
 
 __all__ = ["EXTENSIONS", "MOST_OUTPUT_BYTES", "Server", "ServerSettings"]
@@ -167,7 +167,7 @@ class Server(ServerBase):
             began_tls = line.startswith(_TLS_RECORD)
             self._give_up("that is TLS, and a session begins in the clear here" if began_tls else _NOT_SMTP, line)
             return True
-        entry = TABLE[self.state][code]
+        entry = self._table[self.state][code]
         if code == command.STARTTLS and self.settings.tls == "none":
             entry = _NO_TLS
         if code == command.BDAT:

@@ -15,7 +15,7 @@ from postroika.mail.reply import Reply, reply
 from postroika.smtp.body import REFUSALS
 from postroika.smtp.server_events import BodyChunk, BodyEnd, BodyRefused, DataBegin, Event, Mail, Rcpt, Refused
 from postroika.smtp.server_settings import ServerSettings, greetings
-from postroika.smtp.states import AFTER_MESSAGE, TABLE, State
+from postroika.smtp.states import AFTER_MESSAGE, TABLE, TABLE_BEFORE_TLS, Entry, State
 
 # RFC 5321 §4.5.3.1.4 says 512 octets, to which DSN adds 600 (RFC 3461 §5), SMTPUTF8 10, BODY 17, SIZE 26, …
 MAX_COMMAND_BYTES = 4096
@@ -33,22 +33,29 @@ RESPONSE_TOO_LONG = reply(500, "5.5.6", "authentication exchange line is too lon
 
 
 OK = reply(250, "2.0.0", "Ok").wire()
-_WORDS = Words(
-    events=(Mail, Rcpt, DataBegin(chunked=False), BodyChunk, BodyEnd, BodyRefused),
-    reply=Reply,
-    body_types=(BodyType.SEVEN_BIT, BodyType.EIGHT_BIT, BodyType.BINARY),
-    states=(State.MAIL, State.RCPT, State.DATA, State.CHUNKS, AFTER_MESSAGE),
-    table=TABLE,
-    replies=(
-        reply(250, "2.1.0", "Ok").wire(),
-        reply(250, "2.1.5", "Ok").wire(),
-        reply(354, "", "End data with <CR><LF>.<CR><LF>").wire(),
-        OK,
-    ),
-    refusals=REFUSALS,
-    misuse=LocalProtocolError,
-    recipient=Recipient,
-)
+
+
+def _words(table: list[list[Entry]]) -> Words:
+    return Words(
+        events=(Mail, Rcpt, DataBegin(chunked=False), BodyChunk, BodyEnd, BodyRefused),
+        reply=Reply,
+        body_types=(BodyType.SEVEN_BIT, BodyType.EIGHT_BIT, BodyType.BINARY),
+        states=(State.MAIL, State.RCPT, State.DATA, State.CHUNKS, AFTER_MESSAGE),
+        table=table,
+        replies=(
+            reply(250, "2.1.0", "Ok").wire(),
+            reply(250, "2.1.5", "Ok").wire(),
+            reply(354, "", "End data with <CR><LF>.<CR><LF>").wire(),
+            OK,
+        ),
+        refusals=REFUSALS,
+        misuse=LocalProtocolError,
+        recipient=Recipient,
+    )
+
+
+_WORDS = _words(TABLE)
+_WORDS_BEFORE_TLS = _words(TABLE_BEFORE_TLS)
 
 
 class ServerBase(Lane[Event, Reply, ServerSettings, State]):
@@ -58,10 +65,12 @@ class ServerBase(Lane[Event, Reply, ServerSettings, State]):
         greet: begin with the banner.
     """
 
-    __slots__ = ("_skipped", "_skipped_lf")
+    __slots__ = ("_skipped", "_skipped_lf", "_table")
 
     def __init__(self, settings: ServerSettings, *, greet: bool = True) -> None:
-        super().__init__(_WORDS, settings, State.START)
+        before_tls = settings.tls_first and settings.tls == "offered"
+        super().__init__(_WORDS_BEFORE_TLS if before_tls else _WORDS, settings, State.START)
+        self._table = TABLE_BEFORE_TLS if before_tls else TABLE
         if greet:
             self._out.append(greetings(settings)[0])
         else:

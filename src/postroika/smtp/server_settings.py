@@ -20,6 +20,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         extensions: those to offer, of EXTENSIONS.
         tls: STARTTLS is not known, is offered, or is over and done with: the session is in TLS.
+        tls_first: where STARTTLS is offered, next to nothing else is allowed in the clear.
         auth: clients may log in, though perhaps not on each connection: see `Server.mechanisms`.
     """
 
@@ -32,6 +33,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     bare_newlines: Literal["refuse", "normalise"] = "refuse"
     extensions: frozenset[str] = EXTENSIONS
     tls: Literal["none", "offered", "active"] = "none"
+    tls_first: bool = False
     auth: bool = False
 
     def offered(self) -> frozenset[str]:

@@ -2,7 +2,8 @@
 
 `TABLE[state][code]` is the state after the command has been accepted, or the Reply that refuses it. A command that
 is refused, by the table or by a verdict, leaves the state as it is. What the table does not say is only how a
-message ends: `AFTER_MESSAGE`, and `AFTER_REFUSED_CHUNK` for a chunk of BDAT that was not the last.
+message ends: `AFTER_MESSAGE`, and `AFTER_REFUSED_CHUNK` for a chunk of BDAT that was not the last. `TABLE_BEFORE_TLS`
+is the one of a session that has to begin TLS first.
 Source: RFC 5321 §3.3, §4.1.4; RFC 3030 §2; RFC 3207 §4; RFC 4954 §4; Postfix XCLIENT_README.
 """
 
@@ -37,6 +38,7 @@ _AUTH_IN_MAIL = reply(503, "5.5.1", "AUTH is not permitted during a mail transac
 _XCLIENT_IN_MAIL = reply(503, "5.5.1", "XCLIENT is not permitted during a mail transaction")
 _IN_AUTH = reply(503, "5.5.1", "an authentication exchange is under way")
 _NO_EXPN = reply(502, "5.5.1", "EXPN is not offered")
+_TLS_FIRST = reply(530, "5.7.0", "STARTTLS first: a client certificate is required")
 _UNKNOWN = reply(500, "5.5.1", "command not recognised")
 
 Entry = State | Reply
@@ -79,6 +81,11 @@ TABLE: list[list[Entry]] = [
     [],  # DATA takes no commands
     _row(_S.CHUNKS, _IN_CHUNKS, _IN_CHUNKS, _IN_CHUNKS, _S.CHUNKS, _S.READY, _IN_CHUNKS, _AUTH_IN_MAIL),
     _row(_S.FAILED, _LOST, _LOST, _LOST, _LOST, _S.READY, _LOST, _AUTH_IN_MAIL),
+]
+_HEARD_IN_THE_CLEAR = (command.EHLO, command.HELO, command.NOOP, command.RSET, command.STARTTLS, command.QUIT)
+# Where a client has to show a certificate: it could spare itself that by not saying STARTTLS (RFC 3207 §4).
+TABLE_BEFORE_TLS: list[list[Entry]] = [
+    [entry if code in _HEARD_IN_THE_CLEAR else _TLS_FIRST for code, entry in enumerate(row)] for row in TABLE
 ]
 AFTER_MESSAGE = State.READY
 AFTER_REFUSED_CHUNK = {
