@@ -383,6 +383,18 @@ async def test_rates_of_recipients(nursery: trio.Nursery, mock_clock: trio.testi
     assert (refusal.recipient, refusal.account, refusal.tenant) == ("d@x.example", "ann@shop.example", "shop")
 
 
+async def test_rates_of_an_account_are_not_forgotten_however_many_others_there_are(nursery: trio.Nursery) -> None:
+    count = 7000
+    limits = {"recipients_per_minute": 9, "recipients_per_hour": 9, "recipients_per_day": 1}
+    keys = config.Secret("")
+    house = House(nursery, *(account(f"a{i}@shop.example", scram=keys, **limits) for i in range(count)))
+    logins = house.services.logins
+    assert logins is not None
+    usable = [logins.accounts.usable(f"a{i}@shop.example") for i in range(count)]
+    assert [logins.take_recipient(found, 0.0) for found in usable if found] == [0.0] * count
+    assert {round(logins.take_recipient(found, 1.0)) for found in usable if found} == {86_399}
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -52,6 +52,7 @@ NO_SUCH_ACCOUNT = reply(550, "5.7.8", "LOGIN names no account that may log in")
 GONE = reply(421, "4.7.0", "this account may not be used any more")
 FOREIGN_SENDER = reply(550, "5.7.1", "this account may not use this reverse-path")
 TOO_LARGE = reply(552, "5.3.4", "the message is larger than this account may send")
+_RATES_OF_AN_ACCOUNT = 3  # minute, hour, day
 _NO_BINDINGS: Mapping[str, bytes] = {}
 
 
@@ -95,13 +96,21 @@ class Logins:
         self.failed = failed
         self.failure_delay_s = failure_delay_s
         self.failures_per_session = failures_per_session
-        self.rates = Rates()
+        self.rates = Rates(0)
         self.sessions: dict[str, int] = {}
         self._check_timeout_s = check_timeout_s
 
     def open(self, client: Client) -> Login:
         """For a new session."""
         return Login(self, client)
+
+    def take_recipient(self, account: Account, now: float) -> float:
+        """Count a recipient; 0.0, or after how many seconds it may come."""
+        # No account pushes out another: there is room for all of them, as many as the file has by now, and for as many
+        # that it has no more.
+        room = 2 * _RATES_OF_AN_ACCOUNT * len(self.accounts)
+        self.rates.max_keys = max(self.rates.max_keys, room)
+        return self.rates.take(account.name, account.rates, now)
 
     async def check(self, name: str, password: str) -> Account | None:
         """As `Accounts.check`.
@@ -301,7 +310,7 @@ class Login:
         account = self.account
         if account is None or not account.rates:
             return None
-        wait_s = self._logins.rates.take(account.name, account.rates, trio.current_time())
+        wait_s = self._logins.take_recipient(account, trio.current_time())
         if not wait_s:
             return None
         return reply(450, "4.7.1", f"too many recipients of this account; try again in {int(wait_s) + 1} s")

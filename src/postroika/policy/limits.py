@@ -25,15 +25,15 @@ class Rate(NamedTuple):
 class Rates:
     """What is left of the rates of many keys.
 
-    Args:
+    Attributes:
         max_keys: pairs of key and rate that are remembered. If all of them are in use and one more comes, the one that
             was moved longest ago is forgotten.
     """
 
-    __slots__ = ("_max_keys", "_sweep_in", "_whole_at")
+    __slots__ = ("_sweep_in", "_whole_at", "max_keys")
 
     def __init__(self, max_keys: int = 20_000) -> None:
-        self._max_keys = max_keys
+        self.max_keys = max_keys
         self._whole_at: dict[tuple[Hashable, float], float] = {}
         self._sweep_in = 0  # how many may still come before it is worth while to look through all of them again
 
@@ -71,7 +71,7 @@ class Rates:
         for pair, whole_at in moved:
             self._whole_at.pop(pair, None)  # so that the order is that of the last use
             self._whole_at[pair] = whole_at
-        if len(self._whole_at) > self._max_keys:
+        if len(self._whole_at) > self.max_keys:
             self._make_room(now)
         return 0.0
 
@@ -82,6 +82,6 @@ class Rates:
         if self._sweep_in <= 0:
             for pair in [pair for pair, whole_at in self._whole_at.items() if whole_at <= now]:
                 del self._whole_at[pair]
-            self._sweep_in = self._max_keys // 8
-        while len(self._whole_at) > self._max_keys:
+            self._sweep_in = self.max_keys // 8
+        while len(self._whole_at) > self.max_keys:
             del self._whole_at[next(iter(self._whole_at))]
