@@ -103,41 +103,56 @@ def lockout(**settings: float) -> Lockout:
 
 def test_address_is_locked_out_and_let_in_again() -> None:
     guard = lockout()
-    told = [guard.failed(IP, f"name{i}", 10.0, exists=False) for i in range(4)]
+    told = [guard.failed(IP, f"name{i}", 10.0) for i in range(4)]
     assert told == [Failure(1.0, False), Failure(2.0, False), Failure(4.0, False), Failure(8.0, True)]
     assert guard.locks_out(IP, "anybody", 109.0)
     assert not guard.locks_out("192.0.2.8", "anybody", 109.0)
     assert not guard.locks_out(IP, "anybody", 110.0)
-    assert guard.failed(IP, "name", 110.0, exists=False) == Failure(1.0, False)
+    assert guard.failed(IP, "name", 110.0) == Failure(1.0, False)
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_account_is_locked_whether_there_is_one_or_not(exists: bool) -> None:
+def test_account_is_locked_and_let_in_again() -> None:
     guard = lockout()
-    locks = [guard.failed(f"192.0.2.{i}", NAME, 0.0, exists=exists).locks for i in range(6)]
+    locks = [guard.failed(f"192.0.2.{i}", NAME, 0.0).locks for i in range(6)]
     assert locks == [False] * 5 + [True]
     assert guard.locks_out("198.51.100.1", NAME, 99.0)
     assert not guard.locks_out("198.51.100.1", "other", 99.0)
     assert not guard.locks_out("198.51.100.1", NAME, 100.0)
+    assert not guard.failed("192.0.2.9", NAME, 100.0).locks
+
+
+def test_failures_of_an_account_fade_evenly() -> None:
+    guard = lockout()
+    locks = [guard.failed(f"192.0.2.{i}", NAME, 100.0 / 6 * i).locks for i in range(100)]
+    assert locks == [False] * 100
+    assert [guard.failed(f"198.51.100.{i}", NAME, 1700.0).locks for i in range(6)] == [False] * 5 + [True]
+    fast = [guard.failed(f"192.0.2.{i}", "other", 0.1 * i).locks for i in range(7)]
+    assert fast == [False] * 5 + [True, False]
+
+
+def test_every_name_can_be_locked_where_one_failure_is_too_many() -> None:
+    guard = lockout(per_account=1)
+    assert guard.failed(IP, NAME, 7.0).locks
+    assert [guard.locks_out("198.51.100.1", NAME, at) for at in (7.0, 106.9, 107.0)] == [True, True, False]
 
 
 def test_who_has_logged_in_from_there_is_not_locked_out_by_others() -> None:
     guard = lockout()
     guard.succeeded(IP, NAME)
     for i in range(6):
-        guard.failed(f"198.51.100.{i}", NAME, 0.0, exists=True)
-        guard.failed(IP, f"neighbour{i}", 0.0, exists=True)
+        guard.failed(f"198.51.100.{i}", NAME, 0.0)
+        guard.failed(IP, f"neighbour{i}", 0.0)
     assert not guard.locks_out(IP, NAME, 1.0)
     assert guard.locks_out(IP, "neighbour0", 1.0)
     assert guard.locks_out("203.0.113.1", NAME, 1.0)
-    guard.failed(IP, NAME, 1.0, exists=True)
+    guard.failed(IP, NAME, 1.0)
     assert guard.locks_out(IP, NAME, 1.0)
 
 
 def test_own_success_buys_no_guesses_at_others() -> None:
     guard = lockout()
     for i in range(4):
-        guard.failed(IP, NAME, 0.0, exists=True)
+        guard.failed(IP, NAME, 0.0)
         guard.succeeded(IP, "mallory")
         assert guard.locks_out(IP, NAME, 0.0) == (i == 3)
 
@@ -145,23 +160,34 @@ def test_own_success_buys_no_guesses_at_others() -> None:
 def test_ipv6_network_counts_as_one() -> None:
     guard = lockout()
     for i in range(4):
-        guard.failed(f"2001:db8:0:1::{i:x}", f"name{i}", 0.0, exists=False)
+        guard.failed(f"2001:db8:0:1::{i:x}", f"name{i}", 0.0)
     assert guard.locks_out("2001:db8:0:1:ffff::1", "anybody", 1.0)
     assert not guard.locks_out("2001:db8:0:2::1", "anybody", 1.0)
 
 
 def test_delay_does_not_grow_for_ever() -> None:
     guard = lockout(per_ip=1000)
-    delays = [guard.failed(IP, "", 0.0, exists=False).delay for _ in range(2000)]
+    delays = [guard.failed(IP, "", 0.0).delay for _ in range(2000)]
     assert delays == [1.0, 2.0, 4.0, 8.0] + [16.0] * 1996
 
 
 def test_made_up_names_and_addresses_push_no_account_out() -> None:
     guard = lockout(max_entries=50)
     for i in range(6):
-        guard.failed(f"192.0.2.{i}", NAME, 0.0, exists=True)
+        guard.failed(f"192.0.2.{i}", NAME, 0.0)
     for i in range(1000):
-        guard.failed(f"10.0.{i // 250}.{i % 250}", f"made-up-{i}", 0.0, exists=False)
+        guard.failed(f"10.0.{i // 250}.{i % 250}", f"made-up-{i}", 0.0)
         guard.succeeded(f"10.1.{i // 250}.{i % 250}", "mallory")
     assert guard.locks_out("198.51.100.1", NAME, 1.0)
-    assert len(guard) <= 4 * 50
+    assert len(guard) <= 2 * 50
+
+
+def test_made_up_names_push_none_out_and_lock_none() -> None:
+    """Or who looks at a name after that would see whether an account has it."""
+    guard = lockout(max_entries=50)
+    for i in range(6):
+        guard.failed(f"192.0.2.{i}", NAME, 0.0)
+    for i in range(20_000):
+        guard.failed(f"10.0.{i // 250}.{i % 250}", f"made-up-{i}", 0.0)
+    assert guard.locks_out("198.51.100.1", NAME, 1.0)
+    assert not any(guard.locks_out("198.51.100.1", f"made-up-{i}", 1.0) for i in range(20_000))

@@ -244,7 +244,7 @@ class Login:
     async def _fail(self, name: str, why: str) -> Reply:
         logins, client = self._logins, self._client
         exists = logins.accounts.exists(name)
-        failure = logins.lockout.failed(client.ip, name, trio.current_time(), exists=exists)
+        failure = logins.lockout.failed(client.ip, name, trio.current_time())
         metrics.LOGINS["failed"].value += 1
         if not why:
             usable = logins.accounts.usable(name) is not None
