@@ -13,7 +13,7 @@ import pytest
 from postroika import config
 from postroika.cli import ExitCode, run
 from postroika.errors import ConfigError
-from postroika.policy import account_file
+from postroika.policy import account_file, accounts
 from postroika.policy.account_file import AccountFile
 from postroika.policy.passwords import hash_of, hash_of_nothing, matches
 from postroika.smtp.scram import keys_of, read_keys
@@ -127,6 +127,30 @@ def test_hash_of_nothing_costs_what_most_do() -> None:
     assert hash_of_nothing([]).startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
+def test_hashes_that_cannot_be_computed_are_told() -> None:
+    with pytest.raises(
+        ValueError, match=r"no password can be checked against the hashes of most accounts: Memory cost is"
+    ):
+        hash_of_nothing([HASH.replace("m=19456,", "m=1,")])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("m=19456", "m=7"), ("t=2", "t=0"), ("p=1", "p=0"), ("m=19456,t=2,p=1", "m=15,t=2,p=2"),
+        ("c2FsdHNhbHRzYWx0c2FsdA", "c2FsdHNhbH"), ("c2FsdHNhbHRzYWx0c2FsdA", "c2FsdHNhbHRzY"), ("aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g", "aGFz"),
+    ],
+)  # fmt: skip
+def test_hash_that_cannot_be_computed_is_none(tmp_path: Path, wrong: tuple[str, str]) -> None:
+    path = tmp_path / "accounts.toml"
+    written(path, f"[[account]]\nname = 'a@b'\npassword = '{HASH}'\n")
+    account_file.read(path)
+    written(path, f"[[account]]\nname = 'a@b'\npassword = '{HASH.replace(*wrong)}'\n")
+    with pytest.raises(ConfigError) as caught:
+        account_file.read(path)
+    assert str(caught.value) == f"{path}: account[0].password: is not an argon2id hash; `postroika account` makes one"
+
+
 # ---- the command
 
 
@@ -229,6 +253,54 @@ def test_impossible_account_is_not_written(account, tmp_path: Path) -> None:
         f"postroika: {tmp_path}/accounts.toml: account[0].senders: is needed: the name 'app' is not an address\n",
     )
     assert not (tmp_path / "accounts.toml").exists()
+
+
+FULL_WIDTH = "\uff41nn@shop.example"
+"""The same as ann@shop.example once it is prepared."""
+
+
+def test_account_that_a_worker_takes_for_another_is_not_written(account, tmp_path: Path) -> None:
+    account("add", "ann@shop.example", password="correct horse")
+    before = (tmp_path / "accounts.toml").read_bytes()
+    output = account("add", FULL_WIDTH, "--sender", "@shop.example", password="correct horse")
+    assert (output.code, output.err) == (
+        ExitCode.CONFIG,
+        f"postroika: account {FULL_WIDTH!r} is there twice, perhaps in the config and in accounts.file\n",
+    )
+    assert (tmp_path / "accounts.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        (f"[[account]]\nname = 'ann@shop.example'\n[[account]]\nname = '{FULL_WIDTH}'\nsenders = ['*']\n",
+         f"account {FULL_WIDTH!r} is there twice, perhaps in the config and in accounts.file"),
+        ("[[account]]\nname = 'a@b'\n", "account 'a@b' is there twice, perhaps in the config and in accounts.file"),
+        (f"[[account]]\nname = 'b@b'\nscram = '{SCRAM.replace('$4096:', '$4095:')}'\n",
+         "account 'b@b': has 4095 iterations; 4096 to 10000000 are sensible"),
+        ("[[account]]\nname = '\u05d0b@b'\nsenders = ['*']\n", "account '\u05d0b@b': text in both directions"),
+        (f"[[account]]\nname = 'b@b'\npassword = '{HASH.replace('m=19456', 'm=9999999')}'\n",
+         "no password can be checked against the hashes of most accounts: not enough memory"),
+    ],
+)  # fmt: skip
+def test_check_finds_what_a_worker_would_not_take(
+    account,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    entries: str,
+    problem: str,
+) -> None:
+    def hash_of_nothing(like: list[str]) -> str:
+        if any("m=9999999" in made for made in like):
+            raise ValueError("no password can be checked against the hashes of most accounts: not enough memory")
+        return HASH
+
+    monkeypatch.setattr(accounts, "hash_of_nothing", hash_of_nothing)
+    (tmp_path / "postroika.toml").write_text("[accounts]\nfile = 'accounts.toml'\n[[account]]\nname = 'a@b'\n")
+    written(tmp_path / "accounts.toml", entries)
+    assert run(["check"]) == ExitCode.CONFIG
+    assert capsys.readouterr().err == f"postroika: {problem}\n"
 
 
 def test_command_needs_to_know_the_file(account, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def _changing(path: Path, config: Config) -> Iterator[list[Account]]:
     from postroika.config import account_problems
     from postroika.errors import ConfigError
     from postroika.policy import account_file
+    from postroika.policy.accounts import accounts_by_name
     from postroika.process import identity
 
     user = identity.look_up(config.process)
@@ -185,6 +186,7 @@ def _changing(path: Path, config: Config) -> Iterator[list[Account]]:
         yield accounts
         if problems := list(account_problems(accounts)):
             raise ConfigError("\n".join(f"{path}: {key}: {problem}" for key, problem in problems))
+        accounts_by_name((*config.account, *accounts))
         account_file.write(path, msgspec.structs.replace(content, account=tuple(accounts)), owner)
 
 

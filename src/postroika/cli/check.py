@@ -28,10 +28,10 @@ def command(config_file: str | None, as_json: bool) -> None:
     from pathlib import Path
 
     path, config = load_config(config_file, with_files=True)
-    if config.accounts.file:
-        from postroika.policy.account_file import read
+    if config.accounts.file or config.account:
+        from postroika.policy.accounts import Accounts
 
-        read(Path(config.accounts.file))
+        Accounts(config.account, Path(config.accounts.file) if config.accounts.file else None)  # as a worker begins
     for warning in _warnings(config):
         click.echo(f"postroika: warning: {warning}", err=True)
     if config.dkim:

@@ -10,7 +10,8 @@ from postroika.config.sections import Account
 
 _BASE64 = r"[A-Za-z0-9+/]+={0,2}"
 # The PHC string format, with the parameters in the order in which libargon2 writes them.
-_ARGON2ID = re.compile(rf"\$argon2id\$v=19\$m=\d{{1,7}},t=\d{{1,3}},p=\d{{1,3}}\${_BASE64}\${_BASE64}")
+_ARGON2ID = re.compile(rf"\$argon2id\$v=19\$m=(\d{{1,7}}),t=(\d{{1,3}}),p=(\d{{1,3}})\$({_BASE64})\$({_BASE64})")
+_MIN_SALT_CHARS, _MIN_HASH_CHARS = 11, 6  # of base64: libargon2 takes no less than 8 and 4 octets
 _SCRAM = re.compile(rf"SCRAM-SHA-256\$\d{{4,8}}:{_BASE64}\${_BASE64}:{_BASE64}")
 MAX_NAME_CHARS = 255
 MAX_TENANT_CHARS = 100
@@ -26,7 +27,7 @@ def account_problems(accounts: Sequence[Account]) -> Iterator[tuple[str, str]]:
         elif taken.setdefault(name, i) != i:
             yield f"account[{i}].name", f"{account.name!r} is the name of account[{taken[name]}] already"
         # Neither the value of a hash nor a password that stands there by mistake may get into a log.
-        if account.password and not _ARGON2ID.fullmatch(account.password.reveal()):
+        if account.password and not _is_argon2id(account.password.reveal()):
             yield f"account[{i}].password", "is not an argon2id hash; `postroika account` makes one"
         if account.scram and not _SCRAM.fullmatch(account.scram.reveal()):
             yield f"account[{i}].scram", "is not SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey"
@@ -38,6 +39,18 @@ def account_problems(accounts: Sequence[Account]) -> Iterator[tuple[str, str]]:
             for j, pattern in enumerate(getattr(account, key)):
                 if (problem := _pattern_problem(pattern)) is not None:
                     yield f"account[{i}].{key}[{j}]", problem
+
+
+def _is_argon2id(text: str) -> bool:
+    """Whether libargon2 can compute such a hash."""
+    found = _ARGON2ID.fullmatch(text)
+    if found is None:
+        return False
+    memory_kib, passes, lanes = (int(number) for number in found.group(1, 2, 3))
+    salt, tag = (part.rstrip("=") for part in found.group(4, 5))
+    if len(salt) < _MIN_SALT_CHARS or len(tag) < _MIN_HASH_CHARS or 1 in {len(salt) % 4, len(tag) % 4}:
+        return False
+    return passes > 0 and lanes > 0 and memory_kib >= 8 * lanes
 
 
 def _pattern_problem(pattern: str) -> str | None:

@@ -112,6 +112,23 @@ class Account:
         self.rates = tuple(Rate(-(-count // workers), period_s) for count, period_s in limits if count)
 
 
+def accounts_by_name(entries: Iterable[config.Account], workers: int = 1) -> dict[str, Account]:
+    """All accounts, as a worker finds them.
+
+    Raises:
+        ConfigError: one of them cannot be used, or has the name of another; the text has no secrets.
+    """
+    by_name: dict[str, Account] = {}
+    for entry in entries:
+        try:
+            account = Account(entry, workers)
+        except ValueError as error:
+            raise ConfigError(f"account {entry.name!r}: {error}") from None
+        if by_name.setdefault(account.name, account) is not account:
+            raise ConfigError(f"account {entry.name!r} is there twice, perhaps in the config and in accounts.file")
+    return by_name
+
+
 class Accounts:
     """All accounts, of the config and of the file.
 
@@ -122,7 +139,8 @@ class Accounts:
         threads: that check passwords.
 
     Raises:
-        ConfigError: the file cannot be used, or names an account of the config once more.
+        ConfigError: the file cannot be used, or names an account of the config once more, or the hashes cannot be
+            computed.
     """
 
     def __init__(
@@ -216,16 +234,12 @@ class Accounts:
 
     def _take(self, content: account_file.AccountFile) -> None:
         """Replace all accounts at once. May be called in a thread: what others see changes in single assignments."""
-        by_name: dict[str, Account] = {}
-        for entry in (*self._listed, *content.account):
-            try:
-                account = Account(entry, self._workers)
-            except ValueError as error:
-                raise ConfigError(f"account {entry.name!r}: {error}") from None
-            if by_name.setdefault(account.name, account) is not account:
-                raise ConfigError(f"account {entry.name!r} is there twice, perhaps in the config and in {self._file}")
+        by_name = accounts_by_name((*self._listed, *content.account), self._workers)
         hashes = [account.password_hash for account in by_name.values() if account.password_hash]
-        self._nothing = hash_of_nothing(hashes)
+        try:
+            self._nothing = hash_of_nothing(hashes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self._usual = usual(account.keys for account in by_name.values() if account.keys)
         self._seed = content.seed_bytes or hashlib.sha256("".join(sorted(hashes)).encode()).digest()
         self._by_name = by_name

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable
 
 import argon2
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 
 TIME_COST = 2
 MEMORY_KIB = 19_456
@@ -35,11 +35,18 @@ def matches(password_hash: str, password: str) -> bool:
 
 def hash_of_nothing(like: Iterable[str]) -> str:
     """A hash that no password has, with the parameters that most of `like` have: checking a password against it takes
-    as long as against one of them."""
+    as long as against one of them.
+
+    Raises:
+        ValueError: no hash can be computed with them.
+    """
     parameters = [argon2.extract_parameters(password_hash) for password_hash in like]
     costs = [(p.memory_cost, p.time_cost, p.parallelism) for p in parameters]
     hasher = _hasher
     if costs:
         usual = collections.Counter(costs).most_common(1)[0][0]
         hasher = argon2.PasswordHasher.from_parameters(parameters[costs.index(usual)])
-    return hasher.hash(secrets.token_bytes(32))
+    try:
+        return hasher.hash(secrets.token_bytes(32))
+    except HashingError as error:  # such as for more memory than there is
+        raise ValueError(f"no password can be checked against the hashes of most accounts: {error}") from None
