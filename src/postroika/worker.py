@@ -199,7 +199,9 @@ class Worker:
 
     def _make_checks(self, config: Config) -> Checks:
         settings = msgspec.structs.replace(config.dns, timeout_s=config.policy.dns_timeout_s)
-        checks = Checks(config, ResolvedNames(Resolver(settings, questions=open_files.policy_questions_now())))
+        most = open_files.policy_questions_now()
+        names, list_names = (ResolvedNames(Resolver(settings, questions=most)) for _ in range(2))
+        checks = Checks(config, names, list_names=list_names)
         if checks.hooks is not None:
             checks.hooks.load()
             self._reopened.append(checks.hooks.reload)

@@ -10,17 +10,20 @@ import pytest
 import trio
 import trio.testing
 
+from postroika import metrics
 from postroika.config import Blocklist
 from postroika.mail.reply import Reply, reply
 from postroika.policy.blocklists import BROKEN_REST_S, REST_S, Blocklists, reversed_address
 from postroika.policy.names import Found
 from postroika.policy.pipeline import Client
 from postroika.policy.sender_domain import NO_DOMAIN, NO_HOST, NULL_MX, UNKNOWN, SenderDomain
+from postroika.policy.turns import AT_ONCE
 from postroika.smtp.server_events import Mail
 
 NOT_THERE = Found(exists=False)
 NO_DATA = Found()
 SILENT = Found(certain=False)
+NOT_ASKED = Found(certain=False, asked=False)
 MAIL = Mail("someone@elsewhere.example")
 
 
@@ -31,10 +34,16 @@ class FakeNames:
         self.answers = answers or {}
         self.asked: list[str] = []
         self.delay_s = delay_s
+        self.at_once = self.most_at_once = 0
 
     async def _answer(self, kind: str, name: str) -> Found:
         self.asked.append(f"{kind} {name}")
-        await trio.sleep(self.delay_s)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await trio.sleep(self.delay_s)
+        finally:
+            self.at_once -= 1
         return self.answers.get(f"{kind} {name}", self.answers.get(name, NOT_THERE))
 
     async def ipv4(self, name: str) -> Found:
@@ -161,6 +170,32 @@ async def test_list_that_does_not_answer_blocks_nobody_and_is_left_alone(
     assert await told(check(Client("192.0.2.9"), MAIL)) is not None
 
 
+async def test_list_that_we_could_not_ask_has_not_failed(caplog: pytest.LogCaptureFixture) -> None:
+    names = FakeNames({f"{i}.2.0.192.a.example": NOT_ASKED for i in range(10)})
+    names.answers["10.2.0.192.a.example"] = hit("127.0.0.2")
+    check = lists(names, "a.example")
+    failures = metrics.BLOCKLIST_FAILURES.value
+    for i in range(10):
+        assert await told(check(Client(f"192.0.2.{i}"), MAIL)) is None
+    assert await told(check(Client("192.0.2.10"), MAIL)) is not None
+    assert (metrics.BLOCKLIST_FAILURES.value - failures, caplog.messages) == (0, [])
+
+
+async def test_one_client_has_few_looked_up_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    names = FakeNames(delay_s=1.0)
+    check = lists(names, "a.example", "b.example")
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for i in range(2 * AT_ONCE):
+            nursery.start_soon(told, check(Client(f"2001:db8::{i}"), MAIL))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await told(check(Client("192.0.2.1"), MAIL)) is None
+        assert trio.current_time() - begun == pytest.approx(1.0)
+    assert trio.current_time() - begun == pytest.approx(2.0)
+    assert names.most_at_once == 2 * AT_ONCE + 2
+    assert len(names.asked) == 2 * (2 * AT_ONCE + 1)
+
+
 async def test_an_answer_in_between_counts_failures_anew() -> None:
     names = FakeNames()
     check = lists(names, "a.example")
@@ -246,3 +281,18 @@ async def test_domains_are_asked_for_as_a_labels(domain: str, asked: str | None)
     names = FakeNames()
     assert await told(SenderDomain(names)(Client("192.0.2.1"), Mail(f"a@{domain}"))) == NO_DOMAIN
     assert names.asked == ([f"MX {asked}"] if asked else [])
+
+
+async def test_one_client_has_few_domains_looked_up_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    names = FakeNames(delay_s=1.0)
+    check = SenderDomain(names)
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for i in range(3 * AT_ONCE):
+            nursery.start_soon(told, check(Client("192.0.2.1"), Mail(f"a@{i}.example")))
+        await trio.testing.wait_all_tasks_blocked()
+        assert names.at_once == AT_ONCE
+        assert await told(check(Client("192.0.2.2"), MAIL)) == NO_DOMAIN
+        assert trio.current_time() - begun == pytest.approx(1.0)
+    assert trio.current_time() - begun == pytest.approx(3.0)
+    assert names.most_at_once == AT_ONCE + 1

@@ -166,3 +166,15 @@ async def test_client_of_a_proxy_is_judged_by_its_own_address(nursery: trio.Nurs
     await peer.introduce(b"ADDR=198.51.100.1")
     assert await peer.say(mail) == accepted + reset
     await Inbound(nursery, pipeline=made.pipeline, ip="192.0.2.2").greet()
+
+
+async def test_block_lists_are_asked_apart_from_senders() -> None:
+    names, list_names = Names(), Names()
+    config = Config(policy=Policy(sender_domain_resolves=True), blocklist=(Blocklist(zone="bl.example"),))
+    pipeline = Checks(config, names, lambda: 100.0, list_names=list_names).pipeline
+    client = Client("192.0.2.1")
+    assert await pipeline.judge("mail", client, MAIL) == NO_DOMAIN
+    assert await pipeline.judge("rcpt", client, RCPT) == LISTED
+    assert (names.asked, list_names.asked) == (
+        ["elsewhere.example"], ["1.2.0.192.bl.example", "1.0.0.127.bl.example"],
+    )  # fmt: skip

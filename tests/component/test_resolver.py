@@ -370,3 +370,43 @@ async def test_system_file_is_read_again_when_it_changes(
     system_file.unlink()
     await trio.sleep(6)
     assert (await resolver.mx("c.test")).detail == "no answer within 3 s from 127.0.0.3"
+
+
+async def test_question_that_could_not_be_asked_is_no_failure_to_remember(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.silent.add("mx1.shop.test")
+        resolver = Resolver(Dns(servers=(server.address,), timeout_s=5), questions=1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resolver.ipv4, "mx1.shop.test")
+            await trio.testing.wait_all_tasks_blocked()
+            begun = trio.current_time()
+            answer = await resolver.ipv4("short.test")
+        assert (answer.status, answer.asked, trio.current_time() - begun) == (Status.FAILED, False, 5.0)
+        assert answer.detail == "no server was asked in time: there were too many questions at once"
+        assert server.asked.keys() == {("mx1.shop.test", "A")}
+        silence = resolver.known("mx1.shop.test", "A")
+        assert silence is not None
+        assert (silence.status, silence.asked) == (Status.FAILED, True)
+        assert (await resolver.ipv4("short.test")).records == ("192.0.2.5",)
+
+
+async def test_servers_that_had_most_of_the_time_have_failed(autojump_clock: trio.testing.MockClock) -> None:
+    async with NameServer(ZONE).serve() as server:
+        server.silent |= {"mx1.shop.test", "short.test"}
+        asked = {}
+        for wait_s in (2.0, 3.0):
+            resolver = Resolver(Dns(servers=(server.address,), timeout_s=5), questions=1)
+            async with trio.open_nursery() as nursery:
+                scope = trio.CancelScope(deadline=trio.current_time() + wait_s)
+
+                async def hold(resolver: Resolver = resolver, scope: trio.CancelScope = scope) -> None:
+                    with scope:
+                        await resolver.ipv4("mx1.shop.test")
+
+                nursery.start_soon(hold)
+                await trio.testing.wait_all_tasks_blocked()
+                answer = await resolver.ipv4("short.test")
+            asked[wait_s] = (answer.status, answer.asked, resolver.known("short.test", "A") is not None)
+        assert asked == {2.0: (Status.FAILED, True, True), 3.0: (Status.FAILED, False, False)}

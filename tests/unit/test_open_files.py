@@ -7,8 +7,9 @@ import resource
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from postroika.config import Config, Delivery, Limits
+from postroika.config import Blocklist, Config, Delivery, Limits, Policy
 from postroika.errors import PostroikaError
 from postroika.process import open_files
 from postroika.process.open_files import Plan
@@ -23,6 +24,20 @@ def config(inbound: int, outbound: int) -> Config:
 
 def test_each_worker_needs_its_share_of_the_connections() -> None:
     assert [open_files.needed(CONFIG, workers) for workers in (1, 2)] == [999 + 301 + 608, 500 + 151 + 608]
+
+
+def test_each_check_that_asks_needs_questions_of_its_own() -> None:
+    lists, senders = (Blocklist(zone="bl.example"),), Policy(sender_domain_resolves=True)
+    needed = [
+        open_files.needed(replace(CONFIG, blocklist=blocklist, policy=policy), 1)
+        for blocklist, policy in (((), senders), (lists, Policy()), (lists, senders))
+    ]
+    assert needed == [999 + 301 + 608 + 128, 999 + 301 + 608 + 128, 999 + 301 + 608 + 256]
+    plans = [
+        open_files.plan(replace(config(9999, 301), blocklist=blocklist, policy=senders), 1, 800).inbound
+        for blocklist in ((), lists)
+    ]
+    assert plans == [290, 277]  # half of what 96, 100, and one or two times 25 leave of 800
 
 
 def test_what_fits_is_left_as_it_is() -> None:

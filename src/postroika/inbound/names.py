@@ -10,7 +10,8 @@ from postroika.routing.resolver import Answer, Resolver, Status
 
 class ResolvedNames:
     """Answers from a resolver; see `policy.names.Names`. It should not be that of the routes: clients choose what is
-    asked, and would push what mail needs out of its memory."""
+    asked, and would push what mail needs out of its memory. Nor should one be asked about senders and block lists, for
+    whoever floods us with the first would switch off the second."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -33,4 +34,4 @@ class ResolvedNames:
 
 def _found(answer: Answer[Any], records: tuple[str, ...]) -> Found:
     certain = answer.status is not Status.FAILED
-    return Found(records, exists=answer.status is not Status.NXDOMAIN, certain=certain)
+    return Found(records, exists=answer.status is not Status.NXDOMAIN, certain=certain, asked=answer.asked)

@@ -1,8 +1,9 @@
 """DNS block lists: who is on one of them is refused.
 
 Promise: a list that fails never blocks mail. One that does not answer in time, says that it will not answer us, or
-lists everybody has no say, is left alone for a while, and is logged. A client is looked up once a session, on all lists
-at once; the first of the config that lists it is named in the reply.
+lists everybody has no say, is left alone for a while, and is logged. That we had too much to ask is no failure of a
+list's, and no client alone brings that about: `policy.turns` bounds what is asked about each. A client is looked up once
+a session, on all lists at once; the first of the config that lists it is named in the reply.
 
 How: the address is turned around below the list's zone, and A records tell (RFC 5782 §2.1, §2.4). Before a client is
 refused, the list is asked about 127.0.0.1, which no list may list (§5).
@@ -22,6 +23,7 @@ from postroika.config import Blocklist
 from postroika.mail.reply import Reply, reply
 from postroika.policy.names import Found, Names
 from postroika.policy.pipeline import Client
+from postroika.policy.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +72,10 @@ class _List:
         return nobody is not None and not nobody.records
 
     async def _ask(self, turned: str) -> Found | None:
-        """None if it failed."""
+        """None if it failed, or could not be asked."""
         found = await self._names.ipv4(f"{turned}.{self.zone}")
+        if not found.asked:
+            return None
         if not found.certain:
             metrics.BLOCKLIST_FAILURES.value += 1
             self._failures += 1
@@ -113,6 +117,7 @@ class Blocklists:
 
     def __init__(self, lists: Sequence[Blocklist], names: Names, now: Callable[[], float] = trio.current_time) -> None:
         self._lists = [_List(entry, names, now) for entry in lists]
+        self._turns = Turns()
 
     def __call__(self, client: Client, event: object) -> Awaitable[Reply | None] | Reply | None:
         """The verdict on the client: 550, or 554 to one that has just come."""
@@ -130,7 +135,7 @@ class Blocklists:
         async def ask(number: int) -> None:
             listed[number] = await self._lists[number].lists(turned)
 
-        async with trio.open_nursery() as nursery:
+        async with self._turns.of(client.ip), trio.open_nursery() as nursery:
             for number in range(len(listed)):
                 nursery.start_soon(ask, number)
         refusal = None

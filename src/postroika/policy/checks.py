@@ -33,13 +33,21 @@ class Checks:
         config: with its share of the limits.
         names: whom to ask about names.
         now: of a clock that never goes back.
+        list_names: whom to ask about block lists, so that no flood of other names is in their way; None for `names`.
 
     Attributes:
         pipeline: what judges clients.
         hooks: the user's own; None if there are none.
     """
 
-    def __init__(self, config: Config, names: Names, now: Callable[[], float] = trio.current_time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        names: Names,
+        now: Callable[[], float] = trio.current_time,
+        *,
+        list_names: Names | None = None,
+    ) -> None:
         settings = config.policy
         self._orders: dict[Stage, tuple[str, ...]] = {
             "connect": settings.connect,
@@ -51,7 +59,7 @@ class Checks:
         }
         self._exempt = Networks(settings.exempt)
         limits = ClientLimits(settings, now)
-        self._built_in = _built_in(config, limits, names, now)
+        self._built_in = _built_in(config, limits, names, list_names or names, now)
         timeout_s = config.limits.policy_timeout_s
         self._for_exempt = Pipeline(timeout_s)
         self.pipeline = Pipeline(timeout_s, parted=[limits.parted], others=[(self._is_exempt, self._for_exempt)])
@@ -76,7 +84,7 @@ class Checks:
 
 
 def _built_in(
-    config: Config, limits: ClientLimits, names: Names, now: Callable[[], float]
+    config: Config, limits: ClientLimits, names: Names, list_names: Names, now: Callable[[], float]
 ) -> dict[tuple[str, Stage], Hook]:
     """The checks that have something to do, by name and stage."""
     settings = config.policy
@@ -95,7 +103,7 @@ def _built_in(
     if settings.sender_domain_resolves:
         found["sender_domain", "mail"] = SenderDomain(names)
     if config.blocklist:
-        lists = Blocklists(config.blocklist, names, now)
+        lists = Blocklists(config.blocklist, list_names, now)
         stages: tuple[Stage, ...] = ("connect", "helo", "mail", "rcpt")
         found |= {("blocklists", stage): lists for stage in stages}
     return found

@@ -12,11 +12,13 @@ class Found(NamedTuple):
         records: addresses, or host names of MX records ("" is the root).
         exists: the name does, though perhaps without such records; as far as it is known.
         certain: the DNS has said so. False: it failed to say anything.
+        asked: False if it was not certain because we had too much else to ask.
     """
 
     records: tuple[str, ...] = ()
     exists: bool = True
     certain: bool = True
+    asked: bool = True
 
 
 class Names(Protocol):

@@ -51,13 +51,14 @@ def questions_now() -> int:
 
 
 def policy_questions_now() -> int:
-    """How many more may be put at once by those who judge clients, so that a flood of clients holds up no delivery."""
+    """How many more may be put at once by each check that asks (block lists, domains of senders), so that a flood of
+    clients holds up no delivery, and one of senders no block list."""
     return max(1, questions_now() // _POLICY_SHARE)
 
 
 def _policy_questions(config: Config, open_files: int) -> int:
-    asks = config.blocklist or config.policy.sender_domain_resolves
-    return max(1, questions(open_files) // _POLICY_SHARE) if asks else 0
+    checks = bool(config.blocklist) + config.policy.sender_domain_resolves
+    return checks * max(1, questions(open_files) // _POLICY_SHARE)
 
 
 def needed(config: Config, workers: int) -> int:

@@ -2,7 +2,8 @@
 
 Promise: every look-up ends within `dns.timeout_s` with an Answer that says which of four things is the case; it never
 raises for what a name server says or fails to say. What is known is remembered for as long as DNS allows and no more
-than the config does; a question that is being asked already is not asked twice. An answer is `secure` only if the
+than the config does; that we had too many questions to ask one of them is nobody's failure, and not remembered. A
+question that is being asked already is not asked twice. An answer is `secure` only if the
 config says that the servers validate, and they say that they have validated it, with every alias on the way.
 
 How: dnspython's stub resolver on Trio speaks the protocol (several servers, retries, TCP after a truncated answer).
@@ -54,6 +55,8 @@ _EDNS_PAYLOAD_BYTES = 1232
 # More records of one answer than this are of no use to us, and a hostile answer can have thousands.
 _RECORDS_KEPT = 100
 _CNAME_RESTARTS = 8
+# A question may wait for its slot. If servers had less than this of its time left, their silence tells nothing of them.
+_ENOUGH_TIME = 0.5
 
 # For one digest of a wrong length dnspython would refuse the whole answer. To us that is a record which cannot be used;
 # the others count all the same (RFC 6698 §4.1).
@@ -78,6 +81,7 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
         expires_at: Trio time until which it may be relied on.
         detail: for FAILED, what went wrong.
         secure: DNSSEC vouches for it, aliases and absence included (RFC 4033 §5). Never for FAILED.
+        asked: False where the failure is ours: too many other questions were being asked.
     """
 
     status: Status
@@ -86,15 +90,21 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
     expires_at: float = 0.0
     detail: str = ""
     secure: bool = False
+    asked: bool = True
 
 
 class _Question:
-    """A question that is being asked. `answer` stays None if the asking task was cancelled."""
+    """A question that is being asked, or waits for a slot. `answer` stays None if the asking task was cancelled.
 
-    __slots__ = ("answer", "settled")
+    Attributes:
+        begun_at: Trio time at which it had its slot.
+    """
+
+    __slots__ = ("answer", "begun_at", "settled")
 
     def __init__(self) -> None:
         self.settled = trio.Event()
+        self.begun_at = math.inf
         self.answer: Answer[Any] | None = None
 
 
@@ -181,7 +191,7 @@ class Resolver:
             if question.answer is not None:
                 return question.answer
             if scope.cancelled_caught:
-                return self._timed_out()
+                return self._timed_out(question)
 
     async def _lead(
         self, key: tuple[str, str], convert: Callable[[Any], tuple[Any, ...]], deadline: float
@@ -192,8 +202,9 @@ class Resolver:
             answer: Answer[Any] | None = None
             with trio.move_on_at(deadline):
                 async with self._slots:
+                    question.begun_at = trio.current_time()
                     answer = await self._ask(*key, convert)
-            question.answer = answer = answer or self._timed_out()
+            question.answer = answer = answer or self._timed_out(question)
             self._cache.put(key, answer, trio.current_time(), answer.expires_at)
             return answer
         finally:
@@ -256,7 +267,11 @@ class Resolver:
         ttl_s = min(FAILURE_TTL_S, self._settings.negative_ttl_s)
         return Answer(Status.FAILED, expires_at=trio.current_time() + ttl_s, detail=detail)
 
-    def _timed_out(self) -> Answer[Any]:
+    def _timed_out(self, question: _Question) -> Answer[Any]:
+        now = trio.current_time()
+        if now - question.begun_at < _ENOUGH_TIME * self._settings.timeout_s:
+            detail = "no server was asked in time: there were too many questions at once"
+            return Answer(Status.FAILED, expires_at=now, detail=detail, asked=False)
         servers = [host if port == 53 else f"{host}:{port}" for host, port in self._order]
         whom = f" from {', '.join(servers)}" if servers else ""
         return self._failed(f"no answer within {self._settings.timeout_s:g} s{whom}")
