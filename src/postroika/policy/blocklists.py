@@ -2,8 +2,8 @@
 
 Promise: a list that fails never blocks mail. One that does not answer in time, says that it will not answer us, or
 lists everybody has no say, is left alone for a while, and is logged. That we had too much to ask is no failure of a
-list's, and no client alone brings that about: `policy.turns` bounds what is asked about each. A client is looked up once
-a session, on all lists at once; the first of the config that lists it is named in the reply.
+list's, and no client alone brings that about: `policy.turns` bounds what is asked about each. A client is looked up
+once a session, on all lists at once; the first of the config that lists it is named in the reply.
 
 How: the address is turned around below the list's zone, and A records tell (RFC 5782 §2.1, §2.4). Before a client is
 refused, the list is asked about 127.0.0.1, which no list may list (§5).
