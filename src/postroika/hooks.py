@@ -41,6 +41,7 @@ class Client:
         tls: protocol and cipher, as "TLSv1.3 TLS_AES_256_GCM_SHA384"; "" in the clear.
         certificate: the name in its certificate, if it has shown a good one.
         account, tenant: who has logged in; "" if nobody has.
+        name: of the host at `ip`, where a peer has told it by XCLIENT; nobody has checked it. "" otherwise.
     """
 
     ip: str
@@ -55,6 +56,7 @@ class Client:
     tenant: str = ""
     known: bool = True
     proxy_ip: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

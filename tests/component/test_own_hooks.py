@@ -18,6 +18,7 @@ from postroika.policy.names import Found
 from postroika.policy.own_hooks import BROKEN, FAILED, OwnHooks
 from postroika.policy.pipeline import STAGES, TOO_SLOW, Client, Pipeline
 from postroika.smtp.server_events import Mail
+from postroika.tls.facts import TlsFacts
 from tests.component.smtp_client import Inbound
 
 HEAD = "import threading, time, trio\nfrom postroika.hooks import *\n"
@@ -172,6 +173,32 @@ async def test_refused_at_each_stage(house: House, nursery: trio.Nursery, functi
         ("raise SystemExit", "SystemExit"),
         ("import sys; sys.exit('bye')", "SystemExit: bye"),
         ("raise BaseException('odd')", "BaseException: odd"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("await trio.lowlevel.checkpoint(); raise GeneratorExit", "GeneratorExit"),
+        ("raise BaseExceptionGroup('odd', [GeneratorExit(), KeyError('inner')])", "KeyError: 'inner'"),
+        (
+            """
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as error:
+            kept = error
+    raise kept""",
+            "Cancelled",
+        ),
+        (
+            """
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as error:
+            kept = error
+    raise BaseExceptionGroup('odd', [kept])""",
+            "Cancelled",
+        ),
         ("return reject('x', code=250)", "ValueError"),
         ("import asyncio; await asyncio.sleep(1)", "RuntimeError"),
         (
@@ -213,6 +240,24 @@ async def test_what_is_no_verdict_defers(house: House, caplog: pytest.LogCapture
 
     assert await pipeline.judge("rcpt", client, Rcpt("c@d.example", "c", "d.example")) == FAILED
     assert caplog.messages == [f"the hook rcpt has returned {kind}, not Verdict or None (client 192.0.2.1)"]
+
+
+async def test_who_the_client_is(house: House) -> None:
+    from postroika.hooks import Client as SeenClient
+
+    client = Client(
+        "192.0.2.1", 4321, "198.51.100.1", 2, helo="helo.example", account="ann", tenant="shop", proxy_ip="10.0.0.1",
+        name="client.example", tls=TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", "", "card.example", verified=True),
+    )  # fmt: skip
+    pipeline = house.pipeline("told = []\nasync def mail(client, mail): told.append(client)\n")
+    assert await pipeline.judge("mail", client, MAIL) is None
+    assert told() == [
+        SeenClient(
+            "192.0.2.1", 4321, "198.51.100.1", 2, helo="helo.example", account="ann", tenant="shop",
+            proxy_ip="10.0.0.1", name="client.example", tls="TLSv1.3 TLS_AES_256_GCM_SHA384",
+            certificate="card.example",
+        )
+    ]  # fmt: skip
 
 
 async def test_a_failure_for_everybody_does_not_fill_the_log(
@@ -259,6 +304,27 @@ async def test_what_takes_too_long_defers_whatever_it_does(
     assert caplog.messages == ["the checks at mail of 10.0.0.1 took longer than 30 s"]
     assert await inbound.say(b"NOOP\r\n") == "250 2.0.0 Ok\n"
     assert [event.reply for event in inbound.events] == [TOO_SLOW]
+
+
+@pytest.mark.parametrize("error", ["GeneratorExit", "KeyboardInterrupt", "KeyError"])
+async def test_what_fails_when_it_is_cancelled_is_logged(
+    house: House,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    error: str,
+) -> None:
+    body = f"try: await trio.sleep_forever()\n    except BaseException: raise {error}"
+    inbound = Inbound(nursery, pipeline=house.pipeline(f"async def mail(client, mail):\n    {body}\n"))
+    await inbound.greet()
+    await inbound.send(b"MAIL FROM:<a@b.example>\r\n")
+    assert (await inbound.socket.recv(1000)).decode() == TOO_SLOW.wire().decode()
+    assert await inbound.say(b"NOOP\r\n") == "250 2.0.0 Ok\n"
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(caplog.messages) == [
+        "the checks at mail of 10.0.0.1 took longer than 30 s",
+        "the hook mail has failed (client 10.0.0.1)",
+    ]
 
 
 async def test_a_thread_that_hangs_holds_up_no_session(

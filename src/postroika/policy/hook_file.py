@@ -90,7 +90,7 @@ def load(path: str, source: bytes | None = None) -> HookFile:
     try:
         exec(code, module.__dict__)  # noqa: S102 - it is what the file is for
         return HookFile(source, _functions(path, module))
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # whatever it is called, it comes from the file
         if before is None:
             del sys.modules[MODULE]
         else:

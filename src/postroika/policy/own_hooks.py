@@ -11,6 +11,7 @@ their own, where all of Trio may be awaited.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -144,17 +145,13 @@ class OwnHooks:
             verdict = await function(client, *facts)
             if type(verdict) is hooks.Verdict:
                 return _reply(name, verdict)
-        except (trio.Cancelled, GeneratorExit):
-            raise
-        except BaseExceptionGroup as group:
-            cancelled, rest = group.split(trio.Cancelled)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() of a user's is a failure as any other
+            cancelled, rest = _parted(error)
             if rest is not None:
                 self._failed(name, client, "has failed", rest)
             if cancelled is not None:
                 raise cancelled from None
             return FAILED
-        except BaseException as error:  # noqa: BLE001 - sys.exit() of a user's is a failure as any other
-            return self._failed(name, client, "has failed", error)
         if verdict is None:
             return None
         return self._failed(name, client, f"has returned {type(verdict).__name__}, not Verdict or None")
@@ -164,6 +161,15 @@ class OwnHooks:
         if not self._logged.take(name, _LOGGED, trio.current_time()):
             log.error("the hook %s %s (client %s)", name, what, client.ip, exc_info=error)
         return FAILED
+
+
+def _parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """Our cancellation, and what is none: a function may raise Cancelled though nobody has cancelled it."""
+    if trio.current_effective_deadline() > -math.inf:
+        return None, error
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)
+    return (error, None) if isinstance(error, trio.Cancelled) else (None, error)
 
 
 def _broken(client: Client, event: object) -> Reply:
@@ -195,6 +201,7 @@ def _client_facts(client: Client) -> hooks.Client:
         tenant=client.tenant,
         known=client.known,
         proxy_ip=client.proxy_ip,
+        name=client.name,
     )
 
 
