@@ -221,6 +221,17 @@ def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: s
         ("[relay]\nnetworks = ['10.1.0.0/8']", "relay.networks[0]: 10.1.0.0/8 has host bits set"),
         ("[relay]\nnetworks = ['0.0.0.0/0']", "relay.networks[0]: 0.0.0.0/0 is everyone: an open relay"),
         ("[relay]\nnetworks = ['::/0']", "relay.networks[0]: ::/0 is everyone: an open relay"),
+        ("[relay]\nnetworks = ['::/00']", "relay.networks[0]: ::/00 is everyone: an open relay"),
+        ("[relay]\nnetworks = ['0.0.0.0/00']", "relay.networks[0]: 0.0.0.0/00 is everyone: an open relay"),
+        ("[relay]\nnetworks = ['0.0.0.0/0.0.0.0']", "relay.networks[0]: 0.0.0.0/0.0.0.0 is everyone: an open relay"),
+        (
+            "[[listener]]\naddress = '127.0.0.1:25'\nproxy_from = ['::/000']",
+            "listener[0].proxy_from[0]: ::/000 is everyone, and everyone could be anybody",
+        ),
+        (
+            "[[listener]]\naddress = '127.0.0.1:25'\nxclient_from = ['0.0.0.0/0.0.0.0']",
+            "listener[0].xclient_from[0]: 0.0.0.0/0.0.0.0 is everyone, and everyone could be anybody",
+        ),
         (
             "[[listener]]\naddress = '127.0.0.1:25'\nproxy_from = ['127.0.0.1', '::/0']",
             "listener[0].proxy_from[1]: ::/0 is everyone, and everyone could be anybody",

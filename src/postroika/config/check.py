@@ -236,14 +236,14 @@ def unusable_files(config: Config) -> Iterator[tuple[str, str]]:
 def _relay(config: Config) -> Iterator[tuple[str, str]]:
     yield from _networks("relay.networks", config.relay.networks)
     for i, network in enumerate(config.relay.networks):
-        if network.endswith("/0"):
+        if _is_everyone(network):
             yield f"relay.networks[{i}]", f"{network} is everyone: an open relay"
     for i, listener in enumerate(config.listener):
         for key in ("proxy_from", "xclient_from"):
             networks = getattr(listener, key)
             yield from _networks(f"listener[{i}].{key}", networks)
             for j, network in enumerate(networks):
-                if network.endswith("/0"):
+                if _is_everyone(network):
                     yield f"listener[{i}].{key}[{j}]", f"{network} is everyone, and everyone could be anybody"
     for i, domain in enumerate(config.relay.domains):
         if domain == "*":
@@ -417,6 +417,14 @@ def _signs(entry: Dkim, domain: str) -> bool:
 def _networks(key: str, networks: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     for i, network in enumerate(networks):
         yield from _refused(f"{key}[{i}]", ipaddress.ip_network, network)
+
+
+def _is_everyone(network: str) -> bool:
+    """However it is written: "0.0.0.0/0.0.0.0" as well."""
+    try:
+        return ipaddress.ip_network(network).prefixlen == 0
+    except ValueError:
+        return False  # reported by _networks
 
 
 def _refused(key: str, read: Any, *arguments: object) -> Iterator[tuple[str, str]]:
