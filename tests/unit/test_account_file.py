@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import tomllib
 from base64 import b64encode
@@ -107,6 +108,48 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert account_file.read(path) == AccountFile(SEED, (ANN,))
     assert [file.name for file in tmp_path.iterdir()] == ["accounts.toml"]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "symlink to nothing", "hard link", "pipe"])
+def test_lock_that_is_no_file_of_its_own_is_not_opened(tmp_path: Path, kind: str) -> None:
+    path, lock, other = tmp_path / "accounts.toml", tmp_path / "accounts.toml.lock", tmp_path / "other"
+    if kind != "symlink to nothing":
+        written(other, "mine")
+    if kind == "hard link":
+        lock.hardlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(other)
+    with pytest.raises(ConfigError) as caught, account_file.locked(path):
+        pass
+    problem = "cannot open it: Too many levels of symbolic links" if "symlink" in kind else "is no file of its own"
+    assert str(caught.value) == f"{lock}: {problem}"
+    assert other.exists() == (kind != "symlink to nothing")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_lock_of_root_is_for_who_may_change_the_file(tmp_path: Path, is_there: bool) -> None:
+    path, lock = tmp_path / "accounts.toml", tmp_path / "accounts.toml.lock"
+    owner = None if is_there else (12345, 54321)
+    if is_there:
+        os.chown(written(path, ""), 12345, 54321)
+    written(lock, "")  # as root has left it
+    for _ in range(2):
+        with account_file.locked(path, owner):
+            facts = lock.stat()
+            assert (facts.st_uid, facts.st_gid, stat.S_IMODE(facts.st_mode)) == (12345, 54321, 0o600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_lock_of_a_new_file_is_for_the_owner_of_the_directory(tmp_path: Path) -> None:
+    directory = tmp_path / "etc"
+    directory.mkdir()
+    os.chown(directory, 12345, 54321)
+    with account_file.locked(directory / "accounts.toml"):
+        facts = (directory / "accounts.toml.lock").stat()
+    assert (facts.st_uid, facts.st_gid) == (12345, 54321)
 
 
 # ---- passwords

@@ -180,7 +180,7 @@ def _changing(path: Path, config: Config) -> Iterator[list[Account]]:
 
     user = identity.look_up(config.process)
     owner = None if user is None else (user.uid, user.gid)
-    with account_file.locked(path):
+    with account_file.locked(path, owner):
         content = account_file.read(path)
         accounts = list(content.account)
         yield accounts

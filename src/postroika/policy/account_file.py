@@ -97,18 +97,31 @@ def read(path: Path) -> AccountFile:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Nobody else changes the file meanwhile.
+def locked(path: Path, owner: tuple[int, int] | None = None) -> Iterator[None]:
+    """Nobody else changes the file meanwhile. When root does, the lock goes to whoever owns the file, to be of use to
+    both; whoever may write to the directory cannot have it given another file.
+
+    Args:
+        owner: as for `write`.
 
     Raises:
-        ConfigError: its directory is not there, or may not be written to.
+        ConfigError: its directory is not there, or may not be written to, or something else stands in its place.
     """
     lock = path.with_name(f"{path.name}.lock")
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        descriptor = os.open(lock, flags, MODE)
     except OSError as error:
         raise ConfigError(f"{lock}: cannot open it: {error.strerror}") from None
     try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            raise ConfigError(f"{lock}: is no file of its own")
+        if os.geteuid() == 0:
+            try:
+                os.fchown(descriptor, *_owner(path, owner))
+            except OSError as error:
+                raise ConfigError(f"{lock}: cannot change its owner: {error.strerror}") from None
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -130,9 +143,7 @@ def write(path: Path, content: AccountFile, owner: tuple[int, int] | None = None
         content = msgspec.structs.replace(content, seed=b64encode(secrets.token_bytes(_SEED_BYTES)).decode())
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        if path.exists() or owner is None:
-            status = (path if path.exists() else path.parent).stat()
-            owner = (status.st_uid, status.st_gid)
+        owner = _owner(path, owner)
         with contextlib.suppress(FileNotFoundError):
             new.unlink()
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
@@ -154,3 +165,11 @@ def write(path: Path, content: AccountFile, owner: tuple[int, int] | None = None
             os.close(directory)
     except OSError as error:
         raise ConfigError(f"{path}: cannot write it: {error.strerror}") from None
+
+
+def _owner(path: Path, of_new: tuple[int, int] | None) -> tuple[int, int]:
+    """User and group id of the file if there is one, else those that a new one is to have."""
+    if of_new is not None and not path.exists():
+        return of_new
+    status = (path if path.exists() else path.parent).stat()
+    return status.st_uid, status.st_gid
