@@ -17,6 +17,7 @@ from tempfile import mkdtemp
 
 import pytest
 
+from postroika.policy.passwords import hash_of
 from postroika.signing.record import read_zone
 from tests.system.certificates import Authority
 from tests.system.command import command
@@ -238,3 +239,15 @@ def test_account_that_root_adds_is_for_the_server_to_read(world: World) -> None:
         wait_until(lambda: "2 accounts" in server.output(), "the other one")
         world.send()
         delivered(world, 1)
+
+
+def test_start_warns_of_a_config_with_hashes_that_everybody_may_read(tmp_path: Path) -> None:
+    text = f"[[account]]\nname = 'ann@shop.test'\npassword = '{hash_of(_PASSWORD)}'\n"
+    server = Postroika(tmp_path, text, workers=1)
+    warning = f"{server.config_file} has hashes of passwords ([[account]]), and may be read by everybody (mode 0644)"
+    said = []
+    for mode in (0o644, 0o600):
+        server.config_file.chmod(mode)
+        with server:
+            said.append(server.output().count(warning))
+    assert said == [1, 1]

@@ -111,6 +111,36 @@ def test_what_check_prints_is_a_config_file(postroika, tmp_path: Path) -> None:
     assert first.partition("\n")[2] == second.partition("\n")[2]
 
 
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g"
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        (0o644, True), (0o604, True), (0o640, False), (0o600, False),
+    ],
+)  # fmt: skip
+def test_check_warns_of_hashes_that_others_may_read(postroika, tmp_path: Path, mode: int, told: bool) -> None:
+    file = tmp_path / "postroika.toml"
+    file.write_text(f"{GOOD}[[account]]\nname = 'ann@shop.example'\npassword = '{HASH}'\n")
+    file.chmod(mode)
+    output = postroika("check")
+    warning = (
+        f"postroika: warning: postroika.toml has hashes of passwords ([[account]]), and may be read by everybody (mode "
+        f"{mode:04o}): chmod o-rwx, or move them to accounts.file\n"
+    )
+    assert (output.code, output.err) == (0, warning if told else "")
+    assert HASH not in output.err
+
+
+def test_check_does_not_mind_accounts_without_hashes(postroika, tmp_path: Path) -> None:
+    file = tmp_path / "postroika.toml"
+    file.write_text(f"{GOOD}[[account]]\nname = 'ann@shop.example'\n")
+    file.chmod(0o644)
+    output = postroika("check")
+    assert (output.code, output.err) == (0, "")
+
+
 def test_check_tells_on_stderr_what_this_machine_would_not_allow(postroika, tmp_path: Path) -> None:
     (tmp_path / "postroika.toml").write_text(
         '[process]\nuser = "no-such-user"\n[server]\nworkers = 1\n[limits]\nmax_connections = 9_000_000_000\n'

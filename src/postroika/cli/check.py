@@ -10,6 +10,8 @@ import click
 from postroika.cli._shared import config_option, json_option, load_config, print_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from postroika.config import Config
 
 
@@ -22,8 +24,8 @@ def command(config_file: str | None, as_json: bool) -> None:
     The output is TOML (or JSON) with every default filled in and file names made absolute. A file that cannot be used
     gives exit code 78 and one line a problem; so does a certificate, a key, a file of accounts or of hooks that it
     names and that cannot be used. (Hooks are loaded; if root asks, as process.user.) Secrets are hidden. What this
-    machine would not allow is told on stderr: too few open files, a user that it does not know, keys that others may
-    read.
+    machine would not allow is told on stderr: too few open files, a user that it does not know, keys and hashes that
+    others may read.
     """
     from pathlib import Path
 
@@ -32,7 +34,7 @@ def command(config_file: str | None, as_json: bool) -> None:
         from postroika.policy.accounts import Accounts
 
         Accounts(config.account, Path(config.accounts.file) if config.accounts.file else None)  # as a worker begins
-    for warning in _warnings(config):
+    for warning in _warnings(path, config):
         click.echo(f"postroika: warning: {warning}", err=True)
     if config.dkim:
         from postroika.signing.ring import KeyRing
@@ -60,11 +62,11 @@ def _try_hooks(config: Config) -> None:
     try_hooks(config.policy.hooks, become)
 
 
-def _warnings(config: Config) -> Iterator[str]:
+def _warnings(path: Path, config: Config) -> Iterator[str]:
     """What a start here, as the same user and with the same limits, would warn of or be refused for."""
     import os
 
-    from postroika.config import named_files
+    from postroika.config import exposed_hashes, named_files
     from postroika.errors import PostroikaError
     from postroika.process import identity, open_files
 
@@ -83,3 +85,5 @@ def _warnings(config: Config) -> Iterator[str]:
             named_files.read(file, owners=() if become is None else (become.uid,))
         except PostroikaError as error:
             yield str(error)
+    if warning := exposed_hashes(path, config.account):
+        yield warning

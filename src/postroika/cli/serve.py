@@ -24,10 +24,12 @@ def command(config_file: str | None) -> None:
     the log files and loads the certificates anew. Started by root it becomes the user that the config names
     ([process]). Exit code 75: the spool is in use by another instance.
     """
+    import logging
     import os
 
     import trio
 
+    from postroika.config import exposed_hashes
     from postroika.lifeline import call_process
     from postroika.process import operations_log
     from postroika.process.service_manager import ServiceManager
@@ -35,6 +37,8 @@ def command(config_file: str | None) -> None:
 
     path, config = load_config(config_file, with_files=True)
     operations_log.write_to_stderr(config.log.level)
+    if warning := exposed_hashes(path, config.account):
+        logging.getLogger(__name__).warning("%s", warning)
     call_process("postroika")
     manager = ServiceManager.of_environment(os.environ)
 

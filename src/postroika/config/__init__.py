@@ -11,7 +11,7 @@ knows the files that the config names, as of keys, and reads them.
 
 from __future__ import annotations
 
-from postroika.config.accounts import account_problems
+from postroika.config.accounts import account_problems, exposed_hashes
 from postroika.config.addresses import begins_with_tls, canonical_domain, parse_next_hop, split_host_port
 from postroika.config.file import DEFAULT_PATHS, check_files, find, load, parse
 from postroika.config.secret import Secret, decode_whole, encode_shown, encode_whole
@@ -78,6 +78,7 @@ __all__ = [
     "default_text",
     "encode_shown",
     "encode_whole",
+    "exposed_hashes",
     "find",
     "load",
     "parse",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from postroika.config.addresses import canonical_domain
 from postroika.config.sections import Account
@@ -51,6 +53,27 @@ def _is_argon2id(text: str) -> bool:
     if len(salt) < _MIN_SALT_CHARS or len(tag) < _MIN_HASH_CHARS or 1 in {len(salt) % 4, len(tag) % 4}:
         return False
     return passes > 0 and lanes > 0 and memory_kib >= 8 * lanes
+
+
+def exposed_hashes(path: Path, accounts: Sequence[Account]) -> str:
+    """That everybody may read the hashes in the config file, and what to do about it; "" if all is well.
+
+    Args:
+        path: of the config file.
+        accounts: those that stand in it.
+    """
+    if not any(account.password or account.scram for account in accounts):
+        return ""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return ""  # it is not there any more
+    if not mode & stat.S_IROTH:
+        return ""
+    return (
+        f"{path} has hashes of passwords ([[account]]), and may be read by everybody (mode {mode:04o}): chmod o-rwx, "
+        f"or move them to accounts.file"
+    )
 
 
 def _pattern_problem(pattern: str) -> str | None:
