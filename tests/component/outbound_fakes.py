@@ -56,8 +56,13 @@ async def in_strand(pump: Pump, function: Callable[[*Ts], Awaitable[T]], *args: 
 def loaded(
     number: int, *addresses: str, body: bytes | None = BODY, recipients: tuple[Recipient, ...] = (), **fields: object
 ) -> Loaded:
-    """A batch of message `number` to these recipients."""
-    values: dict[str, object] = {"size_bytes": len(body or BODY), "chunks": 1, "body_type": BodyType.SEVEN_BIT}
+    """A batch of message `number` of ours to these recipients."""
+    values: dict[str, object] = {
+        "size_bytes": len(body or BODY),
+        "chunks": 1,
+        "body_type": BodyType.SEVEN_BIT,
+        "ours": True,
+    }
     envelope = Envelope(number, f"s{number}@x.test", 0.0, **{**values, **fields})  # type: ignore[arg-type]
     recipients = recipients or tuple(Recipient(a, number=i) for i, a in enumerate(addresses or (f"r{number}@y.test",)))
     return Loaded(number.to_bytes(8, "big") + bytes(4), Batch(envelope, 0, "y.test", recipients, 0, 0), body)

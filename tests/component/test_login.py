@@ -161,7 +161,7 @@ async def test_account_submits_from_anywhere_to_anywhere(nursery: trio.Nursery) 
         b"From: ann@shop.example\r\n\r\nhello\r\n"
     )
     assert message.facts is not None
-    assert (message.facts["tenant"], message.facts["account"]) == ("shop", "ann@shop.example")
+    assert [message.facts[fact] for fact in ("tenant", "account", "ours")] == ["shop", "ann@shop.example", True]
     (refusal,) = house.refused
     assert (refusal.stage, refusal.reply.code, refusal.account) == ("mail", 530, "")
 

@@ -170,7 +170,7 @@ async def test_a_notice_is_a_message_of_the_same_class_from_the_null_sender(tmp_
         (envelope,) = w.envelopes()
         assert envelope == Envelope(
             message=envelope.message, reverse_path="", received_at=w.clock.at, size_bytes=envelope.size_bytes, chunks=1,
-            tenant="shop", stream=Stream.BROADCAST, campaign="may",
+            tenant="shop", stream=Stream.BROADCAST, campaign="may", ours=True,
         )  # fmt: skip
         assert message < envelope.message
         facts = [(e.type, e.message, e.sender, e.tenant, e.stream, e.campaign) for e in w.logged()]

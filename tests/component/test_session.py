@@ -54,8 +54,19 @@ async def test_message_is_handed_over_whole_with_our_stamp_first(nursery: trio.N
         "account": "",
         "requiretls": False,
         "tls": "",
+        "ours": True,
     }
     assert inbound.events == []
+
+
+async def test_mail_of_a_stranger_is_stored_as_that(nursery: trio.Nursery) -> None:
+    inbound = Inbound(nursery, ip="203.0.113.66")
+    await inbound.greet()
+    assert await inbound.say(BEGIN.replace(b"d.example", b"ours.example")) == BEGUN
+    assert await inbound.say(b"From: ceo@ours.example\r\n\r\nx\r\n.\r\n") == QUEUED
+    (message,) = inbound.spool.kept
+    assert message.facts is not None
+    assert message.facts["ours"] is False
 
 
 async def test_all_that_was_asked_for_is_in_the_envelope(nursery: trio.Nursery) -> None:

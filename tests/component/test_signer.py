@@ -88,6 +88,16 @@ async def test_who_has_no_key_goes_unsigned(world: World) -> None:
     assert await world.signed(loaded(3, body=b"no header\r\n")) == b""
 
 
+async def test_what_a_stranger_has_brought_is_not_signed(world: World) -> None:
+    """He writes into From what he likes, and may send to [relay] domains."""
+    world.files["r1"].unlink()
+    await world.signer.reload()  # a key that cannot be used is nothing to him either
+    batch = loaded(1, body=HEADER + b"wire money\r\n", ours=False, client_ip="203.0.113.66")
+    world.signer.prepare(batch)
+    assert world.signer.signature(batch) == b""
+    assert await world.signed(batch) == b""
+
+
 async def test_many_wait_for_the_same_message_and_for_others(world: World) -> None:
     found: dict[tuple[int, int], bytes] = {}
 

@@ -54,6 +54,13 @@ def test_a_commit_is_there_after_reopening(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_record_that_does_not_say_whose_mail_it_is_is_a_strangers(tmp_path: Path) -> None:
+    *envelope, ours = msgspec.to_builtins(batch(1, ours=True).envelope)
+    assert ours is True
+    older = msgspec.convert(envelope, Envelope)
+    assert older == batch(1).envelope
+
+
 def test_a_shard_is_opened_so_that_a_commit_is_on_disk(tmp_path: Path) -> None:
     """Pages and then the page that names them are synced; with `writemap` a full disk would be a SIGBUS."""
     store = opened(tmp_path)

@@ -17,7 +17,7 @@ from tests.system.command import command
 from tests.system.dns_server import DnsServer
 from tests.system.opendkim import OpenDkim
 from tests.system.process import wait_until
-from tests.system.server import Postroika
+from tests.system.server import Dialogue, Postroika
 from tests.system.signed_mail import large_message, messages
 from tests.system.sink_peer import StartOurSink
 
@@ -107,6 +107,27 @@ def test_mail_of_all_origins_is_signed_by_the_key_that_is_for_it(tmp_path: Path,
         stored = peer.wait_for(3)
     assert [passed(kept.content, keys) for kept in stored] == [[("h1", "rsa-sha256", True)]] * 3
     assert sorted(kept.reverse_path for kept in stored) == ["", "me@shop.test", "me@shop.test"]
+
+
+def test_mail_of_a_stranger_is_not_signed_whoever_it_says_it_is_from(tmp_path: Path, sink: StartOurSink) -> None:
+    """A naive server signs by From alone: what anybody brings for a domain that we relay for goes out as ours."""
+    peer = sink(store=True)
+    path = tmp_path / "server"
+    path.mkdir()
+    for name, algorithm in (("rsa.pem", "rsa"), ("ed.pem", "ed25519")):
+        keygen(path / name, algorithm)
+    ours = '[relay]\nnetworks = ["127.0.0.1/32"]\ndomains = ["y.test"]\n'
+    forged = b"From: CEO <ceo@shop.test>\r\n\r\nwire money\r\n"
+    with Postroika(path, ours + _CONFIG.format(port=peer.port)) as server:
+        keys = records(server)
+        for source in ("127.0.0.2", "127.0.0.1"):
+            with Dialogue(server.port, "client.test", source=source) as client:
+                assert client.message("ceo@shop.test", [f"{source}@y.test"], forged).startswith("250")
+        stored = peer.wait_for(2)
+    assert {kept.recipients: passed(kept.content, keys) for kept in stored} == {
+        ("127.0.0.2@y.test",): [],
+        ("127.0.0.1@y.test",): GOOD,
+    }
 
 
 def test_start_is_refused_with_a_key_that_cannot_be_used(tmp_path: Path) -> None:

@@ -404,7 +404,8 @@ class Delivery(_Section, frozen=True, kw_only=True):
 
 class Dkim(_Section, frozen=True, kw_only=True):
     """A key that mail is signed with when it goes out (DKIM). Several [[dkim]] tables may stand in the file; those of
-    one tenant and domain all sign (an RSA and an Ed25519 key, say). Mail that none is for goes unsigned."""
+    one tenant and domain all sign (an RSA and an Ed25519 key, say). Mail that none is for goes unsigned, and so
+    does that of strangers (not from an account, not from [relay] networks)."""
 
     tenant: Annotated[str, "Whose mail; empty = that of every tenant that has no key of its own for it."] = ""
     domain: Annotated[

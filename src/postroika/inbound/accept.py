@@ -62,6 +62,7 @@ class MessageWriter(Protocol):
         tenant: str,
         account: str,
         requiretls: bool,
+        ours: bool,
     ) -> None:
         """Commit; returns when it is on disk. Raises SpoolError."""
 
@@ -236,7 +237,8 @@ class Acceptance:
             await wait
         if self._failure is not None:
             return self._failure
-        mail, tls = self._mail, self._client.tls
+        mail, client = self._mail, self._client
+        tls = client.tls
         try:
             await self._writer.finish(
                 reverse_path=mail.reverse_path,
@@ -249,12 +251,13 @@ class Acceptance:
                 utf8_needed=mail.utf8_address or self._utf8_recipient or end.header_eight_bit,
                 ret=mail.ret,
                 envid=mail.envid,
-                client_ip=self._client.ip,
-                client_helo=self._client.helo,
+                client_ip=client.ip,
+                client_helo=client.helo,
                 tls="" if tls is None else tls.text(),
-                tenant=self._client.tenant,
-                account=self._client.account,
+                tenant=client.tenant,
+                account=client.account,
                 requiretls=mail.requiretls,
+                ours=client.trusted or bool(client.account),
             )
         except SpoolError as error:
             return self._fail(error)

@@ -73,6 +73,9 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
         requiretls: MAIL had REQUIRETLS: it goes on over verified TLS only, to who promises the same (RFC 8689).
         tls: version and cipher that it came in with, or "".
         account: the one that had logged in, "" if none had.
+        ours: from an account, from [relay] networks, or made by us, so that our keys may sign it; a stranger's mail is
+            not. Older records do not say, and count as a stranger's: unsigned mail is mended by sending it again, a
+            signature under a forgery by nothing.
     """
 
     message: int
@@ -97,6 +100,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     requiretls: bool = False
     tls: str = ""
     account: str = ""
+    ours: bool = False
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):

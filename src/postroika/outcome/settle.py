@@ -321,6 +321,7 @@ class Settler:
             tenant=original.tenant,
             stream=original.stream,
             campaign=original.campaign,
+            ours=True,
         )
         recipient = Recipient(original.reverse_path)
         destination = destination_of(original.reverse_path)

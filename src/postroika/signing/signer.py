@@ -4,6 +4,9 @@ Promise: `signature` gives the fields that a message has to have, or raises; it 
 bounded. The event loop neither reads, hashes nor signs: threads do (`hands`), and a body that is large goes through
 them chunk by chunk.
 
+Only mail that is ours (`Envelope.ours`) is signed. What strangers bring for [relay] domains has in From what they like,
+and a signature would vouch for it.
+
 A message is signed when it goes out, not when it comes in: a key that was replaced meanwhile is replaced for it too,
 and what waits for long is not signed in vain.
 """
@@ -99,17 +102,21 @@ class Signer:
 
     def prepare(self, loaded: Loaded) -> None:
         """The signatures of this message will be asked for soon."""
-        message = loaded.batch.envelope.message
-        if message not in self._made and message not in self._pending:
+        envelope = loaded.batch.envelope
+        if envelope.ours and envelope.message not in self._made and envelope.message not in self._pending:
             self._begin(loaded)
 
     def signature(self, loaded: Loaded) -> bytes | None:
-        """The fields to put in front of the message: b"" if no key is for it, None while they are being made.
+        """The fields to put in front of the message: b"" if no key is for it or it is a stranger's, None while they are
+        being made.
 
         Raises:
             SigningError: it cannot be signed now; the next call begins anew.
         """
-        message = loaded.batch.envelope.message
+        envelope = loaded.batch.envelope
+        if not envelope.ours:
+            return b""
+        message = envelope.message
         made = self._made.get(message)
         if made is not None:
             fields, until = made

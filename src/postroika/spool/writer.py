@@ -259,6 +259,7 @@ class MessageWriter:
         expires_at: float = 0.0,
         account: str = "",
         requiretls: bool = False,
+        ours: bool = False,
     ) -> None:
         """Commit the message with all its recipients; then hand it to the queue.
 
@@ -312,6 +313,7 @@ class MessageWriter:
             requiretls,
             tls,
             account,
+            ours,
         )
         envelope, batches = intake.split(envelope, recipients, changes)
         kept = None if spilled else body

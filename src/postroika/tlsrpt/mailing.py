@@ -50,6 +50,7 @@ class Mailer:
                 stream=Stream.BROADCAST,
                 campaign=CAMPAIGN,
                 expires_at=self._intake.clock() + RETRY_S,
+                ours=True,
             )
         except BaseException:
             writer.abandon()
