@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -96,6 +97,33 @@ async def test_what_a_stranger_has_brought_is_not_signed(world: World) -> None:
     world.signer.prepare(batch)
     assert world.signer.signature(batch) == b""
     assert await world.signed(batch) == b""
+
+
+def sent_by(sender: str, body: bytes) -> Loaded:
+    whole = loaded(1, body=body)
+    envelope = msgspec.structs.replace(whole.batch.envelope, reverse_path=sender)
+    return Loaded(whole.key, msgspec.structs.replace(whole.batch, envelope=envelope), body)
+
+
+@pytest.mark.parametrize(
+    ("sender", "header"),
+    [
+        ("bounce@other.test", b"From: Shop, Inc. <news@shop.test>\r\n"),
+        ("bounce@other.test", b"From: " + b"A" * 8200 + b" <news@shop.test>\r\n"),
+        ("", b'From: 5" screens <news@shop.test>\r\n'),
+        ("bounce@Shop.Test", b"From: Shop, Inc.\r\n"),
+        ("bounce@shop.test", b"Subject: no author\r\n"),
+    ],
+)
+async def test_mail_is_signed_though_its_from_is_not_well_formed(world: World, sender: str, header: bytes) -> None:
+    content = header + b"\r\nx\r\n"
+    fields = await world.signed(sent_by(sender, content))
+    assert world.verdicts(fields + content) == [True, True]
+
+
+async def test_what_names_no_domain_at_all_is_not_sent(world: World) -> None:
+    with pytest.raises(SigningError, match=r"^neither From nor the reverse-path names a domain$"):
+        await world.signed(sent_by("", b"From: Shop, Inc.\r\n\r\nx\r\n"))
 
 
 async def test_many_wait_for_the_same_message_and_for_others(world: World) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postroika.mail.address import canonical_domain
 from postroika.mail.author import author_domain
+from postroika.mail.mailboxes import mailboxes
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,49 @@ def test_first_author_counts(value: bytes, domain: str) -> None:
     assert author_domain(value) == domain
 
 
+@pytest.mark.parametrize(
+    ("value", "domain"),
+    [
+        (b" Shop, Inc. <news@shop.test>\r\n", "shop.test"),
+        (b" Sorry :( <news@shop.test>\r\n", "shop.test"),
+        (b' 5" screens <news@shop.test>\r\n', "shop.test"),
+        (b' Deals @ 5" each <news@shop.test>\r\n', "shop.test"),
+        (b" Back\\slash <news@shop.test>\r\n", "shop.test"),
+        (b" Sales: May <news@shop.test>\r\n", "shop.test"),
+        (b" Shop <3 you <news@Shop.TEST>\r\n", "shop.test"),
+        (b" Shop, Inc. < news@shop.test >\r\n", "shop.test"),
+        (b" Shop, Inc. <news@shop.test (us)>\r\n", "shop.test"),
+        (b" Shop, Inc. <news@shop.test> <see below>\r\n", "shop.test"),
+        (b" Shop, Inc. <old@b.test> <news@shop.test>\r\n", "shop.test"),
+        (b" " + b"A" * 8200 + b" <news@shop.test>\r\n", "shop.test"),
+        (b' "' + b"A" * 20_000 + b'" <news@shop.test>\r\n', "shop.test"),
+        (b" " + b"a@b.test, " * 2000 + b"<news@shop.test>\r\n", "shop.test"),
+        (b" news@shop.test;\r\n", "shop.test"),
+        (b" news@shop.test :( or @shop\r\n", "shop.test"),
+        (b" Shop, Inc.\r\n", ""),
+        (b" Shop, Inc. <news>\r\n", ""),
+        (b" :( <@> <a@b..test> <a@\xff>\r\n", ""),
+    ],
+)
+def test_where_from_is_not_well_formed_the_last_address_counts(value: bytes, domain: str) -> None:
+    assert author_domain(value) == domain
+
+
+def canonical(address: str) -> str:
+    try:
+        return canonical_domain(address.rpartition("@")[2])
+    except ValueError:
+        return ""
+
+
+@given(st.lists(st.sampled_from(["a@b.test", "c@d.test", "x", " ", *'<>"(),:;@\\[].'])).map("".join))
+def test_an_author_that_an_account_was_checked_for_is_the_one_that_counts(value: str) -> None:
+    """Where readers could differ there is none, and an account that may not write as everybody is refused."""
+    addresses = mailboxes(value)
+    if addresses is not None:
+        assert author_domain(value.encode()) in {"", *map(canonical, addresses)}
+
+
 @given(st.binary(max_size=60) | st.lists(st.sampled_from(list(b'<>"(),:;@\\ ax.\r\n\t')), max_size=60).map(bytes))
 def test_no_value_is_too_odd(value: bytes) -> None:
     domain = author_domain(value)
@@ -55,7 +100,9 @@ def test_no_value_is_too_odd(value: bytes) -> None:
     assert not set(domain) & set("\r\n \t")
 
 
-@pytest.mark.parametrize("piece", [b"(", b'"', b"<", b"a@", b"\\", b":", b",", b" ", b"a ", b"@:", b"a"])
+@pytest.mark.parametrize(
+    "piece", [b"(", b'"', b"<", b"a@", b"\\", b":", b",", b" ", b"a ", b"@:", b"a", b"<@", "ü@ü ".encode()]
+)
 def test_long_values_take_no_long_time(piece: bytes) -> None:
     began = time.process_time()
     author_domain(piece * 200_000)

@@ -184,6 +184,17 @@ def test_tenant_has_its_own_keys_and_then_those_of_nobody_else() -> None:
     assert [selectors(keys, tenant, "other.test") for tenant in ("", "t1", "t2")] == [[], [], ["rest"]]
 
 
+def test_mail_of_no_domain_is_not_sent_where_a_key_could_be_for_it() -> None:
+    keys = ring(entry("shop.test", tenant="t1"))
+    with pytest.raises(SigningError, match=r"^neither From nor the reverse-path names a domain$"):
+        keys.signatures("t1", "")
+    assert [keys.signatures(tenant, "") for tenant in ("", "t2")] == [(), ()]
+    keys = ring(entry("shop.test"))
+    for tenant in ("", "t1"):
+        with pytest.raises(SigningError, match="names a domain"):
+            keys.signatures(tenant, "")
+
+
 def test_all_keys_of_a_place_sign_in_the_order_of_the_config() -> None:
     keys = ring(entry("shop.test", "r1", "/rsa"), entry("shop.test", "e1"))
     message = signed(keys)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from email.utils import formatdate
 
-from postroika.mail.mailboxes import mailboxes
+from postroika.mail.mailboxes import MOST_FIELD_BYTES, mailboxes
 from postroika.mail.reply import Reply, reply
 from postroika.policy.accounts import Account
 
@@ -22,7 +22,6 @@ NO_FROM = reply(550, "5.7.1", "there has to be one From field that is well forme
 FOREIGN_FROM = reply(550, "5.7.1", "this account may not use this address in From")
 BAD_HEADER = reply(550, "5.6.0", "the header has line ends that are not CR LF")
 _HEADER_TOO_LARGE = reply(552, "5.3.4", "the header is too large")
-_MOST_FROM_BYTES = 16 * 1024  # of From; it is read on the loop, and nobody has so many authors
 _MOST_HELD_BYTES = 4 * 1024 * 1024  # above limits.max_header_bytes, as it is in any sensible config
 # Expressions over the whole header, for a large one must not hold up the loop.
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
@@ -117,7 +116,7 @@ def _author(header: bytes) -> str | None:
         return None
     following = _NEXT_FIELD.search(header, first.end())
     lines = header[first.end() : len(header) if following is None else following.start()]
-    if len(lines) > _MOST_FROM_BYTES:
+    if len(lines) > MOST_FIELD_BYTES:
         return None
     begin, *rest = lines.split(b"\r\n")
     folded = [line for line in rest if line[:1] in {b" ", b"\t"}]

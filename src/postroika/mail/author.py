@@ -1,11 +1,12 @@
 """The domain of a message's author, from the value of its From field.
 
-Promise: never fails, whatever the value; takes time in proportion to it, and looks at its beginning only. Pure.
+Promise: never fails, whatever the value; takes time in proportion to it. Where `mail.mailboxes`, which says what an
+account may write as, gives an answer, it is one of these addresses. Pure.
 
-How: a plain address, with a name before it or without, is found by one expression. Anything else is walked over once:
-comments and quoted text are left out, and the domain of the first address is what is wanted, in angle brackets if there
-are any.
-Source: RFC 5322 §3.4, §3.6.2 (several authors are allowed; the first one counts here), RFC 6532 §3.2.
+How: a plain address, with a name before it or without, is found by one expression; anything else that is well formed by
+`mailboxes`, of which the first author counts. What is not well formed ("Shop, Inc. <news@shop.example>") is sent all
+the same, and receivers show something: what most of them take is the last address in angle brackets.
+Source: RFC 5322 §3.4, §3.6.2 (several authors are allowed), RFC 6532 §3.2.
 """
 
 from __future__ import annotations
@@ -13,59 +14,37 @@ from __future__ import annotations
 import re
 
 from postroika.mail.address import canonical_domain
+from postroika.mail.mailboxes import MOST_FIELD_BYTES, mailboxes
 
-_MOST_BYTES = 8192
 _PLAIN = re.compile(rb'(?:[^<>"(),:;@\\]*<|\s*)[^<>"(),:;@\\\s]+@([A-Za-z0-9.-]+)>?\s*')
+_BETWEEN_WORDS = re.compile(rb'[\s<>"(),:;\\]+')
 
 
 def author_domain(value: bytes) -> str:
-    """The domain of the first address in `value`, as `canonical_domain` gives it; "" if it has none."""
-    value = value[:_MOST_BYTES]
+    """The domain of the first author in `value`, or of the last address in it if it is not well formed; as
+    `canonical_domain` gives it, "" if there is none."""
     plain = _PLAIN.fullmatch(value)
-    domain = plain[1] if plain is not None else _walked(value)
+    if plain is not None:
+        return _canonical(plain[1])
+    value = value.replace(b"\r\n", b"").strip()
+    addresses = mailboxes(value.decode("utf-8", "replace")) if len(value) <= MOST_FIELD_BYTES else None
+    if addresses is None:
+        return _last_domain(value[-MOST_FIELD_BYTES:])
+    return _canonical(addresses[0].rpartition("@")[2].encode()) if addresses else ""
+
+
+def _last_domain(value: bytes) -> str:
+    """That of the last address in angle brackets; without any, of the last word that looks like an address."""
+    in_angles = [piece.partition(b">")[0] for piece in value.split(b"<")[1:]]
+    for text in (*reversed(in_angles), *reversed(_BETWEEN_WORDS.split(value))):
+        local, _, domain = text.rpartition(b"@")
+        if local and (canonical := _canonical(domain.strip())):
+            return canonical
+    return ""
+
+
+def _canonical(domain: bytes) -> str:
     try:
         return canonical_domain(domain.decode())
     except ValueError:
         return ""
-
-
-def _walked(value: bytes) -> bytes:
-    """The domain of the first address, found the long way."""
-    text = _bare(value)
-    if (begin := text.find(b"<")) >= 0 and (end := text.find(b">", begin)) > begin and b"," not in text[:begin]:
-        text = text[begin + 1 : end]
-        text = text.rpartition(b":")[2] if text.startswith(b"@") else text  # a route (RFC 5322 §4.4)
-    else:
-        group = text.find(b":")
-        if 0 <= group < text.find(b"@"):  # "name: one@x, two@y;"
-            return _walked(text[group + 1 :].replace(b":", b" "))
-        text = re.split(rb"[,;]", text, maxsplit=1)[0]
-    domain = text.rpartition(b"@")[2] if b"@" in text else b""
-    return b"".join(domain.split())
-
-
-def _bare(value: bytes) -> bytes:
-    """`value` without comments, and with an "x" for each quoted string."""
-    out = bytearray()
-    depth = 0
-    quoted = False
-    escaped = False
-    for octet in value:
-        if escaped:
-            escaped = False
-        elif octet == 0x5C and (quoted or depth):  # \
-            escaped = True
-        elif quoted:
-            quoted = octet != 0x22
-        elif octet == 0x28:  # (
-            depth += 1
-        elif octet == 0x29 and depth:  # )
-            depth -= 1
-        elif depth:
-            continue
-        elif octet == 0x22:  # "
-            quoted = True
-            out.append(0x78)
-        else:
-            out.append(octet)
-    return bytes(out)

@@ -7,7 +7,9 @@ differ, there is no answer at all. Source: RFC 5322 §3.4, §4.4; RFC 6854.
 from __future__ import annotations
 
 import re
+from typing import Final
 
+MOST_FIELD_BYTES: Final = 16 * 1024  # of a From to be read: it takes time on a loop, and nobody has so many authors
 _SPACES = re.compile(r" ?([.@]) ?")
 
 

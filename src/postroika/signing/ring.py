@@ -67,6 +67,7 @@ class KeyRing:
         for entry in config.dkim:
             place = (entry.tenant, entry.domain)
             self._at[place] = (*self._at.get(place, ()), Signature(entry))
+        self._tenants = frozenset(entry.tenant for entry in config.dkim)
 
     def load(self) -> None:
         """Read all keys, for a start.
@@ -100,13 +101,15 @@ class KeyRing:
         """Those that mail of `tenant` from `domain` has to have; none if no key is for it.
 
         Args:
-            domain: as `author_domain` gives it.
+            domain: in canonical form; "" if the message names none.
 
         Raises:
-            SigningError: one of the keys is broken.
+            SigningError: one of the keys is broken; or no domain is known, and there are keys that could be for it.
         """
         found = self._find(tenant, domain) if tenant else ()
         found = found or self._find("", domain)
+        if not (found or domain) and not self._tenants.isdisjoint(("", tenant)):
+            raise SigningError("neither From nor the reverse-path names a domain")
         for signature in found:
             if signature.key is None:
                 entry = signature.entry

@@ -27,6 +27,7 @@ from postroika.config import Config
 from postroika.errors import PostroikaError, SigningError
 from postroika.kernels.dkim import Fields, RelaxedBody
 from postroika.kernels.headers import HeaderScanner
+from postroika.mail.address import routing_domain
 from postroika.mail.author import author_domain
 from postroika.metrics import SIGNATURES, SIGNED_MESSAGES, SIGNING_FAILURES
 from postroika.pump import Wake
@@ -53,12 +54,13 @@ class Bodies(Protocol):
 class Job:
     """A message to be signed."""
 
-    __slots__ = ("body", "chunks", "message", "tenant")
+    __slots__ = ("body", "chunks", "message", "reverse_path", "tenant")
 
     def __init__(self, loaded: Loaded) -> None:
         envelope = loaded.batch.envelope
         self.message = envelope.message
         self.tenant = envelope.tenant
+        self.reverse_path = envelope.reverse_path
         self.chunks = envelope.chunks
         self.body = loaded.body
 
@@ -214,7 +216,8 @@ class Signer:
         size = scanner.size if scanner.ended else len(begun)
         fields = Fields(begun[:size])
         author = fields.first(b"from")
-        signatures = self._ring.signatures(job.tenant, author_domain(author) if author is not None else "")
+        domain = author_domain(author) if author is not None else ""
+        signatures = self._ring.signatures(job.tenant, domain or routing_domain(job.reverse_path))
         if not signatures:
             return b""
         body_hash = hashlib.sha256()
