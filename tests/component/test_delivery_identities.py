@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from postroika.config import Route
+from postroika.config import Delivery, Route
 from postroika.errors import PostroikaError
 from postroika.mail.outcome import Outcome, Stage
 from postroika.routing.router import Host
@@ -38,6 +38,25 @@ async def test_sessions_are_resumed_for_the_same_host_policy_and_certificate_onl
             lane = await w.deliver(loaded(1))
             assert [attempt.tls for _, attempt in lane.attempts] == [f"{TLS} verified"]
     assert [handshake.resumed for handshake in peer.handshakes] == [False, True, False, True, False]
+
+
+async def test_session_of_a_connection_that_was_open_at_a_reload_is_not_resumed(ca: str) -> None:
+    """It is kept when the connection ends, which is after the reload."""
+    peer = TlsPeer(good())
+    async with world(peer, tls_ca=ca, connection_idle_s=PATIENT_S) as w:
+        lane = FakeLane(loaded(1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.run, lane)
+            await lane.idle.wait()
+            await w.deliverer.opener.reload()
+            lane.hurry()
+        w.deliverer.config = Delivery(connection_idle_s=0.0)
+        for number in (2, 3):
+            lane = await w.deliver(loaded(number))
+            assert [(attempt.results[0].outcome, attempt.tls) for _, attempt in lane.attempts] == [
+                (Outcome.DELIVERED, f"{TLS} verified")
+            ]
+    assert [handshake.resumed for handshake in peer.handshakes] == [False, False, True]
 
 
 async def test_idle_connection_is_not_used_under_another_policy(ca: str) -> None:

@@ -48,6 +48,14 @@ class _Key(NamedTuple):
     rung: Rung
 
 
+class _Session(NamedTuple):
+    """What may be resumed, and with which context alone it can be: a connection may outlive the one that it was made
+    with."""
+
+    context: ssl.SSLContext
+    session: ssl.SSLSession
+
+
 class Secrecy:
     """The contexts, sessions and memories of one worker.
 
@@ -62,7 +70,7 @@ class Secrecy:
     def __init__(self, config: Delivery, routes: Sequence[Route] = ()) -> None:
         self._config = config
         self._contexts: dict[_Identity, ssl.SSLContext] = {}
-        self._sessions: TtlCache[_Key, ssl.SSLSession] = TtlCache(_SESSIONS)
+        self._sessions: TtlCache[_Key, _Session] = TtlCache(_SESSIONS)
         self._rungs: TtlCache[Peer, Rung] = TtlCache(_HOSTS)
         if config.tls_ca:
             self._context(_Identity(checked=True, certificate="", key=""))
@@ -118,7 +126,9 @@ class Secrecy:
         dane = policy.dane if rung is Rung.VERIFIED else None
         checked = rung is Rung.VERIFIED and dane is None
         context = self._context(_Identity(checked, policy.certificate, policy.key))
-        session = self._sessions.get(_Key(peer, policy, rung), now())
+        kept = self._sessions.get(_Key(peer, policy, rung), now())
+        # What was agreed on before a `reload` may have been kept after it.
+        session = kept.session if kept is not None and kept.context is context else None
         if dane is None:
             return TlsLayer(context, server_side=False, server_name=peer.host, session=session)
         judge = functools.partial(_judged, dane)
@@ -128,7 +138,8 @@ class Secrecy:
         """At the end of a connection that went well."""
         session = layer.session
         if session is not None:
-            self._sessions.put(_Key(peer, policy, rung), session, now(), now() + _SESSION_S)
+            kept = _Session(layer.context, session)
+            self._sessions.put(_Key(peer, policy, rung), kept, now(), now() + _SESSION_S)
 
     def _context(self, identity: _Identity) -> ssl.SSLContext:
         context = self._contexts.get(identity)

@@ -216,6 +216,11 @@ class TlsLayer:
         return TlsFacts(version, cipher[0], called, _name_in(certificate), good, judged)
 
     @property
+    def context(self) -> ssl.SSLContext:
+        """What it was made with."""
+        return self._object.context
+
+    @property
     def session(self) -> ssl.SSLSession | None:
         """What a later connection can resume; None if the server gave nothing for that (yet: it comes with the first
         plaintext, or never)."""
