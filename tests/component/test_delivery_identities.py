@@ -20,6 +20,7 @@ from tests.reference.smtp_server import LoggedIn
 
 TLS = "TLSv1.3 TLS_AES_256_GCM_SHA384"
 REQUIRED, VERIFY = HostPolicy(Level.REQUIRED), HostPolicy(Level.VERIFY)
+PUBLISHED = HostPolicy(Level.VERIFY, name_trusted=True, published=True)
 
 
 @pytest.fixture
@@ -85,6 +86,58 @@ async def test_idle_connection_is_used_under_the_same_policy(ca: str) -> None:
             await other.idle.wait()
     assert [len(session.messages) for session in peer.sessions] == [2]
     assert {attempt.tls for _, attempt in (*lane.attempts, *other.attempts)} == {f"{TLS} verified"}
+
+
+def showing(host: str) -> TlsPeer:
+    """A host with a certificate for its name, of a domain that asks for that."""
+    return TlsPeer(server_context(CA.issue_cert(host)), PUBLISHED, host=host)
+
+
+async def test_idle_connection_is_not_used_for_a_domain_whose_policy_does_not_name_the_host(ca: str) -> None:
+    """Both have the same MX records; but at the one this host can be used now, at the other that."""
+    theirs, ours = showing("mx.other.test"), showing(NAME)
+    async with world(theirs, ours, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane, other = FakeLane(loaded(1)), FakeLane(loaded(2))
+        for peer, used in ((theirs, lane), (ours, other)):
+            w.router.hosts = (peer.as_host,)
+            w.nursery.start_soon(w.run, used)
+            with trio.fail_after(PATIENT_S):
+                await used.idle.wait()
+    assert [attempt.peer for _, attempt in (*lane.attempts, *other.attempts)] == [theirs.peer, ours.peer]
+    assert [len(peer.messages) for peer in (theirs, ours)] == [1, 1]
+
+
+@pytest.mark.parametrize("published", [True, False])
+async def test_idle_connection_to_a_host_that_is_not_to_be_tried_is_used_only_where_no_policy_speaks(
+    published: bool, ca: str
+) -> None:
+    last, first = showing("mx.other.test"), showing(NAME)
+    policy = PUBLISHED if published else OPPORTUNISTIC
+    between = tuple(Host(f"mx{number}.y.test", ("127.0.0.1",), 1, policy) for number in range(4))
+    ends = [Host(peer.host, ("127.0.0.1",), peer.port, policy) for peer in (last, first)]
+    async with world(last, first, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane, other = FakeLane(loaded(1)), FakeLane(loaded(2))
+        for hosts, used in (((ends[0], *between, ends[1]), lane), ((ends[1], *between, ends[0]), other)):
+            w.router.hosts = hosts
+            w.nursery.start_soon(w.run, used)
+            with trio.fail_after(PATIENT_S):
+                await used.idle.wait()
+    expected = [last.peer, first.peer] if published else [last.peer, last.peer]
+    assert [attempt.peer for _, attempt in (*lane.attempts, *other.attempts)] == expected
+
+
+async def test_idle_connection_to_another_address_of_a_host_is_used_and_the_next_host_stays_the_next(ca: str) -> None:
+    peer, backup = showing(NAME), showing("mx2.y.test")
+    peer.decide = on({"RCPT TO:<r2@y.test>": "450 4.2.1 not now"})
+    async with world(peer, backup, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
+        lane, other = FakeLane(loaded(1)), FakeLane(loaded(2))
+        for address, used in (("127.0.0.1", lane), ("127.0.0.2", other)):
+            w.router.hosts = (Host(NAME, (address,), peer.port, PUBLISHED), backup.as_host)
+            w.nursery.start_soon(w.run, used)
+            with trio.fail_after(PATIENT_S):
+                await used.idle.wait()
+    assert [attempt.peer for _, attempt in (*lane.attempts, *other.attempts)] == [peer.peer, backup.peer]
+    assert len(peer.sessions) == 1
 
 
 async def test_our_certificate_is_shown_to_who_asks(ca: str, tmp_path: Path) -> None:

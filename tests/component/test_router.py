@@ -437,3 +437,17 @@ def test_identity_tells_policies_and_logins_apart_and_not_the_order_of_hosts() -
     ]
     assert len(set(told)) == len(told)
     assert "" not in told
+
+
+def test_identity_names_the_hosts_where_a_policy_is_published() -> None:
+    """A connection to a host that only one of two domains vouches for is not for the other."""
+
+    def identity(*hosts: tuple[str, HostPolicy]) -> str:
+        return Found("s", tuple(Host(name, ("192.0.2.1",), 25, policy) for name, policy in hosts)).identity
+
+    usual, published = HostPolicy(), HostPolicy(Level.VERIFY, published=True)
+    assert identity(("a.test", published)) == "a.test:25 verify published"
+    assert identity(("b.test", usual), ("a.test", published)) == "a.test:25 verify published; b.test:25"
+    assert identity(("b.test", published), ("a.test", published)) == (
+        "a.test:25 verify published; b.test:25 verify published"
+    )

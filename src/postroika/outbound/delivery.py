@@ -157,10 +157,14 @@ class Turn:
                 await self._leave(connection)
             await self._serve_strictly(job)
             return True
-        at = 0 if connection is None else self._place_of(connection)
-        if connection is not None and (connection.looks_closed() or connection.identity != self._route.identity):
-            at, self._connection = 0, None
-            connection.close()
+        at = 0
+        if connection is not None:
+            known = self._place_of(connection)
+            if known is None or connection.looks_closed() or connection.identity != self._route.identity:
+                self._connection = None
+                connection.close()
+            else:
+                at = known
         return await self._serve(deque([job]), self._ways, at, takes=True)
 
     async def _serve(self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool, counted: bool = True) -> bool:
@@ -300,12 +304,17 @@ class Turn:
         self._lane.disconnected()
         return True
 
-    def _place_of(self, connection: Connection) -> int:
-        """Where the host of a connection that was handed to us is among ours; the last one if it is not."""
-        for at, way in enumerate(self._ways):
-            if way.peer == connection.peer:
+    def _place_of(self, connection: Connection) -> int | None:
+        """Where the host of a connection that was handed to us is among ours. If it is not: the last one, since it is
+        a host of the site all the same; but None where a policy is published, which may not vouch for it."""
+        ways, peer = self._ways, connection.peer
+        for at, way in enumerate(ways):
+            if way.peer == peer:
                 return at
-        return len(self._ways) - 1
+        for at, way in enumerate(ways):
+            if way.peer.host == peer.host and way.peer.port == peer.port:
+                return at
+        return None if any([way.policy.published for way in ways]) else len(ways) - 1
 
     def _next_host(self, ways: list[Way], at: int) -> int:
         host = ways[at].host

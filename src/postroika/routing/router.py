@@ -75,13 +75,16 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> str:
-        """What tells its connections from others to the same site: as whom, and under which policies, they are opened.
-        "" for what is usual. The order of the hosts does not matter."""
+        """What tells its connections from others to the same site: as whom, and under which policies, they are opened;
+        and to which hosts, where a policy is published: another domain's may vouch for others of the site. "" for what
+        is usual. The order of the hosts does not matter."""
         policies = {host.tls for host in self.hosts}
-        if len(policies) == 1:
+        published = any(policy.published for policy in policies)
+        if len(policies) == 1 and not published:
             words = [self.hosts[0].tls.words]
         else:
-            words = sorted(f"{host.name}:{host.port} {host.tls.words}" for host in self.hosts if host.tls.words)
+            told = [(host, host.tls.words) for host in self.hosts]
+            words = sorted(f"{host.name}:{host.port} {text}".rstrip() for host, text in told if published or text)
         if self.auth:
             words.append(f"auth {self.auth!r}{' without TLS' if self.auth_without_tls else ''}")
         return "; ".join(filter(None, words))
