@@ -128,7 +128,7 @@ async def test_idle_connection_to_a_host_that_is_not_to_be_tried_is_used_only_wh
 
 async def test_idle_connection_to_another_address_of_a_host_is_used_and_the_next_host_stays_the_next(ca: str) -> None:
     peer, backup = showing(NAME), showing("mx2.y.test")
-    peer.decide = on({"RCPT TO:<r2@y.test>": "450 4.2.1 not now"})
+    peer.decide = on({"RCPT TO:<r2@y.test>": "450 4.3.2 not now"})
     async with world(peer, backup, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
         lane, other = FakeLane(loaded(1)), FakeLane(loaded(2))
         for address, used in (("127.0.0.1", lane), ("127.0.0.2", other)):

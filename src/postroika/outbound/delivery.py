@@ -314,7 +314,7 @@ class Turn:
         for at, way in enumerate(ways):
             if way.peer.host == peer.host and way.peer.port == peer.port:
                 return at
-        return None if any([way.policy.published for way in ways]) else len(ways) - 1
+        return None if any(way.policy.published for way in ways) else len(ways) - 1
 
     def _next_host(self, ways: list[Way], at: int) -> int:
         host = ways[at].host
