@@ -157,12 +157,15 @@ class FakeRouter:
         self.site = site
         self.auth = ""
         self.auth_without_tls = False
+        self.published = False
         self.looked_up: set[str] = set()
+        self.asked = 0
 
     def _route(self) -> Route:
-        return Route(self.site, self.hosts, self.auth, self.auth_without_tls)
+        return Route(self.site, self.hosts, self.auth, self.auth_without_tls, published=self.published)
 
     def known(self, destination: str) -> Route | None:
+        self.asked += 1
         return self._route() if destination in self.looked_up else None
 
     async def route(self, destination: str) -> Route:

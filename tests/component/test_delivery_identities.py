@@ -131,11 +131,12 @@ async def test_idle_connection_to_another_address_of_a_host_is_used_and_the_next
     peer.decide = on({"RCPT TO:<r2@y.test>": "450 4.3.2 not now"})
     async with world(peer, backup, tls_ca=ca, connection_idle_s=PATIENT_S, max_connections_per_site=1) as w:
         lane, other = FakeLane(loaded(1)), FakeLane(loaded(2))
-        for address, used in (("127.0.0.1", lane), ("127.0.0.2", other)):
-            w.router.hosts = (Host(NAME, (address,), peer.port, PUBLISHED), backup.as_host)
-            w.nursery.start_soon(w.run, used)
-            with trio.fail_after(PATIENT_S):
-                await used.idle.wait()
+        w.router.hosts = (Host(NAME, ("127.0.0.1",), peer.port, PUBLISHED), backup.as_host)
+        w.nursery.start_soon(w.run, lane)
+        with trio.fail_after(PATIENT_S):
+            await lane.idle.wait()
+            w.router.hosts = (Host(NAME, ("127.0.0.2",), peer.port, PUBLISHED), backup.as_host)
+            await w.run(other)
     assert [attempt.peer for _, attempt in (*lane.attempts, *other.attempts)] == [peer.peer, backup.peer]
     assert len(peer.sessions) == 1
 

@@ -7,18 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
+import trio
+import trio.testing
 
 from postroika.config import Config, Dns
 from postroika.mail.outcome import Outcome, Stage
+from postroika.mail.reply import reply
 from postroika.outbound.published import Published
 from postroika.routing.resolver import Resolver
-from postroika.routing.router import Router
+from postroika.routing.router import NoRoute, Router
+from postroika.spool.reader import Loaded
+from postroika.tls.policy import HostPolicy, Level
 from tests.chains import issue, tlsa
-from tests.component.delivery_world import TAKEN, World, world
+from tests.component.delivery_world import PATIENT_S, TAKEN, World, world
 from tests.component.name_server import NameServer
-from tests.component.outbound_fakes import FakeLane, loaded
-from tests.component.scripted_peer import FULL
+from tests.component.outbound_fakes import FakeLane, in_strand, loaded
+from tests.component.scripted_peer import FULL, ScriptedPeer
 from tests.component.test_delivery_dane import showing
 from tests.component.test_published import Policies, Policy
 from tests.component.tls_peer import (
@@ -130,3 +136,128 @@ async def test_requiretls_trusts_names_that_dnssec_or_a_policy_vouches_for(
     assert [message.mail.endswith(" REQUIRETLS") for message in peer.messages] == [True] * (
         outcome is Outcome.DELIVERED
     )
+
+
+# --- a policy that comes while there is a connection
+
+
+class Requeueing(FakeLane):
+    """Gives what was given back again, as the queue does."""
+
+    def give_back(self, loaded: Loaded) -> None:
+        super().give_back(loaded)
+        self.waiting.appendleft(loaded)
+
+
+VOUCHED = HostPolicy(Level.VERIFY, name_trusted=True, published=True)
+
+
+def refused(peer: ScriptedPeer) -> tuple[Outcome, str, Stage]:
+    """What becomes of mail then."""
+    words = f"451 4.7.4 {peer.host} [127.0.0.1]:{peer.port}: TLS is required, but was not offered"
+    return Outcome.DEFERRED, words, Stage.TLS
+
+
+def begin_to_ask_for_tls(w: World) -> None:
+    """Which the peer does not have."""
+    w.router.hosts = tuple(msgspec.structs.replace(host, tls=VOUCHED) for host in w.router.hosts)
+
+
+async def test_connection_in_clear_ends_when_a_policy_came_while_it_was_idle() -> None:
+    peer, lane = ScriptedPeer(), Requeueing(loaded(1))
+    async with world(peer, connection_idle_s=PATIENT_S) as w:
+        w.router.published = True
+        with trio.fail_after(PATIENT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(w.run, lane)
+                await lane.idle.wait()
+                begin_to_ask_for_tls(w)
+                lane.put(loaded(2))
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": refused(peer)}
+    assert len(peer.messages) == 1
+
+
+async def test_connection_in_clear_ends_when_a_policy_came_while_it_was_busy() -> None:
+    """After so many messages at most."""
+
+    def decide(verb: str, _rest: str) -> None:
+        if verb == "DATA" and len(peer.messages) == 2:
+            begin_to_ask_for_tls(w)
+
+    peer, lane = ScriptedPeer(decide=decide), Requeueing(*[loaded(number) for number in range(1, 61)])
+    async with world(peer) as w:
+        w.router.published = True
+        with trio.fail_after(PATIENT_S):
+            await w.run(lane)
+    assert list(lane.outcomes.values()) == [TAKEN] * 20 + [refused(peer)]
+    assert [(len(session.messages), session.closed) for session in peer.sessions] == [(20, True), (0, True)]
+
+
+async def test_policy_that_came_while_there_was_no_place_counts() -> None:
+    peer, lane = ScriptedPeer(), FakeLane(loaded(1))
+    async with world(peer, max_connections_per_site=1) as w:
+        w.router.published = True
+        await in_strand(w.pump, w.deliverer.pool.acquire, "site")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.run, lane)
+            await trio.testing.wait_all_tasks_blocked()
+            assert lane.pauses == 1
+            begin_to_ask_for_tls(w)
+            w.deliverer.pool.release("site")
+    assert lane.outcomes == {"r1@y.test": refused(peer)}
+    assert peer.messages == []
+
+
+async def test_domain_that_is_gone_when_there_is_a_place_is_told_of() -> None:
+    gone = NoRoute(True, reply(550, "5.1.2", "domain y.test does not exist"))
+    peer, lane = ScriptedPeer(), FakeLane(loaded(1))
+    async with world(peer, max_connections_per_site=1) as w:
+        w.router.published = True
+        await in_strand(w.pump, w.deliverer.pool.acquire, "site")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.run, lane)
+            await trio.testing.wait_all_tasks_blocked()
+            w.router.looked_up.clear()
+            w.router.error = gone
+            w.deliverer.pool.release("site")
+        assert not w.deliverer.pool.is_full("site")
+    assert lane.outcomes == {"r1@y.test": (Outcome.FAILED, str(gone.reply), Stage.ROUTING)}
+
+
+async def test_policy_that_is_no_longer_known_is_looked_up_before_more_goes_out() -> None:
+    peer, lane = ScriptedPeer(), Requeueing(loaded(1))
+    async with world(peer, connection_idle_s=PATIENT_S) as w:
+        w.router.published = True
+        with trio.fail_after(PATIENT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(w.run, lane)
+                await lane.idle.wait()
+                w.router.looked_up.clear()
+                lane.reported = trio.Event()
+                lane.put(loaded(2))
+                await lane.reported.wait()
+                lane.hurry()
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": TAKEN}
+    assert w.router.looked_up == {"y.test"}
+    assert [len(session.messages) for session in peer.sessions] == [1, 1]
+
+
+@pytest.mark.parametrize(("published", "asked"), [(False, 1), (True, 4)])
+async def test_routes_are_asked_for_once_a_connection_where_no_policy_can_be_published(
+    published: bool, asked: int
+) -> None:
+    """A batch after each wait is one of the occasions."""
+    peer, lane = ScriptedPeer(), FakeLane(*[loaded(number) for number in range(1, 31)])
+    async with world(peer, connection_idle_s=PATIENT_S) as w:
+        w.router.published = published
+        w.router.looked_up.add("y.test")
+        with trio.fail_after(PATIENT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(w.run, lane)
+                await lane.idle.wait()
+                lane.idle = trio.Event()
+                lane.put(loaded(31))
+                await lane.idle.wait()
+                lane.hurry()
+    assert len(lane.outcomes) == 31
+    assert (w.router.asked, len(peer.sessions)) == (asked, 1)

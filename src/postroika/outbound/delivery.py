@@ -36,6 +36,8 @@ from postroika.tlsrpt.message import CAMPAIGN as REPORTS
 # smtp_mx_address_limit is 5, too, but lets a first host with many addresses hide the backup.)
 _MAX_HOSTS = 5
 _MAX_ADDRESSES_PER_HOST = 2
+# So many batches may follow each other before we look whether the recipient's domain asks for something else by now.
+_BATCHES_UNASKED = 20
 
 
 class Deliverer:
@@ -83,9 +85,7 @@ class Deliverer:
         """Take a place at the site and use it for one connection, or as many as the batches in hand need. Whether to
         go on; in between others may have their turn."""
         try:
-            route = self.router.known(lane.destination)
-            if route is None:
-                route = await in_task(self.router.route, lane.destination)
+            route = await self._route(lane.destination)
         except NoRoute as none:
             await self._no_route(lane, none)
             return False
@@ -96,6 +96,15 @@ class Deliverer:
         turn = Turn(self, lane, route, place, warm)
         try:
             await lane.resume()
+            if route.published:
+                # What the domain asks for may have come to be known while we waited. The place remains what it is, the
+                # connection is used only if it is still of use.
+                try:
+                    route = await self._route(lane.destination)
+                except NoRoute as gone:
+                    await self._no_route(lane, gone)
+                    return False
+                turn = Turn(self, lane, route, place, warm)
             return await turn.run()
         except BaseException as error:
             if not isinstance(error, Exception):
@@ -103,6 +112,10 @@ class Deliverer:
             raise
         finally:
             turn.close()
+
+    async def _route(self, destination: str) -> Route:
+        route = self.router.known(destination)
+        return await in_task(self.router.route, destination) if route is None else route
 
     async def _no_route(self, lane: Lane, error: NoRoute) -> None:
         verdict = Verdict(Stage.ROUTING, error.reply, remote=False)
@@ -143,6 +156,9 @@ class Turn:
         self._source = self._tls = ""
         self._open: dict[Job, None] = {}
         self._handed_over = False
+        self._published = route.published
+        self._unasked = 0  # batches since it was looked whether the route is still the same
+        self._outdated = False  # it is not: nothing more is taken
 
     async def run(self) -> bool:
         """Whether the lane may have more."""
@@ -205,7 +221,7 @@ class Turn:
             while end is End.WANTED and not self._hand_over(connection):
                 end = await session.run()
             if end is End.WANTED or (end is End.IDLE and takes and self._hand_over(connection)):
-                return False
+                return self._outdated
             await self._leave(connection)
             if session.leftovers:
                 await self._serve(deque(session.leftovers), ways, beyond, takes=False)
@@ -219,7 +235,7 @@ class Turn:
                     self._give_up(jobs, session.failed, takes=takes)
                     return False
             if end is End.IDLE:
-                return False
+                return self._outdated
             if not jobs:
                 return True
 
@@ -325,9 +341,21 @@ class Turn:
     # --- for the session
 
     def take(self) -> Job | None:
-        """The lane's next batch."""
+        """The lane's next batch; none once the route is another."""
+        if self._published:
+            if self._outdated or (self._unasked >= _BATCHES_UNASKED and self._is_another()):
+                return None
+            self._unasked += 1
         loaded = self._lane.take_nowait()
         return None if loaded is None else self._opened(loaded)
+
+    def _is_another(self) -> bool:
+        """Whether the route is no longer what it was: what the recipient's domain publishes is to count for connections
+        that stand, too. One that would have to be looked up may be another."""
+        route = self._tools.router.known(self._lane.destination)
+        self._outdated = route is None or route.identity != self._route.identity
+        self._unasked = 0
+        return self._outdated
 
     def _opened(self, loaded: Loaded) -> Job:
         if self._tools.signer is not None:
@@ -337,8 +365,10 @@ class Turn:
         return job
 
     async def wait(self) -> tuple[Job | None, bool]:
-        """The lane's next batch; ends early if somebody else wants the connection."""
+        """The lane's next batch; ends early if somebody else wants the connection, or the route is another."""
         pool, lane = self._tools.pool, self._lane
+        if self._outdated:
+            return None, False
         if not pool.rest(self._place, lane):
             return None, True
         try:
@@ -346,6 +376,9 @@ class Turn:
         finally:
             wanted = pool.rise(self._place, lane)
         if loaded is None:
+            return None, wanted
+        if self._published and self._is_another():
+            lane.give_back(loaded)
             return None, wanted
         if wanted:
             # Work came after all. Who called us gets a place of its own if there is one, else it waits on.

@@ -94,7 +94,7 @@ class _Policies(NamedTuple):
             if policy is None:
                 return None
             hosts.append(Host(host.name, host.addresses, host.port, policy, host.secure, host.canonical))
-        return Route(route.site, tuple(hosts), route.auth, route.auth_without_tls, route.authentic)
+        return Route(route.site, tuple(hosts), route.auth, route.auth_without_tls, route.authentic, published=True)
 
 
 class Published:

@@ -65,6 +65,8 @@ class Route(msgspec.Struct, frozen=True):
         auth_without_tls: log in in clear, too.
         authentic: where DNSSEC vouches for the MX records, or for that there are none: what the destination is called,
             itself and the name that it is an alias of. Empty: the names of the hosts may be forged, or are not of DNS.
+        published: what the recipient's domain publishes counts for it, so that the policies of its hosts may be others
+            at any time: whoever uses it for long asks for it again.
     """
 
     site: str
@@ -72,6 +74,7 @@ class Route(msgspec.Struct, frozen=True):
     auth: str = ""
     auth_without_tls: bool = False
     authentic: tuple[str, ...] = ()
+    published: bool = False
 
     @property
     def identity(self) -> str:
