@@ -324,6 +324,8 @@ async def test_smarthosts_and_literals_are_nothing_to_it() -> None:
         assert set((await policies_of(router, "shop.test")).values()) == {HostPolicy(name_trusted=True)}
         assert set((await policies_of(router, "[192.0.2.9]")).values()) == {PLAIN}
         assert (server.questions("TLSA"), sts.asked) == (0, [])
+        assert [(await router.route(name)).published for name in ("shop.test", "[192.0.2.9]")] == [False, False]
+        assert (await router.route("one.test")).published
 
 
 # --- MTA-STS
