@@ -97,7 +97,7 @@ def load(path: str, source: bytes | None = None) -> HookFile:
             sys.modules[MODULE] = before
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from error  # noqa: ASYNC104
 
 
 def compiled(path: str, source: bytes) -> types.CodeType:
