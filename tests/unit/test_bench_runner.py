@@ -13,6 +13,7 @@ from postroika.bench.load_settings import LoadResult, LoadSettings
 from postroika.bench.plan import Plan
 from postroika.bench.results import FLOOR, Figures
 from postroika.bench.scenario import Bar, Case, Setup, Size
+from postroika.bench.scenarios import relay_signed
 from postroika.bench.turns import Turns
 from postroika.errors import PostroikaError
 from tests.unit.bench_fakes import FakeDriver, FakePeer, World, make_bench
@@ -249,6 +250,33 @@ def test_every_scenario_is_there_and_says_what_it_is(tmp_path: Path) -> None:
         assert 0 < one.estimate_s(bench) <= 60
         assert one.about
         assert set(one.drivers) <= {"own", "postfix"}
+
+
+@pytest.mark.parametrize(("missing", "peers"), [(None, ["postroika", "postfix"]), ("it is not here", ["postroika"])])
+def test_signing_is_measured_without_the_filter_that_postfix_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str | None, peers: list[str]
+) -> None:
+    monkeypatch.setattr(relay_signed, "filter_missing", lambda: missing)
+    monkeypatch.setattr(relay_signed, "_signatures_per_s", lambda _seconds: 50.0)
+    bench, _ = make_bench(World(), tmp_path, _SPEEDS)
+    result = relay_signed.SCENARIO.run(bench)
+    assert (result.void, [one.peer for one in result.contenders]) == ("", peers)
+    share, ratio, _ = result.bars
+    assert share.measured is not None
+    assert (ratio.measured is None) is (missing is not None)
+    assert (missing in result.remarks) is (missing is not None)
+
+
+@pytest.mark.parametrize(
+    ("said", "rate"), [("rsa 2048 bits 0.000814s 0.000024s   2456.4  80000.0\n", 2456.4), ("nothing of use", None)]
+)
+def test_what_openssl_says(monkeypatch: pytest.MonkeyPatch, said: str, rate: float | None) -> None:
+    monkeypatch.setattr(relay_signed, "run", lambda _command: said)
+    if rate is None:
+        with pytest.raises(scenario.Void, match="openssl speed does not say how much it signs"):
+            relay_signed._signatures_per_s(1)
+    else:
+        assert relay_signed._signatures_per_s(1) == rate
 
 
 def test_an_unknown_scenario_is_told() -> None:

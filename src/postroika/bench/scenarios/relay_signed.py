@@ -18,7 +18,7 @@ from postroika.bench.load_settings import LoadSettings
 from postroika.bench.peers.program import run
 from postroika.bench.peers.signing import filter_missing
 from postroika.bench.results import BarResult, Figure, Figures, ScenarioResult
-from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Size
+from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Size, Void
 from postroika.bench.turns import Turns
 
 _OURS, _POSTFIX = "Postroika", "Postfix with OpenDKIM"
@@ -30,11 +30,13 @@ class _Signed(Turns, frozen=True, kw_only=True):
     """Turns, and what OpenSSL signs before and after them."""
 
     def run(self, bench: Bench) -> ScenarioResult:
-        """All rounds."""
+        """All rounds; those of ours alone where there is no OpenDKIM."""
+        missing = filter_missing()
+        turns = self if missing is None else msgspec.structs.replace(self, cases=self.cases[:1])
         seconds = 1 if bench.quick else 3
         bench.teller.step(f"{self.name}: what OpenSSL signs")
         rates = [_signatures_per_s(seconds)]
-        result = super().run(bench)
+        result = super(_Signed, turns).run(bench)
         bench.teller.step(f"{self.name}: what OpenSSL signs")
         rates.append(_signatures_per_s(seconds))
         most = statistics.median(rates)
@@ -49,7 +51,6 @@ class _Signed(Turns, frozen=True, kw_only=True):
             measured=None if ours is None else ours / most,
         )
         figure = Figure(what="openssl speed rsa2048, all cores", value=most, unit="signatures/s", rounds=tuple(rates))
-        missing = filter_missing()
         return msgspec.structs.replace(
             result,
             figures=(*result.figures, figure),
@@ -59,11 +60,16 @@ class _Signed(Turns, frozen=True, kw_only=True):
 
 
 def _signatures_per_s(seconds: int) -> float:
-    """What all cores sign when they do nothing else."""
+    """What all cores sign when they do nothing else.
+
+    Raises:
+        Void: OpenSSL does not tell.
+    """
     cores = len(os.sched_getaffinity(0))
     said = run(["openssl", "speed", "-seconds", str(seconds), "-multi", str(cores), "rsa2048"])
     found = _RATE.search(said)
-    assert found, said
+    if found is None:
+        raise Void(f"openssl speed does not say how much it signs:\n{said}")
     return float(found[1])
 
 
