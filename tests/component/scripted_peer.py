@@ -12,6 +12,7 @@ from postroika.routing.router import Host
 from tests.reference.smtp_server import Decide, Received, SmtpServer
 
 FULL = ("PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
+_TCP_ESTABLISHED = 1  # of tcp_states.h
 CHUNKED = (*FULL, "CHUNKING", "BINARYMIME")
 
 
@@ -26,7 +27,7 @@ class ScriptedPeer:
 
     Attributes:
         sessions, clients: the session and the address of each connection, in order.
-        open: connections open now, and `most_open` at any time.
+        most_open: connections that the client had open at any time.
     """
 
     def __init__(
@@ -43,9 +44,8 @@ class ScriptedPeer:
         self.host = host
         self.sessions: list[SmtpServer] = []
         self.clients: list[str] = []
-        self.open = 0
         self.most_open = 0
-        self._streams: list[trio.abc.Stream] = []
+        self._streams: list[trio.SocketStream] = []
         self._read_bytes = read_bytes
         self._deaf_in_data = deaf_in_data
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -89,14 +89,13 @@ class ScriptedPeer:
         self.sessions.append(session)
         self.clients.append(stream.socket.getpeername()[0])
         self._streams.append(stream)
-        self.open += 1
-        self.most_open = max(self.most_open, self.open)
+        # Not those whose end is still to be read here: the client may close one and open the next in one breath.
+        self.most_open = max(self.most_open, sum(_is_established(stream) for stream in self._streams))
         try:
             await self.converse(stream, session)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
-            self.open -= 1
             self._streams.remove(stream)
             await trio.aclose_forcefully(stream)
 
@@ -110,6 +109,13 @@ class ScriptedPeer:
             if not chunk:
                 break
             await stream.send_all(session.receive(chunk))
+
+
+def _is_established(stream: trio.SocketStream) -> bool:
+    """Neither end has closed it."""
+    if stream.socket.fileno() < 0:
+        return False
+    return stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
 
 
 def refused_port() -> Host:

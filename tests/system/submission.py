@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import ssl
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from email.message import Message
 from pathlib import Path
 from typing import Any
 
+import aiosmtplib
 import trustme
 
 from postroika.bench.maildir import Stored
@@ -57,6 +60,26 @@ class World:
     @property
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.authority))
+
+    @asynccontextmanager
+    async def aio_client(self, way: str) -> AsyncIterator[aiosmtplib.SMTP]:
+        """aiosmtplib by "starttls" or "implicit", until the connection is closed: it does not wait for that itself."""
+        lost = asyncio.Event()
+        async with aiosmtplib.SMTP(
+            hostname="localhost", port=getattr(self, way), timeout=30, tls_context=self.context,
+            use_tls=way == "implicit", start_tls=way == "starttls",
+        ) as client:  # fmt: skip
+            protocol = client.protocol
+            assert protocol is not None
+            tell = protocol.connection_lost
+
+            def connection_lost(error: Exception | None) -> None:
+                tell(error)
+                lost.set()
+
+            protocol.connection_lost = connection_lost  # type: ignore[method-assign]
+            yield client
+        await asyncio.wait_for(lost.wait(), 30)
 
     def stored(self, sender: str, count: int = 1) -> list[Stored]:
         """All messages from a sender, as soon as there are `count`, octet for octet."""

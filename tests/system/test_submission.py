@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import aiosmtplib
 import pytest
 import scramp
 
@@ -105,9 +104,7 @@ def test_aiosmtplib(world: World) -> None:
     world.taken_in("3 accounts")
 
     async def send() -> None:
-        async with aiosmtplib.SMTP(
-            hostname="localhost", port=world.starttls, timeout=30, start_tls=True, tls_context=world.context
-        ) as client:
+        async with world.aio_client("starttls") as client:
             await client.login("aio@shop.test", "plain old words")
             content = HEADER.replace("Ann <ann@shop.test>", "aio@shop.test")
             await client.sendmail("aio@shop.test", ["you@x.test"], content + "x\r\n")

@@ -162,10 +162,7 @@ def test_aiosmtplib(world: World, way: str, mechanism: str) -> None:
     sender = f"aio-{way}-{mechanism}@shop.test"
 
     async def send() -> None:
-        async with aiosmtplib.SMTP(
-            hostname="localhost", port=getattr(world, way), timeout=30, use_tls=way == "implicit",
-            start_tls=way == "starttls", tls_context=world.context,
-        ) as smtp:  # fmt: skip
+        async with world.aio_client(way) as smtp:
             await smtp.ehlo()
             await getattr(smtp, f"auth_{mechanism}")("ann@shop.test", PASSWORD)
             await smtp.sendmail(sender, ["you@x.test"], header(sender) + BODY)
@@ -177,9 +174,7 @@ def test_aiosmtplib(world: World, way: str, mechanism: str) -> None:
 
 def test_aiosmtplib_with_a_wrong_password(world: World) -> None:
     async def send() -> None:
-        async with aiosmtplib.SMTP(
-            hostname="localhost", port=world.implicit, timeout=30, use_tls=True, tls_context=world.context
-        ) as smtp:
+        async with world.aio_client("implicit") as smtp:
             with pytest.raises(aiosmtplib.SMTPAuthenticationError) as refused:
                 await smtp.login("ann@shop.test", "wrong password")
             assert (refused.value.code, refused.value.message) == (535, WRONG.partition(" ")[2])
