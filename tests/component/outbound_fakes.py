@@ -98,6 +98,9 @@ class FakeLane:
     def take_nowait(self) -> Loaded | None:
         return self.waiting.popleft() if self.waiting else None
 
+    def coming(self, loaded: Loaded) -> Loaded | None:
+        return self.waiting[1] if len(self.waiting) > 1 else None
+
     async def take(self, idle_s: float) -> Loaded | None:
         assert no_deadline_runs()
         self.idle_waits += 1

@@ -31,6 +31,7 @@ class FakeSigner:
         self.at_once = at_once
         self.refused: set[int] = set()
         self.prepared: list[int] = []
+        self.ahead: list[int] = []
         self.asked_for = trio.Event()
         self.signed: set[int] = set()
         self._wakes: dict[int, list[Wake]] = {}
@@ -38,8 +39,8 @@ class FakeSigner:
     def field(self, number: int) -> bytes:
         return b"DKIM-Signature: of %d\r\n" % number
 
-    def prepare(self, loaded: Loaded) -> None:
-        self.prepared.append(loaded.batch.envelope.message)
+    def prepare(self, loaded: Loaded, *, ahead: bool = False) -> None:
+        (self.ahead if ahead else self.prepared).append(loaded.batch.envelope.message)
 
     def signature(self, loaded: Loaded) -> bytes | None:
         number = loaded.batch.envelope.message
@@ -105,6 +106,7 @@ async def test_each_message_goes_with_its_own_field(offers: tuple[str, ...]) -> 
     assert lane.outcomes == {f"r{n}@y.test": TAKEN for n in range(1, 11)}
     assert [message.body for message in peer.messages] == [signer.field(n) + BODY for n in range(1, 11)]
     assert signer.prepared == list(range(1, 11))
+    assert signer.ahead == list(range(3, 11))  # this lane knows what comes after the next
     assert peer.violations == []
 
 

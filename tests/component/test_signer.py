@@ -308,6 +308,51 @@ async def test_results_of_many_jobs_come_together() -> None:
     hands.close(PATIENT_S)
 
 
+async def test_what_is_wanted_goes_before_what_was_given_ahead() -> None:
+    began: list[int] = []
+    all_came = trio.Event()
+    working, go_on = threading.Event(), threading.Event()
+
+    def work(job: int) -> None:
+        working.set()
+        assert go_on.wait(PATIENT_S)
+        began.append(job)
+
+    def done(results: list[tuple[int, None]]) -> None:
+        if results[-1][0] == 4:
+            all_came.set()
+
+    hands: Hands[int, None] = Hands(1, work, done, "test-ahead")
+    hands.give(0)
+    await trio.to_thread.run_sync(working.wait, PATIENT_S)
+    for job in (1, 2, 3, 4):
+        hands.give(job, ahead=True)
+    hands.give(5)
+    assert hands.ahead == 4
+    hands.hurry(3)
+    hands.hurry(5)
+    hands.hurry(0)  # is at it
+    assert hands.ahead == 3
+    go_on.set()
+    with trio.fail_after(PATIENT_S):
+        await all_came.wait()
+    assert began == [0, 5, 3, 1, 2, 4]
+    assert hands.ahead == 0
+    hands.close(PATIENT_S)
+
+
+async def test_what_was_prepared_ahead_is_made_once_and_found(world: World) -> None:
+    before = SIGNED_MESSAGES.value
+    batches = [message(number) for number in range(1, 200)]
+    for batch in batches:
+        world.signer.prepare(batch, ahead=True)
+    for batch in reversed(batches):
+        world.signer.prepare(batch, ahead=True)
+        fields = await world.signed(batch)
+        assert world.verdicts(fields + HEADER + b"Hello\r\n") == [True, True]
+    assert SIGNED_MESSAGES.value - before == len(batches)
+
+
 async def test_threads_end_with_the_signer_and_leave_the_rest() -> None:
     working, go_on = threading.Event(), threading.Event()
     done: list[int] = []
@@ -329,4 +374,4 @@ async def test_threads_end_with_the_signer_and_leave_the_rest() -> None:
 
 def test_all_cores_can_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert [threads_for(workers) for workers in (0, 1, 3, 8, 20)] == [1, 8, 2, 1, 1]
+    assert [threads_for(workers) for workers in (0, 1, 3, 8, 20)] == [2, 9, 3, 2, 2]

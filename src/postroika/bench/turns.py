@@ -108,6 +108,9 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
         """All rounds."""
         return _Run(self, bench).run()
 
+    def before_round(self, bench: Bench) -> None:
+        """For scenarios that measure something beside their turns."""
+
 
 class _Run:
     """One run of such a scenario."""
@@ -137,6 +140,7 @@ class _Run:
                     with self._left_out.unless_it_fails(case, server):
                         self._warm_up(case, server)
                 for number in range(1, self._rounds + 1):
+                    scenario.before_round(bench)
                     for driver in self._drivers:
                         self._round(number, driver, pairs)
         except PostroikaError as error:

@@ -18,6 +18,9 @@ class Lane(Protocol):
     def take_nowait(self) -> Loaded | None:
         """The next batch if there is one now."""
 
+    def coming(self, loaded: Loaded) -> Loaded | None:
+        """The batch that will be taken some time after `loaded`, which was taken now; None if that is not known."""
+
     async def take(self, idle_s: float) -> Loaded | None:
         """The next batch; waits up to `idle_s`. None: close the connection.
 
@@ -60,8 +63,8 @@ class Bodies(Protocol):
 class Signer(Protocol):
     """Makes the signatures that messages go out with."""
 
-    def prepare(self, loaded: Loaded) -> None:
-        """Those of this message will be asked for soon."""
+    def prepare(self, loaded: Loaded, *, ahead: bool = False) -> None:
+        """Those of this message will be asked for soon; ahead: after those of others."""
 
     def signature(self, loaded: Loaded) -> bytes | None:
         """The fields to put in front of the message, perhaps b""; None while they are being made. Raises

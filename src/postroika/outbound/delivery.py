@@ -358,8 +358,12 @@ class Turn:
         return self._outdated
 
     def _opened(self, loaded: Loaded) -> Job:
-        if self._tools.signer is not None:
-            self._tools.signer.prepare(loaded)
+        signer = self._tools.signer
+        if signer is not None:
+            signer.prepare(loaded)
+            coming = self._lane.coming(loaded)
+            if coming is not None:
+                signer.prepare(coming, ahead=True)
         job = Job(loaded)
         self._open[job] = None
         return job

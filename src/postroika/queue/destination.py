@@ -14,6 +14,7 @@ from postroika.spool.reader import Loaded
 from postroika.spool.schema import DestinationState
 
 _PACE_MESSAGES = 8  # how fast the pace follows
+_AHEAD = 64  # batches: what all lanes of a destination take before something else has a turn
 _UNKNOWN_PACE_S = 1.0  # slow, until some thirty quick messages have shown that it is not
 
 
@@ -114,6 +115,11 @@ class Destination:
             del self._waiting[class_id]
         self.waiting -= 1
         return loaded
+
+    def coming(self, class_id: int) -> Loaded | None:
+        """The batch of this class that comes after _AHEAD others, if there is one in memory."""
+        queue = self._waiting.get(class_id)
+        return queue[_AHEAD] if queue is not None and len(queue) > _AHEAD else None
 
     def push_back(self, loaded: Loaded) -> None:
         """Return a batch that was popped and not tried, to be the next of its class."""

@@ -99,6 +99,11 @@ class Lane:
             self._taken_at = now()  # what is taken behind another begins to hold the connection no earlier
         return loaded
 
+    def coming(self, loaded: Loaded) -> Loaded | None:
+        """The batch that will be taken some time after `loaded`, which was taken now, if it is in memory: so that
+        what it needs can be made ready while those before it are under way."""
+        return self._state.coming(loaded.batch.class_id)
+
     async def take(self, idle_s: float) -> Loaded | None:
         """The next batch; waits up to `idle_s` seconds for one. None: close the connection.
 

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _LARGE_BYTES = 1024 * 1024  # takes as long as some RSA signatures
 _CHUNKS_A_PIECE = 4
+_MOST_AHEAD = 128  # some hundredths of a second of RSA: what is taken meanwhile
 _KEPT_S = 900.0  # A batch that is tried again later is signed anew: t= is to tell when it was sent.
 _CLOSE_WAIT_S = 10.0
 
@@ -54,7 +55,7 @@ class Bodies(Protocol):
 class Job:
     """A message to be signed."""
 
-    __slots__ = ("body", "chunks", "message", "reverse_path", "tenant")
+    __slots__ = ("body", "chunks", "large", "message", "reverse_path", "tenant", "wakes")
 
     def __init__(self, loaded: Loaded) -> None:
         envelope = loaded.batch.envelope
@@ -63,6 +64,8 @@ class Job:
         self.reverse_path = envelope.reverse_path
         self.chunks = envelope.chunks
         self.body = loaded.body
+        self.large = envelope.size_bytes > _LARGE_BYTES
+        self.wakes: list[Wake] = []
 
 
 class Signer:
@@ -98,15 +101,23 @@ class Signer:
         self._now = now
         self._made: OrderedDict[int, tuple[bytes, float]] = OrderedDict()
         self._failed: dict[int, str] = {}
-        self._pending: dict[int, list[Wake]] = {}
+        self._pending: dict[int, Job] = {}
         self._quick: Hands[Job, bytes | SigningError] = Hands(threads, self._sign, self._take, "sign")
         self._slow: Hands[Job, bytes | SigningError] = Hands(1, self._sign, self._take, "sign-large")
 
-    def prepare(self, loaded: Loaded) -> None:
-        """The signatures of this message will be asked for soon."""
+    def prepare(self, loaded: Loaded, *, ahead: bool = False) -> None:
+        """The signatures of this message will be asked for soon; ahead: behind those of others, and if the threads have
+        nothing else to do they may be made by then."""
         envelope = loaded.batch.envelope
-        if envelope.ours and envelope.message not in self._made and envelope.message not in self._pending:
-            self._begin(loaded)
+        message = envelope.message
+        if not envelope.ours or message in self._made:
+            return
+        job = self._pending.get(message)
+        if not ahead:
+            self._want(loaded, job)
+        elif job is None and envelope.size_bytes <= _LARGE_BYTES and self._quick.ahead < _MOST_AHEAD:
+            job = self._pending[message] = Job(loaded)
+            self._quick.give(job, ahead=True)
 
     def signature(self, loaded: Loaded) -> bytes | None:
         """The fields to put in front of the message: b"" if no key is for it or it is a stranger's, None while they are
@@ -128,8 +139,7 @@ class Signer:
             del self._made[message]
         if self._failed and (problem := self._failed.pop(message, None)) is not None:
             raise SigningError(problem)
-        if message not in self._pending:
-            self._begin(loaded)
+        self._want(loaded, self._pending.get(message))
         return None
 
     async def wait(self, loaded: Loaded) -> None:
@@ -138,9 +148,10 @@ class Signer:
         Interruption: the signatures are made all the same.
         """
         message = loaded.batch.envelope.message
-        wakes = self._pending.get(message)
-        if wakes is None:
+        job = self._pending.get(message)
+        if job is None:
             return
+        wakes = job.wakes
         wake = Wake()
         wakes.append(wake)
         try:
@@ -150,10 +161,17 @@ class Signer:
             if wake in wakes:
                 wakes.remove(wake)
 
-    def _begin(self, loaded: Loaded) -> None:
-        self._pending[loaded.batch.envelope.message] = []
-        large = loaded.batch.envelope.size_bytes > _LARGE_BYTES
-        (self._slow if large else self._quick).give(Job(loaded))
+    def _want(self, loaded: Loaded, job: Job | None) -> None:
+        """Let the signatures be made now.
+
+        Args:
+            job: if it is pending.
+        """
+        if job is None:
+            job = self._pending[loaded.batch.envelope.message] = Job(loaded)
+            (self._slow if job.large else self._quick).give(job)
+        else:
+            self._quick.hurry(job)
 
     def _take(self, results: list[tuple[Job, bytes | SigningError]]) -> None:
         """What the threads bring."""
@@ -170,7 +188,8 @@ class Signer:
                 self._made[message] = (result, until)
                 while len(self._made) > self._most:
                     self._made.popitem(last=False)
-            for wake in self._pending.pop(message, ()):
+            del self._pending[message]
+            for wake in job.wakes:
                 wake.set()
         while len(self._failed) > self._most:  # of batches that nobody asked about any more
             del self._failed[next(iter(self._failed))]
@@ -238,6 +257,7 @@ class Signer:
 
 
 def threads_for(workers: int) -> int:
-    """How many threads sign in each of so many workers (0: one for each core): so few that all cores can be at it."""
+    """How many threads sign in each of so many workers (0: one for each core): its share of the cores, and one for the
+    cores of workers that have nothing to sign."""
     cores = len(os.sched_getaffinity(0))
-    return max(1, cores // (workers or cores))
+    return max(1, cores // (workers or cores)) + 1

@@ -1,14 +1,13 @@
 """`relay-signed`: as `relay`, with a DKIM signature (RSA-2048) on each message; beside what the machine can sign.
 
 Postfix has OpenDKIM as its filter. What all cores sign at most, with nothing else to do, is what `openssl speed` says,
-which is asked before the first round and after the last one.
+which is asked before each round.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import statistics
 
 import msgspec
 
@@ -17,7 +16,7 @@ from postroika.bench.bench import Bench
 from postroika.bench.load_settings import LoadSettings
 from postroika.bench.peers.program import run
 from postroika.bench.peers.signing import filter_missing
-from postroika.bench.results import BarResult, Figure, Figures, ScenarioResult
+from postroika.bench.results import BarResult, Figure, Figures, ScenarioResult, median
 from postroika.bench.scenario import OURS, OWN_DRIVER, POSTFIX, Bar, Case, Setup, Size, Void
 from postroika.bench.turns import Turns
 
@@ -27,36 +26,52 @@ _RATE = re.compile(r"^rsa 2048 bits +[\d.]+s +[\d.]+s +([\d.]+)", re.MULTILINE)
 
 
 class _Signed(Turns, frozen=True, kw_only=True):
-    """Turns, and what OpenSSL signs before and after them."""
+    """Turns, and what OpenSSL signs before each round: how fast a shared machine is changes from one second to the
+    next.
+
+    Args:
+        rates: of the rounds of one run.
+    """
+
+    rates: list[float] = msgspec.field(default_factory=list)
 
     def run(self, bench: Bench) -> ScenarioResult:
         """All rounds; those of ours alone where there is no OpenDKIM."""
         missing = filter_missing()
-        turns = self if missing is None else msgspec.structs.replace(self, cases=self.cases[:1])
-        seconds = 1 if bench.quick else 3
-        bench.teller.step(f"{self.name}: what OpenSSL signs")
-        rates = [_signatures_per_s(seconds)]
+        turns = msgspec.structs.replace(self, rates=[], cases=self.cases if missing is None else self.cases[:1])
         result = super(_Signed, turns).run(bench)
-        bench.teller.step(f"{self.name}: what OpenSSL signs")
-        rates.append(_signatures_per_s(seconds))
-        most = statistics.median(rates)
+        rates = turns.rates
         figures = Figures(result.turns, result.unit)
-        ours = figures.median(_OURS, OWN_DRIVER, figures.rate)
+        shares = [
+            rate / rates[turn.round - 1]
+            for turn in figures.turns(_OURS, OWN_DRIVER)
+            if (rate := figures.rate(turn)) is not None
+        ]
         share = BarResult(
             what="share of what OpenSSL signs",
             sense="at least",
             bar=_SHARE,
             stretch=_STRETCH_SHARE,
             unit="",
-            measured=None if ours is None else ours / most,
+            measured=median(shares),
         )
-        figure = Figure(what="openssl speed rsa2048, all cores", value=most, unit="signatures/s", rounds=tuple(rates))
+        signed = Figure(
+            what="openssl speed rsa2048, all cores",
+            value=median(rates) or 0.0,
+            unit="signatures/s",
+            rounds=tuple(rates),
+        )
         return msgspec.structs.replace(
             result,
-            figures=(*result.figures, figure),
+            figures=(*result.figures, signed),
             bars=(share, *result.bars),
             remarks=(*result.remarks, *([missing] if missing else [])),
         )
+
+    def before_round(self, bench: Bench) -> None:
+        """Ask OpenSSL."""
+        bench.teller.step(f"{self.name}: what OpenSSL signs")
+        self.rates.append(_signatures_per_s(1 if bench.quick else 3))
 
 
 def _signatures_per_s(seconds: int) -> float:
