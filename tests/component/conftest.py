@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from postroika.config import Listener
+from postroika.policy import accounts
 from postroika.pump import Pump, loop, open_pump
 from postroika.tls.certificates import ListenerTls
+from tests.component.login_world import HASH
 from tests.component.secured_client import CA
 from tests.component.strands import nonblocking
 
@@ -60,6 +62,19 @@ def raw() -> Iterator[list[socket.socket]]:
     yield sockets
     for sock in sockets:
         sock.close()
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The password "secret" matches HASH, no other. What was hashed, in order."""
+    seen: list[str] = []
+
+    def matches(stored: str, password: str) -> bool:
+        seen.append(stored)
+        return stored == HASH and password == "secret"
+
+    monkeypatch.setattr(accounts, "matches", matches)
+    return seen
 
 
 @pytest.fixture(autouse=True)

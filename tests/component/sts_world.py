@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import trio
-import trio.testing
 
 from postroika.config import Dns, Sts
 from postroika.routing.resolver import Resolver

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-import trio.testing
 
 from postroika.mail.envelope import BodyType, Notify, Recipient
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
