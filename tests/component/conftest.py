@@ -7,7 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from postroika.config import Listener
+from postroika.policy import accounts
 from postroika.pump import Pump, loop, open_pump
+from postroika.tls.certificates import ListenerTls
+from tests.component.login_world import HASH
+from tests.component.secured_client import CA
 from tests.component.strands import nonblocking
 
 
@@ -36,6 +41,40 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     nonblocking(ours, theirs)
     with ours, theirs:
         yield ours, theirs
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> ListenerTls:
+    """Of a listener with STARTTLS, for mx.test."""
+    path = tmp_path_factory.mktemp("tls")
+    leaf = CA.issue_cert("mx.test")
+    leaf.cert_chain_pems[0].write_to_path(str(path / "mx.pem"))
+    leaf.private_key_pem.write_to_path(str(path / "mx.key"))
+    return ListenerTls(
+        Listener(address="127.0.0.1:25", tls="starttls", certificate=f"{path}/mx.pem", key=f"{path}/mx.key")
+    )
+
+
+@pytest.fixture
+def raw() -> Iterator[list[socket.socket]]:
+    """Sockets to be closed."""
+    sockets: list[socket.socket] = []
+    yield sockets
+    for sock in sockets:
+        sock.close()
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The password "secret" matches HASH, no other. What was hashed, in order."""
+    seen: list[str] = []
+
+    def matches(stored: str, password: str) -> bool:
+        seen.append(stored)
+        return stored == HASH and password == "secret"
+
+    monkeypatch.setattr(accounts, "matches", matches)
+    return seen
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,12 @@ Ts = TypeVarTuple("Ts")
 BODY = b"Received: by x.test\r\nSubject: x\r\n\r\n.dot\r\nend\r\n"
 
 
+def letters(size: int) -> bytes:
+    """A body of about that many octets, each line of which begins with a dot."""
+    line = b".abcdefghijklmnopqrstuvwxyz\r\n"
+    return line * (size // len(line))
+
+
 async def in_strand(pump: Pump, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T | None:
     """Call it in a strand, and wait for its end. None if it was interrupted.
 

@@ -16,9 +16,9 @@ from postroika.policy.null_sender import TOO_MANY_RECIPIENTS
 from postroika.policy.pipeline import STAGES, Client
 from postroika.policy.sender_domain import NO_DOMAIN
 from postroika.smtp.server_events import Mail, Rcpt
+from tests.component.login_world import House as ProxyHouse
 from tests.component.smtp_client import Inbound
-from tests.component.test_login import House as ProxyHouse
-from tests.component.test_session_xclient import OPEN, begin
+from tests.component.xclient_peer import OPEN, begin
 
 MAIL = Mail("a@elsewhere.example")
 NOTICE = Mail("")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,14 +18,11 @@ from tests.chains import Issued, issue, tlsa
 from tests.component.delivery_world import PATIENT_S, TAKEN, on, world
 from tests.component.outbound_fakes import loaded
 from tests.component.scripted_peer import FULL
-from tests.component.tls_peer import NAME, OFFERS, TlsPeer, hopeless, of_a_stranger
+from tests.component.tls_peer import LEAF, NAME, OFFERS, OTHER, ROOT, TlsPeer, hopeless, of_a_stranger, showing
 
 TLS = "TLSv1.3 TLS_AES_256_GCM_SHA384"
-ROOT = issue("root", authority=True)
-LEAF = issue("leaf", ROOT, NAME)
 EXPIRED = issue("leaf", ROOT, "elsewhere.test", expired=True)
 ELSEWHERE = issue("leaf", ROOT, "elsewhere.test")
-OTHER = issue("other", None, NAME)
 
 
 def policy_of(*records: Tlsa, base: str = NAME, names: Sequence[str] = ("y.test",)) -> HostPolicy:
@@ -34,18 +30,6 @@ def policy_of(*records: Tlsa, base: str = NAME, names: Sequence[str] = ("y.test"
     assert dane is not None
     demand = f"the TLSA records of {base} ask for it"
     return HostPolicy(Level.VERIFY, name_trusted=True, published=True, dane=dane, demand=demand)
-
-
-def showing(leaf: Issued, *above: Issued, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    """A peer with this certificate and those above it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(leaf.pem(above))
-        file.flush()
-        context.load_cert_chain(file.name)
-    if version is not None:
-        context.maximum_version = version
-    return context
 
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

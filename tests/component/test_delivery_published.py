@@ -25,8 +25,7 @@ from tests.component.delivery_world import PATIENT_S, TAKEN, World, world
 from tests.component.name_server import NameServer
 from tests.component.outbound_fakes import FakeLane, in_strand, loaded
 from tests.component.scripted_peer import FULL, ScriptedPeer
-from tests.component.test_delivery_dane import showing
-from tests.component.test_published import Policies, Policy
+from tests.component.sts_fakes import Policies, Policy
 from tests.component.tls_peer import (
     NAME,
     OFFERS,
@@ -36,6 +35,7 @@ from tests.component.tls_peer import (
     hopeless,
     of_a_stranger,
     of_another_name,
+    showing,
     trust_file,
 )
 

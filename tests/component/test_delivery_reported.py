@@ -23,16 +23,18 @@ from tests.chains import Issued, tlsa
 from tests.component.delivery_world import World, on, world
 from tests.component.outbound_fakes import loaded
 from tests.component.scripted_peer import FULL, ScriptedPeer
-from tests.component.test_delivery_dane import LEAF, OTHER, showing
 from tests.component.tls_peer import (
+    LEAF,
     NAME,
     OFFERS,
+    OTHER,
     TlsPeer,
     expired,
     good,
     hopeless,
     of_a_stranger,
     of_another_name,
+    showing,
     trust_file,
 )
 

@@ -15,6 +15,7 @@ from postroika.inbound.listener import Listener
 from postroika.inbound.session import Services, Session
 from postroika.mail.reply import Reply
 from postroika.outcome.events import Refusal
+from postroika.policy.networks import Networks
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.policy.relay import RelayPolicy
 from postroika.smtp.server import ServerSettings
@@ -22,6 +23,7 @@ from postroika.smtp.server_events import Mail
 from tests.component.smtp_client import FakeSpool, received_event
 
 BANNER = b"220 mx.test ESMTP Postroika\r\n"
+TOO_MANY = b"421 4.7.0 mx.test too many connections from your address\r\n"
 SHUTTING_DOWN = b"421 4.3.2 the service is shutting down, please try again\r\n"
 
 
@@ -29,7 +31,12 @@ class House:
     """A Listener, and the supervisor's end of its hand-off."""
 
     def __init__(
-        self, pipeline: Pipeline | None = None, *, max_connections: int = 100, max_connections_per_ip: int = 100
+        self,
+        pipeline: Pipeline | None = None,
+        *,
+        max_connections: int = 100,
+        max_connections_per_ip: int = 100,
+        xclient_from: dict[int, Networks] | None = None,
     ) -> None:
         self.supervisor, handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -43,6 +50,7 @@ class House:
             relay=relay,
             rejected=self.events.append,
             limits=Limits(),
+            xclient_from=xclient_from,
         )
         settings = [
             ServerSettings(hostname="mx.test"),
@@ -120,7 +128,7 @@ async def test_too_many_of_one_address_are_sent_away_and_room_comes_back(house: 
     first, second = await house.connect(), await house.connect()
     assert [await read(first), await read(second)] == [BANNER, BANNER]
     third = await house.connect()
-    assert await read_all(third) == b"421 4.7.0 mx.test too many connections from your address\r\n"
+    assert await read_all(third) == TOO_MANY
     assert [(event.stage, event.client_ip, event.reply.code) for event in house.events] == [
         ("connect", "127.0.0.1", 421)
     ]
@@ -129,19 +137,42 @@ async def test_too_many_of_one_address_are_sent_away_and_room_comes_back(house: 
     assert await read(await house.connect()) == BANNER
 
 
-@pytest.mark.parametrize(("new_ip", "code"), [("2001:db8::2", 0), ("192.0.2.1", 0), ("2001:db8:0:1::1", 421)])
+async def become(client: trio.SocketStream, ip: str) -> bool:
+    """Tell with XCLIENT that the client is there. It leaves if there are too many; whether it may stay."""
+    await client.send_all(b"XCLIENT ADDR=" + (b"IPV6:" if ":" in ip else b"") + ip.encode() + b"\r\n")
+    said = await read(client)
+    if said == BANNER:
+        return True
+    assert said == TOO_MANY
+    client.socket.close()
+    await trio.testing.wait_all_tasks_blocked()
+    return False
+
+
+@pytest.mark.parametrize(
+    ("new_ip", "moves", "room"), [("2001:db8::2", True, 0), ("192.0.2.1", True, 1), ("2001:db8:0:1::1", False, 1)]
+)
 async def test_session_that_moves_is_counted_where_it_is(
-    house: House, nursery: trio.Nursery, new_ip: str, code: int
+    nursery: trio.Nursery, new_ip: str, moves: bool, room: int
 ) -> None:
     """Within a network that has all it may have, too: there it is one of them already."""
-    nursery.start_soon(house.listener.run, 1)
-    listener = house.listener
-    for ip in ("2001:db8::1", "2001:db8::1", "2001:db8:0:1::8", "2001:db8:0:1::9"):
-        assert listener._count(ip) is None
-    refusal = listener._move("2001:db8::1", new_ip)
-    assert (0 if refusal is None else refusal.code) == code
-    free = listener._count("2001:db8::3") is None
-    assert free == (new_ip == "192.0.2.1")
+    house = House(max_connections_per_ip=2, xclient_from={0: Networks(["127.0.0.0/8"])})
+
+    async def come(ip: str) -> bool:
+        client = await house.connect()
+        assert await read(client) == BANNER
+        return await become(client, ip)
+
+    try:
+        nursery.start_soon(house.listener.run, 1)
+        for ip in ("2001:db8::1", "2001:db8::1", "2001:db8:0:1::8", "2001:db8:0:1::9"):
+            assert await come(ip)
+        assert await become(house.clients[0], new_ip) == moves
+        assert [await come(f"2001:db8::{n}") for n in (3, 4)] == [room > 0, False]
+        assert not await come("2001:db8:0:1::2")
+        assert house.listener.open_sessions == 3 + moves + room
+    finally:
+        house.close()
 
 
 async def test_nothing_is_said_in_the_clear_where_tls_comes_first(house: House, nursery: trio.Nursery) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
 
 import pytest
 import trio
@@ -16,6 +15,7 @@ from postroika.routing.router import NoRoute, Router
 from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level, PolicySource
 from postroika.tls.tlsa import Dane, Tlsa, dane_for
 from tests.component.name_server import NameServer
+from tests.component.sts_fakes import Policies, Policy
 
 KEY = "ab" * 32
 # A name as the DNS can have it, but that no server can be asked for: with its escapes it is too long for SNI.
@@ -61,32 +61,6 @@ odd-host.test. 300 IN CNAME {ODD}.host.test.
 {ODD}.host.test. 300 IN A 192.0.2.11
 """
 ALL = {"test"}
-
-
-class Policy(NamedTuple):
-    """As that of MTA-STS."""
-
-    mode: str
-    patterns: tuple[str, ...]
-
-    def matches(self, host: str) -> bool:
-        return host in self.patterns
-
-    def lines(self) -> tuple[str, ...]:
-        return ("version: STSv1", f"mode: {self.mode}", *(f"mx: {pattern}" for pattern in self.patterns))
-
-
-class Policies:
-    """Those of some domains; remembers for whom it was asked."""
-
-    def __init__(self, **policies: Policy) -> None:
-        self.policies = {f"{name}.test": policy for name, policy in policies.items()}
-        self.asked: list[str] = []
-
-    async def policy(self, domain: str) -> Policy | None:
-        self.asked.append(domain)
-        await trio.lowlevel.checkpoint()
-        return self.policies.get(domain)
 
 
 def published(

@@ -1,46 +1,25 @@
-"""What the queue must withstand: operators at odds, full disks, kills at bad moments, odd clocks, many destinations."""
+"""What the queue must withstand: operators at odds, kills at bad moments, odd clocks, names that are none."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from postroika.errors import SpoolFullError, SpoolIOError
 from postroika.mail.envelope import Recipient
 from postroika.mail.outcome import Attempt, Outcome, RecipientResult, Stage
-from postroika.pump import Wake, in_task
+from postroika.pump import in_task
 from postroika.queue.destination import Destination
 from postroika.spool.changes import Changes
 from postroika.spool.inflight import InFlight
 from postroika.spool.reader import Loaded
 from postroika.spool.recovery import Doubt, forget_old_doubts
 from postroika.spool.schema import DestinationState, Table, batch_key, encode
-from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, PEER, REFUSED, Clock, world, write
-
-NARROW = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
-
-
-async def old_mail(path: Path, count: int) -> Clock:
-    """Leave so many messages to one.test in the spool, to be delivered by the next world that gets the clock."""
-    clock = Clock()
-    async with world(path, clock, enabled=False) as w:
-        for number in range(count):
-            await w.accept(f"old{number}@one.test", sender="")
-    return clock
-
-
-async def pass_without_commits(seconds: int) -> None:
-    clock = trio.lowlevel.current_clock()
-    for _ in range(seconds * 2):
-        clock.jump(0.5)  # type: ignore[attr-defined]
-        await trio.testing.wait_all_tasks_blocked(0.002)
+from tests.component.world import GREYLISTED, NO_SUCH_USER, OK, PEER, Clock, world
 
 
 async def test_flush_and_cancel_at_once_give_one_outcome(tmp_path: Path, mock_clock: object) -> None:
@@ -71,29 +50,6 @@ async def test_two_flushes_at_once_leave_a_sound_index(tmp_path: Path, mock_cloc
         delivered = [r for _, r, _ in w.hops.delivered]
         counts = w.store.counts()
         assert (len(delivered), counts["ready"], counts["batch"]) == (len(set(delivered)), 0, 0), w.queued()
-
-
-async def test_nothing_more_is_delivered_than_can_be_recorded(tmp_path: Path, mock_clock: object) -> None:
-    clock = await old_mail(tmp_path, 1500)
-    async with world(tmp_path, clock, **NARROW) as w:
-        real, full = w.store.apply, True
-
-        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
-            if full:
-                raise SpoolFullError("full")
-            real(group, last_id, written)
-
-        w.store.apply = apply  # type: ignore[method-assign]
-        for _ in range(20):
-            await trio.testing.wait_all_tasks_blocked(0.002)
-        delivered, unsettled, untracked = len(w.hops.delivered), w.scheduler.unsettled, w.inflight.untracked
-        full = False
-        w.store.apply = real  # type: ignore[method-assign]
-        await w.sleep(3)
-        assert 0 < delivered <= 100, (delivered, unsettled, untracked)
-        await w.settle_down()
-        assert sorted(r for _, r, _ in w.hops.delivered) == sorted(f"old{n}@one.test" for n in range(1500))
-        assert w.queued() == []
 
 
 async def test_mail_for_a_destination_that_was_down_wakes_it_after_a_restart(
@@ -188,66 +144,6 @@ async def test_nothing_is_delivered_while_delivery_is_off(tmp_path: Path, mock_c
         assert w.queued() == (kept if how == "cancel" else [("one.test", ("a@one.test",)), *kept])
 
 
-async def test_a_peer_that_takes_one_connection_does_not_cost_the_backlog_an_attempt(
-    tmp_path: Path, mock_clock: object
-) -> None:
-    async with world(tmp_path, delays_s=(300,)) as w:
-        busy = 0
-
-        async def deliver(lane: object) -> None:
-            nonlocal busy
-            if busy >= 1:
-                loaded = lane.take_nowait()  # type: ignore[attr-defined]
-                if loaded is not None:
-                    result = RecipientResult(0, Outcome.DEFERRED, REFUSED, Stage.CONNECT, remote=False)
-                    await in_task(trio.sleep, 0.01)
-                    lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
-                    lane.unreachable(REFUSED, "")  # type: ignore[attr-defined]
-                return
-            busy += 1
-            lane.connected()  # type: ignore[attr-defined]
-            while (loaded := await lane.take(1)) is not None:  # type: ignore[attr-defined]
-                await in_task(trio.sleep, 0.05)
-                result = RecipientResult(0, Outcome.DELIVERED, OK, Stage.FINAL_DOT)
-                lane.report(loaded, Attempt((result,), PEER))  # type: ignore[attr-defined]
-            busy -= 1
-
-        w.deliver = deliver  # type: ignore[assignment]
-        for number in range(200):
-            await w.accept(f"r{number}@one.test")
-        clock = trio.lowlevel.current_clock()
-        for _ in range(2000):
-            clock.jump(0.01)  # type: ignore[attr-defined]
-            await w._quiet()
-            if not w.scheduler.snapshot()["in_memory"]:
-                break
-        deferred, delivered = len(w.happened("deferred")), len(w.happened("delivered"))
-        assert deferred < 20, (deferred, delivered)
-        assert delivered + deferred == 200  # and those deferred wait for their time
-
-
-async def test_flush_all_keeps_to_the_bound_of_active_destinations(tmp_path: Path, mock_clock: object) -> None:
-    async with world(tmp_path, delays_s=(5000,), active_destinations=10, max_connections=5) as w:
-        w.hops.verdict = lambda d, r: GREYLISTED
-        for number in range(200):
-            await w.accept(f"r@d{number}.test")
-        await w.settle_down()
-        for _ in range(60):
-            await w.pass_time(1)
-        assert len(w.happened("deferred")) == 200
-        w.hops.gate = trio.Event()
-        await w.operator.flush_all()
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        active = w.scheduler.snapshot()["active_destinations"]
-        w.hops.verdict = lambda d, r: OK
-        w.hops.gate.set()
-        await w.settle_down()
-        for _ in range(60):
-            await w.pass_time(1)
-        assert 0 < active <= 20, active
-        assert sorted(r for _, r, _ in w.hops.delivered) == sorted(f"r@d{number}.test" for number in range(200))
-
-
 async def test_scheduled_mail_is_found_though_its_destination_never_rests(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         stuck = trio.Event()
@@ -298,86 +194,6 @@ async def test_a_message_behind_others_is_held_to_its_own_expiry(tmp_path: Path,
         assert w.queued() == []
 
 
-async def test_a_batch_stays_in_the_in_flight_table_until_its_outcome_is_on_disk(
-    tmp_path: Path, mock_clock: object
-) -> None:
-    """Killed before that, it is delivered again: its recipients must be found in doubt then."""
-    async with world(tmp_path) as w:
-        gate, real = threading.Event(), w.store.apply
-
-        async def deliver(lane: object) -> None:
-            while (loaded := await lane.take(1)) is not None:  # type: ignore[attr-defined]
-                w.inflight.begin(loaded.key)
-                w.inflight.dot_sent(loaded.key)
-                lane.report(loaded, Attempt((RecipientResult(0, Outcome.DELIVERED, OK, Stage.FINAL_DOT),), PEER))  # type: ignore[attr-defined]
-
-        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
-            if any(b'"delivered"' in line for changes in group for line in changes.events):
-                gate.wait(10)
-            real(group, last_id, written)
-
-        def in_doubt_if_killed_now() -> list[bytes]:
-            return InFlight(w.store.path / "inflight", 1).recovered
-
-        w.deliver = deliver  # type: ignore[assignment]
-        w.store.apply = apply  # type: ignore[method-assign]
-        message = await w.accept("a@one.test")
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert w.happened("delivered") == []
-        assert in_doubt_if_killed_now() == [batch_key(message, 0)]
-        gate.set()
-        await w.settle_down()
-        assert w.happened("delivered") == [("delivered", "a@one.test")]
-        assert in_doubt_if_killed_now() == []
-
-
-async def test_an_abandoned_message_is_removed_once_there_is_room(tmp_path: Path, mock_clock: object) -> None:
-    async with world(tmp_path) as w:
-        writer = w.intake.begin()
-        await write(writer, bytes(1_000_000))
-        real, fails = w.store.apply, 1
-
-        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
-            nonlocal fails
-            if fails:
-                fails -= 1
-                raise SpoolFullError("full")
-            real(group, last_id, written)
-
-        w.store.apply = apply  # type: ignore[method-assign]
-        with pytest.raises(SpoolFullError):
-            await write(writer, bytes(1_000_000))
-        fails = 1
-        writer.abandon()
-        await w.sleep(3)
-        await w.accept("a@one.test")
-        await w.settle_down()
-        assert (w.store.counts()["body"], w.store.counts()["partial"]) == (0, 0)
-
-
-async def test_a_commit_after_the_disk_failed_is_told_at_once(tmp_path: Path, mock_clock: object) -> None:
-    from postroika.errors import SpoolError
-    from postroika.mail.ids import IdSource
-    from postroika.spool.committer import Committer
-    from postroika.spool.store import Store
-
-    store = Store.create_or_open(tmp_path, 0, max_bytes=1 << 26)
-
-    def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
-        raise SpoolIOError("EIO")
-
-    store.apply = apply  # type: ignore[method-assign]
-    committer = Committer(store, IdSource(0), low_water_bytes=1)
-    committer.commit_nowait(Changes(), lambda error: None)
-    with pytest.raises(SpoolIOError):
-        await committer.run()
-    trio.lowlevel.current_clock().autojump_threshold = 0.01  # type: ignore[attr-defined]
-    began = trio.current_time()
-    with pytest.raises(SpoolError):
-        await committer.commit(Changes(), 60)
-    assert trio.current_time() - began < 1
-
-
 def test_a_second_transaction_of_a_batch_does_not_hide_the_first_ones_dot(tmp_path: Path) -> None:
     table = InFlight(tmp_path / "inflight", 4)
     table.take_over()
@@ -417,54 +233,6 @@ async def test_a_cancel_while_the_deferral_is_committed_is_not_lost(tmp_path: Pa
         await w.accept("a@one.test")
         await w.settle_down()
         assert w.queued() == [], (counts, w.happened())
-
-
-async def test_the_janitor_does_not_fill_memory_while_the_disk_is_full(tmp_path: Path, mock_clock: object) -> None:
-    clock = Clock()
-    async with world(tmp_path, clock, enabled=False) as w:
-        for number in range(1500):
-            await w.accept(f"r@d{number}.test")
-    clock.at += 2000
-    async with world(tmp_path, clock, janitor=True, enabled=False, expire_after_s=1000, delay_dsn_after_s=0) as w:
-        real = w.store.apply
-
-        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
-            raise SpoolFullError("full")
-
-        w.store.apply = apply  # type: ignore[method-assign]
-        await pass_without_commits(30)
-        held = w.scheduler.unsettled
-        active = w.scheduler.snapshot()["active_destinations"]
-        w.store.apply = real  # type: ignore[method-assign]
-        assert 0 < held <= 500, (held, active)
-        for _ in range(20):
-            await w.sleep(6)
-        assert sorted(w.happened("expired")) == sorted(("expired", f"r@d{number}.test") for number in range(1500))
-
-
-async def test_refusals_do_not_fill_memory_while_the_disk_is_full(tmp_path: Path, mock_clock: object) -> None:
-    async with world(tmp_path) as w:
-        real = w.store.apply
-
-        def apply(group: list[Changes], last_id: int, written: Callable[[], None]) -> None:
-            raise SpoolFullError("full")
-
-        w.store.apply = apply  # type: ignore[method-assign]
-        w.committer.commit_nowait(Changes(must=True), lambda error: None)
-        await pass_without_commits(5)
-        for _ in range(20_000):
-            changes = Changes()
-            changes.event(b"{}" * 200)
-            w.committer.commit_later(changes)
-        await pass_without_commits(5)
-        left = len(w.committer._later)
-        w.store.apply = real  # type: ignore[method-assign]
-        for _ in range(60):
-            await w.sleep(1)
-            if not (w.committer.stuck or w.committer._later):
-                break
-        assert 0 < left < 10_000, left
-        assert len(w.logged_lines()) == left  # the others are lost: nobody was promised anything
 
 
 async def test_ids_are_never_given_twice_though_the_queue_ran_empty_and_the_clock_went_back(
@@ -587,78 +355,8 @@ async def test_a_flush_beside_a_retry_leaves_a_sound_index(tmp_path: Path, mock_
         assert counts["ready"] == counts["batch"], counts
 
 
-async def test_one_site_of_many_domains_does_not_take_all_connections(tmp_path: Path, mock_clock: object) -> None:
-    from postroika.outbound.pool import SitePool
-
-    async with world(tmp_path, max_connections=10) as w:
-        pool = SitePool(2)
-        original = w.hops._deliver
-
-        async def deliver(lane: object) -> None:
-            if lane.destination.startswith("hosted"):  # type: ignore[attr-defined]
-                if pool.is_full("mx.bighost.test"):
-                    lane.pause()  # type: ignore[attr-defined]
-                await pool.acquire("mx.bighost.test")
-                await lane.resume()  # type: ignore[attr-defined]
-                lane.take_nowait()  # type: ignore[attr-defined]
-                await Wake().wait()  # a black hole
-            await original(lane)  # type: ignore[arg-type]
-
-        w.deliver = deliver  # type: ignore[assignment]
-        for number in range(20):
-            await w.accept(f"r@hosted{number}.test")
-        await w.accept("r@fine.test")
-        await w.settle_down()
-        await w.sleep(30)
-        assert [r for _, r, _ in w.hops.delivered] == ["r@fine.test"]
-
-
 async def test_flushing_an_impossible_destination_does_not_kill_the_worker(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         for name in ("", "x" * 600):
             with pytest.raises(ValueError, match="is not a destination"):
                 await w.operator.flush_destination(name)
-
-
-async def test_more_destinations_than_may_be_active_follow_without_a_pause(tmp_path: Path, mock_clock: object) -> None:
-    async with world(tmp_path, active_destinations=10) as w:
-        async with trio.open_nursery() as n:
-            for number in range(300):
-                n.start_soon(w.accept, f"r@d{number}.test")
-        await w.settle_down()
-        for _ in range(20):
-            await w.sleep(6)
-        assert len(w.hops.delivered) == 300
-        assert w.queued() == []
-
-
-async def test_mail_that_keeps_coming_does_not_hold_up_what_came_before(tmp_path: Path, mock_clock: object) -> None:
-    clock = await old_mail(tmp_path, 200)
-    async with world(tmp_path, clock, **NARROW) as w:
-        places = trio.Semaphore(0)
-        w.hops.gate = SimpleNamespace(wait=places.acquire)  # type: ignore[assignment]
-        for number in range(300):  # two come for each that goes
-            await w.accept(f"new{2 * number}@one.test", sender="")
-            await w.accept(f"new{2 * number + 1}@one.test", sender="")
-            places.release()
-            await w._quiet()
-        w.hops.gate = None
-        for _ in range(2):
-            places.release()
-        await w.settle_down()
-    order = [recipient for _, recipient, _ in w.hops.delivered]
-    assert len(order) == 200 + 600
-    assert max(order.index(f"old{number}@one.test") for number in range(200)) < 240
-
-
-async def test_a_class_of_its_own_does_not_wait_behind_a_backlog(tmp_path: Path, mock_clock: object) -> None:
-    clock = await old_mail(tmp_path, 200)
-    async with world(tmp_path, clock, **NARROW) as w:
-        w.hops.gate = trio.Event()
-        await w._quiet()
-        await w.accept("receipt@one.test", sender="", stream=1)
-        w.hops.gate.set()
-        await w.settle_down()
-    order = [recipient for _, recipient, _ in w.hops.delivered]
-    assert len(order) == 201
-    assert order.index("receipt@one.test") < 6

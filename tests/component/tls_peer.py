@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import trustme
 
 from postroika.routing.router import Host
 from postroika.tls.policy import OPPORTUNISTIC, HostPolicy
+from tests.chains import Issued, issue
 from tests.component.scripted_peer import FULL, ScriptedPeer
 from tests.reference.smtp_server import Decide, SmtpServer
 
@@ -20,6 +22,10 @@ NAME = "mx.y.test"
 CA = trustme.CA()
 STRANGER = trustme.CA()
 OFFERS = (*FULL, "STARTTLS")
+# Certificates that TLSA records are about.
+ROOT = issue("root", authority=True)
+LEAF = issue("leaf", ROOT, NAME)
+OTHER = issue("other", None, NAME)
 
 
 class Handshake(NamedTuple):
@@ -62,6 +68,18 @@ def hopeless() -> ssl.SSLContext:
     context = good()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("PSK")
+    return context
+
+
+def showing(leaf: Issued, *above: Issued, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """A peer with this certificate and those above it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(leaf.pem(above))
+        file.flush()
+        context.load_cert_chain(file.name)
+    if version is not None:
+        context.maximum_version = version
     return context
 
 

@@ -257,3 +257,16 @@ async def world(path: Path, clock: Clock | None = None, *, janitor: bool = False
             nursery.cancel_scope.cancel()
     built.inflight.close()
     built.store.close()
+
+
+NARROW = {"loaded_batches": 20, "max_connections_per_site": 2, "initial_connections_per_site": 2}
+"""Settings with which a backlog is soon more than is held in memory."""
+
+
+async def old_mail(path: Path, count: int) -> Clock:
+    """Leave so many messages to one.test in the spool, to be delivered by the next world that gets the clock."""
+    clock = Clock()
+    async with world(path, clock, enabled=False) as w:
+        for number in range(count):
+            await w.accept(f"old{number}@one.test", sender="")
+    return clock

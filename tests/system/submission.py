@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from email.message import Message
@@ -21,6 +22,12 @@ from tests.system.server import Postroika
 from tests.system.sink_peer import OurSink, start_our_sink
 
 PASSWORD = "correct horse"
+IN = "235 2.7.0 authentication succeeded"
+
+
+def credentials(name: str, password: str = PASSWORD) -> str:
+    """What AUTH PLAIN says."""
+    return b64encode(f"\0{name}\0{password}".encode()).decode()
 
 
 class World:

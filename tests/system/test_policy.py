@@ -15,7 +15,7 @@ from tests.system.dns_server import DnsServer
 from tests.system.peers import RunSource, RunSwaks, SmtpSink, start_sink
 from tests.system.process import free_port, wait_until
 from tests.system.server import Dialogue, Postroika
-from tests.system.test_submission import IN, PASSWORD, credentials
+from tests.system.submission import IN, PASSWORD, credentials
 
 ZONE = f"""
 2.0.0.127.bl          A 127.0.0.2

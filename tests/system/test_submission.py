@@ -18,10 +18,9 @@ import scramp
 from tests.system.peers import RunSwaks
 from tests.system.process import program, run, wait_until
 from tests.system.server import Dialogue
-from tests.system.submission import PASSWORD, World
+from tests.system.submission import IN, PASSWORD, World, credentials
 
 HEADER = "From: Ann <ann@shop.test>\r\nTo: you@x.test\r\nSubject: x\r\n\r\n"
-IN = "235 2.7.0 authentication succeeded"
 WRONG = "535 5.7.8 authentication credentials are invalid"
 
 
@@ -86,10 +85,6 @@ def test_smtplib_and_what_is_added_to_a_message(world: World) -> None:
     assert message["Date"] is not None
     assert message["Message-ID"].endswith("@mx.postroika.test>")
     assert message.get_payload() == "x\r\n"
-
-
-def credentials(name: str, password: str = PASSWORD) -> str:
-    return b64encode(f"\0{name}\0{password}".encode()).decode()
 
 
 def test_smtplib_with_tls_at_once(world: World) -> None:

@@ -19,6 +19,7 @@ from postroika.bench.histogram import Histogram
 from postroika.bench.load_settings import LoadResult, LoadSettings
 from postroika.bench.peers import PeerOptions
 from postroika.bench.progress import Teller
+from postroika.bench.results import Latency, Turn
 from postroika.bench.sink_settings import SinkSettings
 
 
@@ -214,3 +215,25 @@ def make_bench(
     drivers = {"own": FakeDriver(world, "own", marks=True), "postfix": FakeDriver(world, "postfix", marks=False)}
     teller = Teller(Console(file=told, width=200))
     return Bench(directory, peers, how.pop("drivers", drivers), teller, quick=quick, **how), told
+
+
+def turn(contender: str, number: int, elapsed_s: float, cpu_s: float | None, driver: str = "own") -> Turn:
+    latency = Latency(p50=2.0, p95=4.0, p99=8.0, max=9.5, histogram=((2.0, 60), (4.0, 30), (10.0, 10)))
+    return Turn(
+        contender=contender,
+        driver=driver,
+        round=number,
+        messages=100,
+        recipients=200,
+        bytes=4_000_000,
+        elapsed_s=elapsed_s,
+        accepted_s=elapsed_s / 2,
+        cpu_s=cpu_s,
+        private_bytes=20_000_000 if cpu_s else None,
+        resident_bytes=50_000_000 if cpu_s else None,
+        memory=((0.0, 30_000_000, 10_000_000), (0.5, 50_000_000, 20_000_000)) if cpu_s else (),
+        timeline=((0.25, 40), (0.5, 100)),
+        accept_latency_ms=latency,
+        delivery_latency_ms=latency,
+        bystanders=0.3 if contender == "Postfix" and number == 2 else 0.01,
+    )

@@ -33,6 +33,11 @@ SETTINGS = ServerSettings(
     max_received=2,
     max_header_bytes=300,
 )
+# The reply to it, with these settings.
+EHLO = (
+    "250-mx.test\n250-PIPELINING\n250-SIZE 1000\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-BINARYMIME\n250-DSN\n"
+    "250-ENHANCEDSTATUSCODES\n250 LIMITS RCPTMAX=3\n"
+)
 JUDGED = (Helo, XClient, Mail, Rcpt, DataBegin, BodyEnd)
 Judge = Callable[[Event], Reply | None]
 

@@ -12,8 +12,7 @@ from postroika.bench.record import Record
 from postroika.bench.results import Figures, Turn
 from postroika.bench.scenarios.backlog import _grows
 from postroika.errors import PostroikaError
-from tests.unit.bench_fakes import World, make_bench
-from tests.unit.test_bench_report import turn
+from tests.unit.bench_fakes import World, make_bench, turn
 
 _ALLOCATED, _RESIDENT = "allocated bytes a queued message", "resident bytes a queued message"
 

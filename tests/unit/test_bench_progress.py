@@ -9,7 +9,7 @@ from rich.console import Console
 
 from postroika.bench.pace import Pace
 from postroika.bench.progress import Teller
-from tests.unit.test_bench_report import turn
+from tests.unit.bench_fakes import turn
 
 
 def test_each_turn_is_a_line_in_a_pipe() -> None:

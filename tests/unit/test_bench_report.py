@@ -12,41 +12,10 @@ from postroika.bench import charts, results, tables
 from postroika.bench.report_html import page
 from postroika.bench.report_markdown import markdown
 from postroika.bench.report_terminal import print_report
-from postroika.bench.results import (
-    FLOOR,
-    BarResult,
-    Contender,
-    Figure,
-    Figures,
-    Latency,
-    Report,
-    ScenarioResult,
-    Turn,
-)
+from postroika.bench.results import FLOOR, BarResult, Contender, Figure, Figures, Latency, Report, ScenarioResult
+from tests.unit.bench_fakes import turn
 
 _NASTY = '</pre><script src="http://evil.test/x.js">`|*_[x](y)'
-
-
-def turn(contender: str, number: int, elapsed_s: float, cpu_s: float | None, driver: str = "own") -> Turn:
-    latency = Latency(p50=2.0, p95=4.0, p99=8.0, max=9.5, histogram=((2.0, 60), (4.0, 30), (10.0, 10)))
-    return Turn(
-        contender=contender,
-        driver=driver,
-        round=number,
-        messages=100,
-        recipients=200,
-        bytes=4_000_000,
-        elapsed_s=elapsed_s,
-        accepted_s=elapsed_s / 2,
-        cpu_s=cpu_s,
-        private_bytes=20_000_000 if cpu_s else None,
-        resident_bytes=50_000_000 if cpu_s else None,
-        memory=((0.0, 30_000_000, 10_000_000), (0.5, 50_000_000, 20_000_000)) if cpu_s else (),
-        timeline=((0.25, 40), (0.5, 100)),
-        accept_latency_ms=latency,
-        delivery_latency_ms=latency,
-        bystanders=0.3 if contender == "Postfix" and number == 2 else 0.01,
-    )
 
 
 def scenario(void: str = "") -> ScenarioResult:

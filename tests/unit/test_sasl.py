@@ -21,15 +21,9 @@ from postroika.smtp.sasl import (
     prepared,
 )
 from postroika.smtp.scram import Scram, ScramKeys, Usual, keys_of, keys_of_nobody, read_keys
+from tests.unit.scram_example import CLIENT_FINAL, CLIENT_FIRST, PENCIL, SERVER_FINAL, SERVER_FIRST, SERVER_NONCE
 
 UNIQUE = {"tls-unique": b"the first Finished message"}
-PENCIL = keys_of("pencil", salt=b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), iterations=4096)
-# RFC 7677 §3.
-CLIENT_NONCE, SERVER_NONCE = "rOprNGfwEbeRWgbNEkqO", "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
-CLIENT_FIRST = f"n,,n=user,r={CLIENT_NONCE}".encode()
-SERVER_FIRST = f"r={CLIENT_NONCE}{SERVER_NONCE},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096".encode()
-CLIENT_FINAL = f"c=biws,r={CLIENT_NONCE}{SERVER_NONCE},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=".encode()
-SERVER_FINAL = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
 
 
 def malformed(step: Step) -> bool:

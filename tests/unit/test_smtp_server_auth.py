@@ -13,8 +13,8 @@ from postroika.smtp.sasl import Challenge, CheckPassword, FindKeys, Proven, Step
 from postroika.smtp.scram import Scram
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import Auth, AuthResponse, Event, Helo, Mail
+from tests.unit.scram_example import CLIENT_FINAL, CLIENT_FIRST, PENCIL, SERVER_FINAL, SERVER_FIRST, SERVER_NONCE
 from tests.unit.smtp_dialogue import cuts
-from tests.unit.test_sasl import CLIENT_FINAL, CLIENT_FIRST, PENCIL, SERVER_FINAL, SERVER_FIRST, SERVER_NONCE
 
 SETTINGS = ServerSettings(hostname="mx.test", max_bad_commands=3, extensions=frozenset(), auth=True)
 GREETED = "250-mx.test\n250 AUTH SCRAM-SHA-256 PLAIN LOGIN\n"

@@ -9,27 +9,13 @@ from postroika.errors import LocalProtocolError
 from postroika.mail.envelope import BodyType, Notify
 from postroika.mail.reply import Reply, reply
 from postroika.smtp.server import EXTENSIONS, Server
-from postroika.smtp.server_events import (
-    BodyChunk,
-    BodyEnd,
-    DataBegin,
-    Event,
-    Helo,
-    Mail,
-    Quit,
-    Rcpt,
-    Refused,
-    Reset,
-)
+from postroika.smtp.server_events import BodyChunk, BodyEnd, DataBegin, Event, Helo, Mail, Quit, Rcpt, Refused, Reset
 from postroika.smtp.states import State
-from tests.unit.smtp_dialogue import SETTINGS, talk, talk_in_all_cuts
+from tests.unit.smtp_dialogue import EHLO, SETTINGS, talk, talk_in_all_cuts
 
-EHLO = (
-    "250-mx.test\n250-PIPELINING\n250-SIZE 1000\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-BINARYMIME\n250-DSN\n"
-    "250-ENHANCEDSTATUSCODES\n250 LIMITS RCPTMAX=3\n"
-)
 GO_ON = "354 End data with <CR><LF>.<CR><LF>\n"
 BYE = "221 2.0.0 mx.test closing the connection\n"
+
 
 DIALOGUES = {
     "a message": (
@@ -314,9 +300,6 @@ def test_thousand_recipients_are_taken_by_default() -> None:
     dialogue = talk([wire], settings)
     assert dialogue.replies.count("250 2.1.5 Ok\n") == 1000
     assert dialogue.replies.endswith(f"{GO_ON}250 2.0.0 Ok\n")
-
-
-# ---- verdicts, the end of the input, shutting down
 
 
 def test_verdict_that_nobody_waits_for_is_a_bug() -> None:

@@ -9,8 +9,7 @@ from postroika.mail.reply import reply
 from postroika.smtp.server import Server, ServerSettings
 from postroika.smtp.server_events import Helo, Mail, Quit, Rcpt, Refused, Reset, StartTls
 from postroika.smtp.states import State
-from tests.unit.smtp_dialogue import SETTINGS, cuts, talk, talk_in_all_cuts
-from tests.unit.test_smtp_server_dialogue import EHLO
+from tests.unit.smtp_dialogue import EHLO, SETTINGS, cuts, talk, talk_in_all_cuts
 
 OFFERED = msgspec.structs.replace(SETTINGS, tls="offered")
 ACTIVE = msgspec.structs.replace(SETTINGS, tls="active")

@@ -16,7 +16,7 @@ from postroika.tls import context
 from postroika.tls.certificates import Certificates, ListenerTls
 from postroika.tls.facts import TlsFacts
 from postroika.tls.layer import TlsError, TlsLayer
-from tests.unit.test_tls_layer import pump
+from tests.unit.tls_pump import pump
 
 CA = trustme.CA()
 OTHER_CA = trustme.CA()

@@ -13,6 +13,7 @@ from postroika.tls import context
 from postroika.tls.facts import TlsFacts
 from postroika.tls.layer import TlsError, TlsLayer, TlsUntrusted
 from tests.chains import issue, with_octets_for_names
+from tests.unit.tls_pump import pump
 
 CA = trustme.CA()
 NAME = "mx.test"
@@ -37,25 +38,6 @@ def pair(client: ssl.SSLContext | None = None, server: ssl.SSLContext | None = N
         TlsLayer(client or client_context(), server_side=False, server_name=NAME),
         TlsLayer(server or server_context(), server_side=True),
     )
-
-
-def pump(client: TlsLayer, server: TlsLayer, *, at_once: int = 1 << 20) -> tuple[bytes, bytes]:
-    """Carry ciphertext to and fro until both are at rest; what each of them has read."""
-    got = {client: b"", server: b""}
-    for one in (client, server):
-        while piece := one.read():
-            got[one] += piece
-    moved = True
-    while moved:
-        moved = False
-        for one, other in ((client, server), (server, client)):
-            ciphertext = one.take_output()
-            for start in range(0, len(ciphertext), at_once):
-                moved = True
-                other.feed(ciphertext[start : start + at_once])
-                while piece := other.read():
-                    got[other] += piece
-    return got[client], got[server]
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from postroika.config.addresses import canonical_domain
-from postroika.config.sections import Account
+from postroika.config.sections_inbound import Account
 
 _BASE64 = r"[A-Za-z0-9+/]+={0,2}"
 # The PHC string format, with the parameters in the order in which libargon2 writes them.

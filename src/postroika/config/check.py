@@ -2,6 +2,7 @@
 
 Four looks, each of which gives (key, problem): `unknown_keys` at the parsed TOML, `conversion_problem` at what msgspec
 said about types and bounds, `impossible` at values of the right type that cannot be meant, `unusable_files` at files.
+What `impossible` knows of accounts, routes, policy and signing is in the modules of that name.
 """
 
 from __future__ import annotations
@@ -15,18 +16,11 @@ from typing import Any, get_args
 import msgspec
 
 from postroika.config.accounts import account_problems
-from postroika.config.addresses import (
-    begins_with_tls,
-    canonical_certificate_name,
-    canonical_domain,
-    is_host_name,
-    is_ip,
-    is_selector,
-    parse_next_hop,
-    split_ip_port,
-)
+from postroika.config.addresses import canonical_certificate_name, canonical_domain, is_host_name, is_ip, split_ip_port
 from postroika.config.policy import policy_problems
-from postroika.config.sections import SECTIONS, Config, Dkim, Route
+from postroika.config.routes import route_problems
+from postroika.config.sections import SECTIONS, Config
+from postroika.config.signing import signing_problems
 
 # The words of TOML for those of msgspec.
 _WORDS = {
@@ -40,11 +34,6 @@ _WORDS = {
 
 # sizeof(sun_path) is 108 on Linux, one octet of it for the NUL: unix(7).
 _MAX_SOCKET_PATH = 107
-
-_MOST_SIGNATURES = 4  # of one message: each costs a verifier a look-up
-_LEAST_EXPIRY_S = 3600
-# RFC 5322 §3.2.3, §3.4.1: what needs no quotes.
-_DOT_ATOM = r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 
 
 def unknown_keys(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -106,7 +95,7 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
     yield from _tls(config)
     yield from _relay(config)
     yield from _accounts(config)
-    yield from _routes(config)
+    yield from route_problems(config)
     yield from _networks("dns.allow_private", config.dns.allow_private)
     for i, server in enumerate(config.dns.servers):
         yield from _refused(f"dns.servers[{i}]", split_ip_port, server, 53)
@@ -117,9 +106,7 @@ def impossible(config: Config) -> Iterator[tuple[str, str]]:
     if config.delivery.ehlo_name:
         yield from _own_name("delivery.ehlo_name", config.delivery.ehlo_name)
     yield from policy_problems(config)
-    yield from _dkim(config)
-    yield from _signing(config)
-    yield from _tlsrpt(config)
+    yield from signing_problems(config)
     if config.spool.low_water_bytes >= config.spool.max_bytes:
         yield (
             "spool.low_water_bytes",
@@ -261,157 +248,6 @@ def _accounts(config: Config) -> Iterator[tuple[str, str]]:
             yield f"listener[{i}].role", "submission needs accounts: name a file in accounts.file, or write [[account]]"
         if listener.tls == "none" and not listener.auth_without_tls and not listener.xclient_from:
             yield f"listener[{i}].role", 'nobody could log in: submission needs tls = "starttls" or "implicit"'
-
-
-def _routes(config: Config) -> Iterator[tuple[str, str]]:
-    taken: dict[str, int] = {}
-    for i, route in enumerate(config.route):
-        for j, domain in enumerate(route.domains):
-            key = f"route[{i}].domains[{j}]"
-            try:
-                name = domain if domain == "*" else canonical_domain(domain)
-            except ValueError as error:
-                yield key, str(error)
-                continue
-            first = taken.get("*", taken.get(name, i))
-            if first != i:
-                yield key, f"{domain!r} is never reached: route[{first}] takes it first"
-            taken.setdefault(name, i)
-        if route.next_hop != "mx":
-            yield from _next_hops(f"route[{i}].next_hop", route.next_hop, config)
-        yield from _route_security(f"route[{i}]", route)
-
-
-def _route_security(key: str, route: Route) -> Iterator[tuple[str, str]]:
-    """Wishes that exclude each other, and a password that would go where nobody has named the host."""
-    hops = (route.next_hop,) if isinstance(route.next_hop, str) else route.next_hop
-    if route.tls == "none" and any(begins_with_tls(hop) for hop in hops):
-        yield f"{key}.tls", 'an smtps:// next hop cannot be reached with "none"'
-    if route.auth and "mx" in hops:
-        yield f"{key}.auth", "needs smarthosts as next_hop: the password would go to whoever the DNS names"
-    if route.auth and route.tls == "none" and not route.auth_without_tls:
-        yield (
-            f"{key}.auth",
-            'needs TLS, which tls = "none" forbids; auth_without_tls = true would let it be read by all',
-        )
-    if route.key and not route.certificate:
-        yield f"{key}.key", "is of no use without a certificate"
-
-
-def _next_hops(key: str, next_hop: str | tuple[str, ...], config: Config) -> Iterator[tuple[str, str]]:
-    if not next_hop:
-        yield key, "names no host"
-    for hop in (next_hop,) if isinstance(next_hop, str) else next_hop:
-        if hop == "mx":
-            yield key, '"mx" stands alone, not in a list'
-            continue
-        try:
-            address = parse_next_hop(hop)
-        except ValueError as error:
-            yield key, str(error)
-            continue
-        if any(_listens(listener.address, *address) for listener in config.listener):
-            yield key, f"{hop} is our own listener: mail would go in a circle"
-
-
-def _listens(listener: str, host: str, port: int) -> bool:
-    """Whether a connection to `host` and `port` reaches `listener` for sure."""
-    try:
-        own_host, own_port = split_ip_port(listener)
-    except ValueError:
-        return False  # reported by _addresses
-    if host == "localhost":
-        host = "127.0.0.1"
-    if port != own_port or not is_ip(host):
-        return False
-    wanted, own = ipaddress.ip_address(host), ipaddress.ip_address(own_host)
-    return wanted == own or (own.is_unspecified and wanted.is_loopback and wanted.version == own.version)
-
-
-def _dkim(config: Config) -> Iterator[tuple[str, str]]:
-    """Domains and names that can stand in a signature, and no two keys that a verifier could not tell apart."""
-    seen: dict[tuple[str, str, str], int] = {}
-    beside: dict[tuple[str, str], int] = {}
-    for i, entry in enumerate(config.dkim):
-        try:
-            domain = entry.domain if entry.domain == "*" else canonical_domain(entry.domain)
-            signing_domain = canonical_domain(entry.signing_domain) if entry.signing_domain else domain.lstrip(".")
-        except ValueError as error:
-            yield f"dkim[{i}].{'signing_domain' if entry.signing_domain else 'domain'}", str(error)
-            continue
-        if signing_domain.startswith((".", "[")):
-            yield f"dkim[{i}].signing_domain", f"{signing_domain!r} cannot have a key in the DNS"
-        elif signing_domain == "*":
-            yield f"dkim[{i}].signing_domain", 'must be given with domain = "*"'
-        if not is_selector(entry.selector):
-            yield f"dkim[{i}].selector", f"{entry.selector!r} is not a selector: labels of a domain name"
-        if entry.identity:
-            yield from _identity(f"dkim[{i}].identity", entry.identity, signing_domain)
-        first = seen.setdefault((entry.tenant, domain, f"{entry.selector.lower()}.{signing_domain}"), i)
-        if first != i:
-            yield f"dkim[{i}].selector", f"is that of dkim[{first}], for the same mail"
-        count = beside[entry.tenant, domain] = beside.get((entry.tenant, domain), 0) + 1
-        if count > _MOST_SIGNATURES:
-            yield f"dkim[{i}]", f"more than {_MOST_SIGNATURES} keys sign the same mail"
-
-
-def _identity(key: str, identity: str, signing_domain: str) -> Iterator[tuple[str, str]]:
-    domain = identity.rpartition("@")[2].lower()
-    if not re.fullmatch(r"[A-Za-z0-9!#$&'*+/?^_`{|}~.-]*@[A-Za-z0-9._-]+", identity):
-        yield key, f'{identity!r} is not "@domain" or "name@domain"'
-    elif domain != signing_domain and not domain.endswith(f".{signing_domain}"):
-        yield key, f"{identity!r} is not in {signing_domain} (RFC 6376 section 3.5, i=)"
-
-
-def _signing(config: Config) -> Iterator[tuple[str, str]]:
-    signing = config.signing
-    for key in ("oversigned", "signed"):
-        seen: set[str] = set()
-        for i, name in enumerate(getattr(signing, key)):
-            if not re.fullmatch(r"[!-9<-~]+", name):
-                yield f"signing.{key}[{i}]", f"{name!r} is not the name of a header field"
-            elif name.lower() in {"dkim-signature", "return-path", "received"}:
-                yield f"signing.{key}[{i}]", f"{name} changes on the way: signatures would break (RFC 6376 section 5.4)"
-            elif name.lower() in seen:
-                yield f"signing.{key}[{i}]", f"{name} is named twice"
-            seen.add(name.lower())
-    if signing.oversigned and "from" not in {name.lower() for name in signing.oversigned}:
-        yield "signing.oversigned", "must have From (RFC 6376 section 5.4)"
-    if 0 < signing.expire_after_s < _LEAST_EXPIRY_S:
-        yield "signing.expire_after_s", f"less than {_LEAST_EXPIRY_S} s are too few for mail that waits on its way"
-
-
-def _tlsrpt(config: Config) -> Iterator[tuple[str, str]]:
-    """A contact that mail can come from, signed."""
-    contact = config.tlsrpt.contact
-    if not contact:
-        return
-    local, _, domain = contact.rpartition("@")
-    try:
-        domain = canonical_domain(domain)
-    except ValueError as error:
-        yield "tlsrpt.contact", str(error)
-        return
-    if not re.fullmatch(_DOT_ATOM, local) or domain.startswith(("[", ".")):
-        yield "tlsrpt.contact", f"{contact!r} is not an address, as tls-reports@shop.example"
-    elif not any(_signs(entry, domain) for entry in config.dkim):
-        yield (
-            "tlsrpt.contact",
-            f"no [[dkim]] key signs for {domain}, and unsigned reports do not count (RFC 8460)",
-        )
-    if not config.tlsrpt.organization.isprintable():
-        yield "tlsrpt.organization", "has characters that cannot be shown"
-
-
-def _signs(entry: Dkim, domain: str) -> bool:
-    """Whether it is a key for mail of ours from that domain."""
-    if entry.tenant:
-        return False
-    try:
-        name = entry.domain if entry.domain == "*" else canonical_domain(entry.domain)
-    except ValueError:
-        return True  # reported by _dkim
-    return name in {"*", domain} or (name.startswith(".") and domain.endswith(name))
 
 
 def _networks(key: str, networks: tuple[str, ...]) -> Iterator[tuple[str, str]]:

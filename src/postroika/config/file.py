@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from postroika.config.addresses import canonical_certificate_name, canonical_domain, is_host_name
 from postroika.config.check import conversion_problem, impossible, unknown_keys, unusable_files
 from postroika.config.secret import secret_from
-from postroika.config.sections import Config, Tlsrpt
+from postroika.config.sections import Config
+from postroika.config.sections_outbound import Tlsrpt
 from postroika.errors import ConfigError
 
 S = TypeVar("S", bound=msgspec.Struct)

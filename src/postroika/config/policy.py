@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Iterator
 
 from postroika.config.addresses import canonical_domain
-from postroika.config.sections import Blocklist, Config, Policy
+from postroika.config.sections import Config
+from postroika.config.sections_inbound import Blocklist, Policy
 
 CHECKS = {
     "connect": ("rates", "blocklists", "hooks"),

@@ -1,7 +1,7 @@
 """What any line-based server side needs below the commands of SMTP: input, output, refusals and their limits.
 
 Promise: every buffer is bounded; a line that is refused is passed over up to its CR LF and nothing in it is run; a
-peer that keeps sending rubbish is sent away. `server.Server` builds the commands upon this.
+peer that keeps sending rubbish is sent away. `server_chunks`, `server_login` and `server` build the commands upon this.
 """
 
 from __future__ import annotations
