@@ -216,8 +216,8 @@ class Signer:
         except SigningError as error:
             log.warning("message %x is not signed, and deferred: %s", job.message, error)
             return error
-        except PostroikaError as error:  # of the spool: as broken as it is, the message must not go out
-            log.error("message %x cannot be read to be signed, and is deferred: %s", job.message, error)
+        except PostroikaError as unread:  # of the spool: as broken as it is, the message must not go out
+            log.error("message %x cannot be read to be signed, and is deferred: %s", job.message, unread)
             return SigningError("the message could not be read")
         except Exception:  # a message that finds a bug in here must not end one worker after the other
             log.exception("message %x is not signed, and deferred", job.message)
