@@ -101,7 +101,7 @@ async def test_commands_in_place_of_a_handshake_are_never_run(nursery: trio.Nurs
 async def test_client_that_floods_us_behind_starttls_is_left(
     nursery: trio.Nursery, certificates: ListenerTls, raw: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroika.inbound.session._MOST_DROPPED_BYTES", 1000)
+    monkeypatch.setattr("postroika.inbound.wire._MOST_DROPPED_BYTES", 1000)
     inbound = Inbound(nursery, tls="offered", certificates=certificates, kind=socket.SOCK_SEQPACKET)
     await inbound.read()
     await inbound.say(b"EHLO client.example\r\n")
