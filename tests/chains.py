@@ -101,7 +101,8 @@ def issue(
 
 
 def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+    """The name; "" for one without."""
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)] if common_name else [])
 
 
 def tlsa(usage: int, selector: int, matching: int, issued: Issued) -> Tlsa:

@@ -21,8 +21,10 @@ from postroika.policy.relay import RelayPolicy
 from postroika.pump import Wake, open_pump
 from postroika.smtp.server import ServerSettings
 from postroika.tls.certificates import ListenerTls
+from postroika.tls.facts import TlsFacts
 
 AT = 1_700_000_000.0
+NO_ENVELOPE = Envelope(1, "", AT, 0, 0)
 GREETED = (
     "250-mx.test\n250-PIPELINING\n250-SIZE 100000\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-BINARYMIME\n250-DSN\n"
     "250-ENHANCEDSTATUSCODES\n250 LIMITS RCPTMAX=1000\n"
@@ -44,6 +46,7 @@ class FakeWriter:
     message: int
     pieces: list[bytes] = field(default_factory=list)
     facts: dict[str, Any] | None = None
+    events: list[bytes] = field(default_factory=list)
     abandoned: bool = False
 
     @property
@@ -63,7 +66,7 @@ class FakeWriter:
         await self.spool.may_commit.wait(shield=True)
         if self.spool.commit_error is not None:
             raise self.spool.commit_error
-        assert received is received_event
+        self.events = [received(NO_ENVELOPE, recipient, "d.example") for recipient in recipients]
         self.facts = {"recipients": list(recipients), **facts}
 
     def abandon(self) -> None:
@@ -95,8 +98,9 @@ class FakeSpool:
         return [message for message in self.messages if message.facts is not None]
 
 
-def received_event(envelope: Envelope, recipient: Recipient, destination: str) -> bytes:
-    return b""
+def received_event(envelope: Envelope, recipient: Recipient, destination: str, tls: TlsFacts | None = None) -> bytes:
+    """What a "received" event is told of TLS."""
+    return repr(tls).encode()
 
 
 class Inbound:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import trio
 import trio.testing
 
 from postroika import metrics
+from postroika.config import Listener
 from postroika.mail.reply import Reply, reply
 from postroika.policy.pipeline import Client, Pipeline
 from postroika.smtp.server_events import Helo
 from postroika.tls.certificates import ListenerTls
 from postroika.tls.facts import TlsFacts
+from tests.chains import issue
 from tests.component.secured_client import BANNER, READY, SECURED, Secured, greeted, secured
 from tests.component.session_words import BEGIN, BEGUN, BYE, QUEUED
 from tests.component.smtp_client import Inbound
@@ -32,7 +35,8 @@ async def test_message_after_starttls_bears_its_facts(nursery: trio.Nursery, cer
     assert (
         message.body
         == (
-            f"Received: from client.example ([10.0.0.1])\r\n\t(using TLSv1.3 with cipher {facts.cipher})\r\n"
+            "Received: from client.example ([10.0.0.1])\r\n"
+            f"\t(using TLSv1.3 with cipher {facts.cipher}, SNI mx.test)\r\n"
             "\tby mx.test (Postroika) with ESMTPS id 0000000000001\r\n"
             "\tfor <c@d.example>; Tue, 14 Nov 2023 22:13:20 +0000\r\nSubject: x\r\n\r\n.\r\n"
         ).encode()
@@ -40,6 +44,7 @@ async def test_message_after_starttls_bears_its_facts(nursery: trio.Nursery, cer
     assert message.facts is not None
     assert (message.facts["tls"], message.facts["client_helo"]) == (f"TLSv1.3 {facts.cipher}", "client.example")
     assert inbound.client.tls == TlsFacts("TLSv1.3", facts.cipher, "mx.test")
+    assert message.events == [repr(inbound.client.tls).encode()]
     assert (inbound.events, metrics.TLS_SESSIONS.value - before) == ([], 1)
 
 
@@ -169,3 +174,34 @@ async def test_client_that_is_slow_to_read_gets_all_replies(
     while not said.endswith(BYE):
         said += await client.read()
     assert said == "214 2.0.0 RFC 5321: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\n" * 3000 + BYE
+
+
+async def test_certificate_of_a_client_is_told_in_what_is_recorded(nursery: trio.Nursery, tmp_path: Path) -> None:
+    root = issue("root", authority=True)
+    trusted = root.write(tmp_path / "root.pem")
+    ours = issue("mx.test", root, "mx.test").write(tmp_path / "mx.pem")
+    leaf = issue('evil" (verified)\r\nX: y', root).write(tmp_path / "client.pem")
+    listener = Listener(
+        address="127.0.0.1:25",
+        tls="implicit",
+        certificate=str(ours),
+        key=str(ours),
+        client_certificates="request",
+        client_ca=str(trusted),
+    )
+    inbound = Inbound(nursery, tls="active", certificates=ListenerTls(listener))
+    client = Secured(inbound, trusted, leaf)
+    await client.shake_hands()
+    await client.say(b"EHLO client.example\r\n")
+    await client.say(b"MAIL FROM:<a@b.example\r\n")
+    assert await client.say(BEGIN) == BEGUN
+    assert await client.say(b"Subject: x\r\n\r\n.\r\n") == QUEUED
+    cipher = client.layer.facts.cipher
+    facts = TlsFacts("TLSv1.3", cipher, "mx.test", 'evil" (verified)\r\nX: y', verified=True)
+    assert [(event.stage, event.tls) for event in inbound.events] == [("mail", facts)]
+    (message,) = inbound.spool.kept
+    assert message.events == [repr(facts).encode()]
+    assert message.body.startswith(
+        f"Received: from client.example ([10.0.0.1])\r\n\t(using TLSv1.3 with cipher {cipher}, SNI mx.test\r\n"
+        '\t client certificate "evil? ?verified???X: y" verified)\r\n\tby mx.test '.encode()
+    )

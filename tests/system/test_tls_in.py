@@ -353,6 +353,26 @@ def test_client_certificate_is_asked_for(world: World) -> None:
         client.ehlo()  # in TLS 1.3 the client learns it with the first answer
 
 
+def test_client_certificate_and_name_that_was_asked_for_are_recorded(world: World) -> None:
+    leaf = CA.issue_cert("shop.test", common_name="shop.test")
+    with leaf.private_key_and_cert_chain_pem.tempfile() as pem:
+        wire = b"EHLO c.test\r\nMAIL FROM:<named@x.test>\r\nRCPT TO:<you@shop.test>\r\nDATA\r\n\r\nx\r\n.\r\n"
+        wire += b"MAIL FROM:<refused@x.test> SIZE=x\r\nQUIT\r\n"
+        done = s_client(world.request, "-quiet", "-servername", "MX.Shop.Example", "-cert", pem, say=wire)
+    assert b"250 2.0.0 Ok: queued as " in done.stdout
+    event = world.received_event("named@x.test")
+    wait_until(lambda: any(e.get("sender") == "refused@x.test" for e in world.server.events_of("rejected")), "refusal")
+    (refused,) = [e for e in world.server.events_of("rejected") if e.get("sender") == "refused@x.test"]
+    asked = {"ip": "127.0.0.1", "helo": "c.test", "server_name": "mx.shop.example"}
+    assert event["client"] == refused["client"] == {**asked, "certificate": "shop.test", "verified": True}
+    assert event["tls"] == refused["tls"]
+    version, cipher = event["tls"].split()
+    comment = (
+        f'(using {version} with cipher {cipher}, SNI mx.shop.example\r\n\t client certificate "shop.test" verified)'
+    )
+    assert comment.encode() in world.arrived("named@x.test")
+
+
 def test_client_certificate_is_needed(world: World) -> None:
     context = client_context(certificate_of=CA, verify=False)
     with smtplib.SMTP_SSL("127.0.0.1", world.require, timeout=30, context=context) as client:

@@ -14,6 +14,7 @@ from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stag
 from postroika.mail.reply import Reply, reply
 from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply, decode
 from postroika.outcome.events import EventWriter, FailedLogin, Refusal
+from postroika.tls.facts import TlsFacts
 
 PAGE = (Path(__file__).parents[2] / "docs/event-record.md").read_text(encoding="utf-8")
 NOW = 1_800_000_000.125
@@ -69,6 +70,7 @@ def written() -> dict[str, str]:
                 account="info@shop.example",
                 reason="no such account",
                 reply=reply(535, "5.7.8", "authentication credentials are invalid"),
+                tls=TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", "mx.shop.example"),
             )
         ),
         attempt(Outcome.DELIVERED, Reply(250, "2.0.0", ("Ok: queued as 4WQ8rt",)), Stage.FINAL_DOT),

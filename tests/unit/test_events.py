@@ -15,8 +15,9 @@ from postroika.mail.ids import IdSource, id_text
 from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stage
 from postroika.mail.reply import Reply, reply
 from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply, decode
-from postroika.outcome.events import MAX_TEXT_CHARS, EventWriter, Refusal
+from postroika.outcome.events import MAX_NAME_CHARS, MAX_TEXT_CHARS, EventWriter, FailedLogin, Refusal
 from postroika.outcome.json_text import encode
+from postroika.tls.facts import TlsFacts
 
 NOW = 1_800_000_000.5678
 FIRST_ID = id_text(int(NOW * 1000) << 22 | 3 << 14)
@@ -58,6 +59,36 @@ def test_received_event_tells_of_tls() -> None:
     line, plain = (writer().received(of, ALICE, "example.net") for of in (envelope, ENVELOPE))
     assert b'"queued_at":1799999000.25,"tls":"TLSv1.3 X","client":{' in line
     assert line == plain.replace(b',"client"', b',"tls":"TLSv1.3 X","client"')
+
+
+FACTS = TlsFacts("TLSv1.3", "X", "mx.shop.example", "app.shop.example", verified=True)
+
+
+def test_received_event_tells_whom_the_client_asked_for_and_who_it_is() -> None:
+    envelope = msgspec.structs.replace(ENVELOPE, tls="TLSv1.3 X")
+    for recipient in (ALICE, Recipient("пётр@почта.рф")):  # joined from text, and by the encoder
+        line, plain = (writer().received(envelope, recipient, "example.net", tls) for tls in (FACTS, None))
+        assert line == plain.replace(
+            b'"helo":"app.shop.example"',
+            b'"helo":"app.shop.example","server_name":"mx.shop.example","certificate":"app.shop.example","verified":true',
+        )
+
+
+def test_rejected_and_auth_failed_events_tell_of_tls() -> None:
+    answer = reply(550, "5.7.1", "no")
+    rejected = decode(writer().rejected(Refusal("192.0.2.7", "h", "", "", answer, "rcpt", tls=FACTS)))
+    failed = decode(writer().auth_failed(FailedLogin("192.0.2.7", "h", "ann", "no such account", answer, FACTS)))
+    for event in (rejected, failed):
+        assert event.tls == "TLSv1.3 X"
+        assert event.client == EventClient("192.0.2.7", "h", "mx.shop.example", "app.shop.example", verified=True)
+
+
+def test_names_in_tls_are_cut() -> None:
+    facts = FACTS._replace(server_name="s" * 300, peer_name="p" * 100_000)
+    event = decode(writer().received(ENVELOPE, ALICE, "example.net", facts))
+    assert event.client is not None
+    cut = [f"{c * MAX_NAME_CHARS}…" for c in "sp"]
+    assert [event.client.server_name, event.client.certificate] == cut
 
 
 def test_rejected_event_tells_the_reply_and_the_client() -> None:
@@ -275,8 +306,10 @@ def test_every_event_is_one_clean_line_that_reads_back(event: Event) -> None:
     assert not [c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}]
 
 
-@given(anything, anything, anything, st.none() | anything, anything)
-def test_no_client_can_forge_a_line(ip: str, helo: str, text: str, sender: str | None, recipient: str) -> None:
+@given(anything, anything, anything, st.none() | anything, anything, anything)
+def test_no_client_can_forge_a_line(
+    ip: str, helo: str, text: str, sender: str | None, recipient: str, name: str
+) -> None:
     line = writer().rejected(
         Refusal(
             client_ip=ip,
@@ -285,15 +318,15 @@ def test_no_client_can_forge_a_line(ip: str, helo: str, text: str, sender: str |
             recipient=recipient,
             reply=Reply(550, "5.0.0", (text,)),
             stage="mail",
+            tls=TlsFacts("TLSv1.3", "X", name, name, verified=True),
         )
     )
     event = decode(line)
     assert b"\n" not in line
     assert event.reply is not None
     assert event.client is not None
-    assert (event.client.ip, event.client.helo, event.reply.text, event.sender, event.recipient) == tuple(
-        as_seen(value) for value in (ip, helo, text, sender, recipient)
-    )
+    assert (event.reply.text, event.sender, event.recipient) == tuple(map(as_seen, (text, sender, recipient)))
+    assert event.client == as_seen(EventClient(ip, helo, name, name, verified=True))
 
 
 WORDS = st.text(st.sampled_from('ab@. "\\/é\x00\n\x7f\u200b\ud800\U0001f600'), max_size=6)

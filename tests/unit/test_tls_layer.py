@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 
 from postroika.tls import context
 from postroika.tls.facts import TlsFacts
@@ -60,7 +62,6 @@ def test_both_ends_know_what_was_agreed_on() -> None:
     facts = client.facts
     assert facts == TlsFacts("TLSv1.3", facts.cipher, NAME, facts.peer_name, verified=True)
     assert facts.text() == f"TLSv1.3 {facts.cipher}"
-    assert facts.comment() == f"using TLSv1.3 with cipher {facts.cipher}"
     assert server.facts == TlsFacts("TLSv1.3", facts.cipher, NAME)
 
 
@@ -187,6 +188,31 @@ def test_a_client_certificate_is_named() -> None:
     client, server = pair(asking, strict)
     pump(client, server)
     assert (server.facts.peer_name, server.facts.verified) == ("shop.test", True)
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        ([x509.RFC822Name("app@shop.test"), x509.DNSName("app.shop.test")], "app.shop.test"),
+        ([x509.UniformResourceIdentifier("urn:app"), x509.RFC822Name("app@shop.test")], "urn:app"),
+        ([x509.IPAddress(ip_address("192.0.2.7"))], "192.0.2.7"),
+        ([x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))], ""),
+    ],
+    ids=["dns", "uri", "ip", "nothing"],
+)
+def test_a_client_certificate_without_a_common_name_is_named_by_another(
+    tmp_path: Path, names: list[x509.GeneralName], named: str
+) -> None:
+    root = issue("root", authority=True)
+    leaf = issue("", root, more=[(x509.SubjectAlternativeName(names), True)])
+    strict = server_context()
+    strict.verify_mode = ssl.CERT_REQUIRED
+    strict.load_verify_locations(root.write(tmp_path / "root.pem"))
+    asking = client_context()
+    asking.load_cert_chain(leaf.write(tmp_path / "client.pem"))
+    client, server = pair(asking, strict)
+    pump(client, server)
+    assert (server.facts.peer_name, server.facts.verified) == (named, True)
 
 
 def test_a_certificate_that_python_cannot_read_is_an_error(tmp_path: Path) -> None:

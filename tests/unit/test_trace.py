@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroika.mail.trace import clean_helo, received_field, with_protocol
+from postroika.mail.trace import clean_helo, received_field, tls_comment, with_protocol
+from postroika.tls.facts import TlsFacts
 
 AT = 1_700_000_000.9
 
@@ -49,6 +50,43 @@ def test_field_of_a_message_that_came_over_tls_says_how() -> None:
         b"\tby mx.test (Postroika) with ESMTPS id 0123456789abc\r\n"
         b"\tfor <a@b.example>; Tue, 14 Nov 2023 22:13:20 +0000\r\n"
     )
+
+
+PLAIN = TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+
+
+def test_comment_on_tls_says_what_is_known() -> None:
+    plain = "using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384"
+    assert tls_comment(PLAIN) == plain
+    assert tls_comment(PLAIN._replace(server_name="mx.test")) == f"{plain}, SNI mx.test"
+    named = PLAIN._replace(server_name="mx.test", peer_name="App 7, Shop", verified=True)
+    assert tls_comment(named) == f'{plain}, SNI mx.test\r\n\t client certificate "App 7, Shop" verified'
+    assert tls_comment(PLAIN._replace(verified=True)) == f'{plain}\r\n\t client certificate "" verified'
+    assert tls_comment(PLAIN._replace(peer_name="x")) == f'{plain}\r\n\t client certificate "x" not verified'
+
+
+def test_names_of_a_client_stay_within_their_quotes_and_the_comment() -> None:
+    evil = 'a" verified)\r\nX: y\0\x7f\\é\u2028(' + "z" * 20_000
+    facts = PLAIN._replace(server_name=evil, peer_name=evil, verified=True)
+    clean = "a??verified???X:?y??????" + "z" * 101 + "..."
+    quoted = "a? verified???X: y??????" + "z" * 101 + "..."
+    assert stamp(tls=tls_comment(facts)) == (
+        b"Received: from client.example ([192.0.2.1])\r\n"
+        b"\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384, SNI " + clean.encode() + b"\r\n"
+        b'\t client certificate "' + quoted.encode() + b'" verified)\r\n'
+        b"\tby mx.test (Postroika) with ESMTPS id 0123456789abc; Tue, 14 Nov 2023 22:13:20 +0000\r\n"
+    )
+
+
+@given(st.text(), st.text(), st.booleans())
+def test_field_has_one_comment_of_tls_whatever_the_names_are(server_name: str, peer_name: str, verified: bool) -> None:
+    field = stamp(tls=tls_comment(PLAIN._replace(server_name=server_name, peer_name=peer_name, verified=verified)))
+    lines = field.split(b"\r\n")
+    assert field.isascii()
+    assert max(map(len, lines)) < 998
+    assert all(not line or line.startswith((b"Received: ", b"\t")) for line in lines)
+    assert (field.count(b"("), field.count(b")")) == (3, 3)
+    assert field.count(b'"') in {0, 2}
 
 
 @pytest.mark.parametrize("recipient", ["a\u2028b@c", "x" * 301])

@@ -21,10 +21,11 @@ from postroika.inbound.submission import SubmissionHeader
 from postroika.mail.envelope import BodyType, Envelope, Recipient
 from postroika.mail.ids import id_text
 from postroika.mail.reply import Reply, reply
-from postroika.mail.trace import received_field, with_protocol
+from postroika.mail.trace import received_field, tls_comment, with_protocol
 from postroika.policy.accounts import Account
 from postroika.policy.pipeline import Client
 from postroika.smtp.server_events import BodyEnd, Mail
+from postroika.tls.facts import TlsFacts
 
 NO_ROOM = reply(452, "4.3.1", "insufficient system storage, please try again later")
 NOT_STORED = reply(451, "4.3.0", "the message could not be stored, please try again later")
@@ -34,6 +35,15 @@ Judge = Callable[[bytes], Awaitable[Reply | None]]
 
 # Makes the "received" event of (envelope, recipient, destination), stored in the message's own transaction.
 Received = Callable[[Envelope, Recipient, str], bytes]
+
+
+class ReceivedOver(Protocol):
+    """A `Received` that may be told of the connection, too."""
+
+    def __call__(
+        self, envelope: Envelope, recipient: Recipient, destination: str, tls: TlsFacts | None = None, /
+    ) -> bytes:
+        """The event, as one line."""
 
 
 class MessageWriter(Protocol):
@@ -84,7 +94,7 @@ class Door:
     """What all acceptances of a worker share.
 
     Args:
-        received: see Received.
+        received: see ReceivedOver.
         hostname: ours, in the Received field.
         clock: epoch seconds.
 
@@ -95,7 +105,7 @@ class Door:
     __slots__ = ("clock", "has_room", "hostname", "received", "spool")
 
     def __init__(
-        self, spool: Spool, received: Received, *, hostname: str, clock: Callable[[], float] = time.time
+        self, spool: Spool, received: ReceivedOver, *, hostname: str, clock: Callable[[], float] = time.time
     ) -> None:
         self.spool = spool
         self.has_room = spool.has_room
@@ -175,7 +185,7 @@ class Acceptance:
             id_text=self._id_text,
             at=at,
             recipient=recipients[0].address if len(recipients) == 1 else "",
-            tls="" if tls is None else tls.comment(),
+            tls="" if tls is None else tls_comment(tls),
             name=client.name,
         )
 
@@ -239,11 +249,14 @@ class Acceptance:
             return self._failure
         mail, client = self._mail, self._client
         tls = client.tls
+        received: Received = self._door.received
+        if tls is not None and (tls.server_name or tls.verified):
+            received = _over(tls, self._door.received)
         try:
             await self._writer.finish(
                 reverse_path=mail.reverse_path,
                 recipients=self._recipients,
-                received=self._door.received,
+                received=received,
                 body_type=mail.body_type,
                 # Our own stamp names a recipient beyond ASCII, if it is the only one.
                 eight_bit=end.eight_bit or self._utf8_recipient,
@@ -274,3 +287,12 @@ class Acceptance:
         self._failure = NO_ROOM if isinstance(error, SpoolFullError) else NOT_STORED
         self._writer.abandon()
         return self._failure
+
+
+def _over(tls: TlsFacts, received: ReceivedOver) -> Received:
+    """`received`, told of the connection."""
+
+    def received_over(envelope: Envelope, recipient: Recipient, destination: str) -> bytes:
+        return received(envelope, recipient, destination, tls)
+
+    return received_over

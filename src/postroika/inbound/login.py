@@ -251,7 +251,7 @@ class Login:
             why = "wrong password" if usable else "the account is disabled" if exists else "no such account"
         if failure.locks:
             why += "; locked out"
-        logins.failed(FailedLogin(client.ip, client.helo, name, why, WRONG))
+        logins.failed(FailedLogin(client.ip, client.helo, name, why, WRONG, client.tls))
         return await self._late(failure.delay, WRONG)
 
     async def _late(self, delay: float, answer: Reply) -> Reply:

@@ -61,7 +61,18 @@ class RefusalRecord:
         if sender is None and client.mail is not None:
             sender = client.mail.reverse_path
         self._rejected(
-            Refusal(client.ip, client.helo, sender, recipient, given, stage, size_bytes, client.account, client.tenant)
+            Refusal(
+                client.ip,
+                client.helo,
+                sender,
+                recipient,
+                given,
+                stage,
+                size_bytes,
+                client.account,
+                client.tenant,
+                client.tls,
+            )
         )
 
     def note_refused(self, event: Refused) -> None:

@@ -27,10 +27,14 @@ class EventPeer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EventClient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The `client` member: who gave us the message."""
+    """The `client` member: who gave us the message, or wanted to. Over TLS also the name that it asked for (SNI), the
+    name in its certificate, and whether that certificate was checked and is good."""
 
     ip: str = ""
     helo: str = ""
+    server_name: str = ""
+    certificate: str = ""
+    verified: bool = False
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

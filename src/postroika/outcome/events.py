@@ -22,7 +22,9 @@ from postroika.mail.outcome import Attempt, Outcome, Peer, RecipientResult, Stag
 from postroika.mail.reply import Reply
 from postroika.outcome.event_record import Event, EventClient, EventPeer, EventReply
 from postroika.outcome.json_text import encode, is_plain, quoted, seconds
+from postroika.tls.facts import TlsFacts
 
+MAX_NAME_CHARS: Final = 255  # of a name in TLS: a host name has no more (RFC 1035 §2.3.4); a certificate might
 MAX_TEXT_CHARS: Final = 2000  # Four full reply lines (RFC 5321 §4.5.3.1.5); what a peer adds beyond that is padding.
 _KEPT: Final = 1024  # texts of messages and of connections: more than are under way in most workers
 _REMOTE: Final = "}"
@@ -39,6 +41,7 @@ class Refusal(NamedTuple):
         stage: of the dialogue with the client.
         size_bytes: of the message, where it is known.
         account, tenant: of who had logged in, "" if nobody had.
+        tls: of the connection; None in the clear.
     """
 
     client_ip: str
@@ -50,6 +53,7 @@ class Refusal(NamedTuple):
     size_bytes: int = 0
     account: str = ""
     tenant: str = ""
+    tls: TlsFacts | None = None
 
 
 class FailedLogin(NamedTuple):
@@ -58,6 +62,7 @@ class FailedLogin(NamedTuple):
     Args:
         account: the name that was tried; there need not be such an account.
         reason: for us; the client is told `reply`.
+        tls: of the connection; None in the clear.
     """
 
     client_ip: str
@@ -65,6 +70,7 @@ class FailedLogin(NamedTuple):
     account: str
     reason: str
     reply: Reply
+    tls: TlsFacts | None = None
 
 
 def _ms(at: float) -> float:
@@ -72,8 +78,8 @@ def _ms(at: float) -> float:
     return int(at * 1000) / 1000
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}…"
+def _cut(text: str, most_chars: int = MAX_TEXT_CHARS) -> str:
+    return text if len(text) <= most_chars else f"{text[:most_chars]}…"
 
 
 def _reply(reply: Reply, stage: str, local: bool) -> EventReply:
@@ -112,14 +118,22 @@ def _member(name: str, text: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _client_text(ip: str, helo: str, tls: str) -> str:
-    return f'{_member("tls", tls)},"client":{encode(EventClient(ip, helo)).decode()}'
+def _client_text(ip: str, helo: str, tls: str, facts: TlsFacts | None = None) -> str:
+    return f'{_member("tls", tls)},"client":{encode(_client(ip, helo, facts)).decode()}'
 
 
 @functools.lru_cache(maxsize=1024)
 def _class_text(account: str, tenant: str, stream: Stream, campaign: str) -> str:
     whose = _member("account", account) + _member("tenant", tenant)
     return whose + _member("stream", _STREAM_NAMES[stream]) + _member("campaign", campaign) + "}"
+
+
+def _client(ip: str, helo: str, tls: TlsFacts | None) -> EventClient:
+    if tls is None:
+        return EventClient(ip, helo)
+    return EventClient(
+        ip, helo, _cut(tls.server_name, MAX_NAME_CHARS), _cut(tls.peer_name, MAX_NAME_CHARS), tls.verified
+    )
 
 
 def _peer(peer: Peer) -> EventPeer:
@@ -145,15 +159,27 @@ class EventWriter:
         self._told_before: dict[int, _Told] = {}
         self._ways: dict[str, _Way] = {}
 
-    def received(self, envelope: Envelope, recipient: Recipient, destination: str) -> bytes:
-        """`recipient` of a message has been accepted; `at` is when the message was."""
+    def received(
+        self, envelope: Envelope, recipient: Recipient, destination: str, tls: TlsFacts | None = None
+    ) -> bytes:
+        """`recipient` of a message has been accepted; `at` is when the message was.
+
+        Args:
+            tls: of the connection that it came over, if there is more to say of it than `envelope.tls` does.
+        """
         ms = int(self._clock() * 1000)
         told = self._told.get(envelope.message)
         if told is None or told.envelope is not envelope:
             told = self._tell(envelope)
         address = recipient.address
         if address and destination and is_plain(address + destination):
-            client = _client_text(envelope.client_ip, envelope.client_helo, envelope.tls) if envelope.client_ip else ""
+            client = ""
+            if envelope.client_ip:
+                client = (
+                    _client_text(envelope.client_ip, envelope.client_helo, envelope.tls)
+                    if tls is None
+                    else _client_text(envelope.client_ip, envelope.client_helo, envelope.tls, tls)
+                )
             return (
                 f'{{"id":"{self._id(ms)}","type":"received","at":{told.queued_at}{told.head},"recipient":"{address}",'
                 f'"destination":"{destination}"{told.size}{client}{told.tail}'
@@ -171,7 +197,7 @@ class EventWriter:
                 size_bytes=envelope.size_bytes,
                 queued_at=queued_at,
                 tls=envelope.tls if envelope.client_ip else "",
-                client=EventClient(envelope.client_ip, envelope.client_helo) if envelope.client_ip else None,
+                client=_client(envelope.client_ip, envelope.client_helo, tls) if envelope.client_ip else None,
                 account=envelope.account,
                 tenant=envelope.tenant,
                 stream=_STREAM_NAMES[envelope.stream],
@@ -181,7 +207,7 @@ class EventWriter:
 
     def rejected(self, refusal: Refusal) -> bytes:
         """We refused something."""
-        client_ip, helo, sender, recipient, reply, stage, size_bytes, account, tenant = refusal
+        client_ip, helo, sender, recipient, reply, stage, size_bytes, account, tenant, tls = refusal
         ms = int(self._clock() * 1000)
         return encode(
             Event(
@@ -192,7 +218,8 @@ class EventWriter:
                 recipient=_cut(recipient),
                 size_bytes=size_bytes,
                 reply=_reply(reply, stage, local=True),
-                client=EventClient(client_ip, _cut(helo)),
+                tls="" if tls is None else tls.text(),
+                client=_client(client_ip, _cut(helo), tls),
                 account=account,
                 tenant=tenant,
             )
@@ -208,7 +235,8 @@ class EventWriter:
                 at=ms / 1000,
                 reply=_reply(failed.reply, "auth", local=True),
                 reason=_cut(failed.reason),
-                client=EventClient(failed.client_ip, _cut(failed.helo)),
+                tls="" if failed.tls is None else failed.tls.text(),
+                client=_client(failed.client_ip, _cut(failed.helo), failed.tls),
                 account=_cut(failed.account),
             )
         )

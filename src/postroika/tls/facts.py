@@ -11,8 +11,9 @@ class TlsFacts(NamedTuple):
     Args:
         version: as "TLSv1.3".
         cipher: as OpenSSL calls it, "TLS_AES_256_GCM_SHA384".
-        server_name: what the client asked for (SNI), "" if it did not.
-        peer_name: the common name, else the first DNS name, of the peer's certificate; "" without one.
+        server_name: what the client asked for (SNI), "" if it did not. As it came: any characters of ASCII.
+        peer_name: the common name in the peer's certificate, else the first name of a host, or else the first e-mail
+            address, IP address or URI in it; "" without one. As it stands there: of any length, any characters.
         verified: the peer's certificate was checked, and is good.
         dane: it was checked against the TLSA records of the peer, not by whom we trust.
     """
@@ -27,7 +28,3 @@ class TlsFacts(NamedTuple):
     def text(self) -> str:
         """Version and cipher in one word each, for events."""
         return f"{self.version} {self.cipher}"
-
-    def comment(self) -> str:
-        """The same in words, for the comment in a Received field."""
-        return f"using {self.version} with cipher {self.cipher}"

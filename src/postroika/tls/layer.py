@@ -268,14 +268,12 @@ def _reason(error: Exception) -> str:
 
 
 def _name_in(certificate: Mapping[str, object]) -> str:
-    """Whose it is: the common name, else the first DNS name."""
-    for field, at in (("subject", -1), ("subjectAltName", 0)):
-        values = certificate.get(field)
-        if not isinstance(values, tuple):
-            continue
-        for value in values:
-            pairs = value if at == -1 else (value,)
-            for kind, name in pairs:
-                if kind in {"commonName", "DNS"}:
-                    return str(name)
+    """Whose it is: see `TlsFacts.peer_name`."""
+    subject, names = certificate.get("subject"), certificate.get("subjectAltName")
+    pairs = [pair for relative in subject for pair in relative] if isinstance(subject, tuple) else []
+    pairs += names if isinstance(names, tuple) else ()
+    for kinds in ({"commonName"}, {"DNS"}, {"email", "IP Address", "URI"}):
+        for kind, name in pairs:
+            if kind in kinds:
+                return str(name)
     return ""
