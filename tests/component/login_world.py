@@ -50,7 +50,7 @@ class House:
         self,
         nursery: trio.Nursery,
         *listed: config.Account,
-        rules: Rules = Rules(required=True, without_tls=True),  # noqa: B008 - frozen
+        rules: Rules = Rules(required=True, without_tls=True, tls=True),  # noqa: B008 - frozen
         failures_per_session: int = 3,
         failure_delay_s: float = 0.0,
         per_ip: int = 100,

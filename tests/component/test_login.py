@@ -60,20 +60,19 @@ async def test_trusted_network_has_to_log_in_too_where_it_is_required(nursery: t
 
 @pytest.mark.parametrize("ip", ["192.0.2.7", "10.0.0.1"])
 async def test_nobody_sends_where_it_is_required_and_cannot_be_had(nursery: trio.Nursery, ip: str) -> None:
-    """As with tls = "none", for those who are not in xclient_from."""
-    house = House(nursery, rules=Rules(required=True, without_tls=False))
+    """As with tls = "none", for those who are not in xclient_from. Nobody is sent to a STARTTLS that there is not."""
+    house = House(nursery, rules=Rules(required=True, without_tls=False, tls=False))
     visitor = await house.connect(ip, auth=False)
     assert "AUTH" not in visitor.ehlo
     assert await visitor.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@ours.example>\r\n") == (
-        "530 5.7.0 STARTTLS first: authentication is required, and not offered in the clear\n"
-        "503 5.5.1 need MAIL command\n"
+        "530 5.7.0 authentication is required, and cannot be had on this port\n503 5.5.1 need MAIL command\n"
     )
     assert await visitor.say(plain("ann@shop.example", "secret")) == "502 5.5.1 AUTH is not offered\n"
     assert [(refusal.stage, refusal.reply.code) for refusal in house.refused] == [("mail", 530), ("rcpt", 503)]
 
 
 async def test_where_it_is_not_required_strangers_go_on_as_before(nursery: trio.Nursery) -> None:
-    house = House(nursery, rules=Rules(required=False, without_tls=True))
+    house = House(nursery, rules=Rules(required=False, without_tls=True, tls=True))
     visitor = await house.connect()
     assert await visitor.say(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<c@ours.example>\r\n") == (
         OK + "550 5.7.1 relay access denied\n" + RCPT_OK
@@ -89,9 +88,11 @@ async def test_pipelined_commands_behind_auth_wait_for_it(nursery: trio.Nursery)
 
 
 async def test_login_in_the_clear_only_where_it_is_allowed(nursery: trio.Nursery) -> None:
-    house = House(nursery, rules=Rules(required=True, without_tls=False))
+    house = House(nursery, rules=Rules(required=True, without_tls=False, tls=True))
     in_the_clear = await house.connect()
     assert "AUTH" not in in_the_clear.ehlo
+    said = await in_the_clear.say(b"MAIL FROM:<a@b.example>\r\n")
+    assert said == "530 5.7.0 STARTTLS first: authentication is required, and not offered in the clear\n"
     said = await in_the_clear.say(plain("ann@shop.example", "secret"))
     assert said == "538 5.7.11 AUTH is offered under TLS only\n"
     covered = await house.connect(tls=TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384"))

@@ -21,7 +21,7 @@ from tests.component.login_world import House
 
 BANNER = "220 mx.test ESMTP Postroika\n"
 STRICT = ServerSettings(hostname="mx.test", max_message_bytes=100_000, auth=True)
-OPEN = Rules(required=False, without_tls=True)
+OPEN = Rules(required=False, without_tls=True, tls=False)
 
 
 class Proxied:

@@ -74,6 +74,7 @@ class World:
         write_certificate(path, "other", "other.test")
         write_certificate(path, "wild", "*.wild.test")
         self.starttls, self.implicit, self.request, self.require, self.require_later = (free_port() for _ in range(5))
+        self.tls_only = free_port()
         asks = f'client_ca = "{self.ca}"'
         config = "".join([
             listener(path, self.starttls, "starttls"),
@@ -81,6 +82,7 @@ class World:
             listener(path, self.request, "starttls", 'client_certificates = "request"', asks),
             listener(path, self.require, "implicit", 'client_certificates = "require"', asks),
             listener(path, self.require_later, "starttls", 'client_certificates = "require"', asks),
+            listener(path, self.tls_only, "starttls", "require_tls = true"),
             f'[[certificate]]\nnames = ["other.test"]\ncertificate = "{path}/other.pem"\nkey = "{path}/other.key"\n',
             f'[[certificate]]\nnames = ["*.wild.test"]\ncertificate = "{path}/wild.pem"\nkey = "{path}/wild.key"\n',
         ])  # fmt: skip
@@ -391,10 +393,24 @@ def test_client_certificate_is_needed(world: World) -> None:
 def test_client_certificate_is_needed_by_those_too_who_do_not_begin_tls(world: World) -> None:
     with smtplib.SMTP("127.0.0.1", world.require_later, timeout=30) as client:
         client.ehlo()
-        assert client.mail("clear@x.test") == (530, b"5.7.0 STARTTLS first: a client certificate is required")
+        assert client.mail("clear@x.test") == (530, b"5.7.0 must issue a STARTTLS command first")
         client.starttls(context=client_context(certificate_of=CA, verify=False))
         client.sendmail("later@x.test", ["you@shop.test"], b"Subject: x\r\n\r\nx\r\n")
     assert b" with ESMTPS id " in world.arrived("later@x.test")
+
+
+def test_tls_can_be_required(world: World) -> None:
+    def refusals() -> list[dict[str, Any]]:
+        return [event for event in world.server.events_of("rejected") if event.get("sender") == "only-clear@x.test"]
+
+    with smtplib.SMTP("127.0.0.1", world.tls_only, timeout=30) as client:
+        client.ehlo()
+        assert client.mail("only-clear@x.test") == (530, b"5.7.0 must issue a STARTTLS command first")
+        client.starttls(context=client_context(verify=False))
+        client.sendmail("only@x.test", ["you@shop.test"], b"Subject: x\r\n\r\nx\r\n")
+    assert b" with ESMTPS id " in world.arrived("only@x.test")
+    wait_until(refusals, "the event of the refusal")
+    assert [(event["reply"]["code"], event["reply"]["stage"]) for event in refusals()] == [(530, "mail")]
 
 
 # ---- certificates that change

@@ -331,6 +331,8 @@ def test_names_of_certificate_files_come_out_absolute_and_names_canonical() -> N
         (f"{LISTENER}tls = 'starttls'", ['listener[0].certificate: is needed with tls = "starttls"', 'listener[0].key: is needed with tls = "starttls"']),
         (f"{LISTENER}{FILES}client_ca = 'x'", [f'listener[0].{key}: has no use with tls = "none"' for key in ("certificate", "key", "client_ca")]),
         (f"{LISTENER}client_certificates = 'require'", ['listener[0].client_certificates: cannot be had with tls = "none"']),
+        (f"{LISTENER}require_tls = true", ['listener[0].require_tls: cannot be had with tls = "none"']),
+        (f"{LISTENER}tls = 'starttls'\n{FILES}require_tls = true\nauth_without_tls = true", ["listener[0].require_tls: contradicts auth_without_tls: nothing is taken without TLS"]),
         (f"{IMPLICIT}client_certificates = 'require'", ['listener[0].client_ca: is needed with client_certificates = "require"']),
         (f"{IMPLICIT}client_ca = 'x'", ['listener[0].client_ca: has no use with client_certificates = "none"']),
         (f"{LISTENER}{MORE}names = ['a.example']", ["certificate: has no use: no [[listener]] has TLS"]),

@@ -16,7 +16,7 @@ ACTIVE = msgspec.structs.replace(SETTINGS, tls="active")
 EHLO_WITH_TLS = EHLO.replace("250-PIPELINING", "250-STARTTLS\n250-PIPELINING")
 EHLO_IN_TLS = EHLO.replace("250 LIMITS", "250-LIMITS") + "250 REQUIRETLS\n"
 FIRST = msgspec.structs.replace(OFFERED, tls_first=True, max_bad_commands=20)
-TLS_FIRST = "530 5.7.0 STARTTLS first: a client certificate is required\n"
+TLS_FIRST = "530 5.7.0 must issue a STARTTLS command first\n"
 READY = "220 2.0.0 ready to start TLS\n"
 BEGIN = b"EHLO c\r\nSTARTTLS\r\n"
 

@@ -167,6 +167,10 @@ def _tls(config: Config) -> Iterator[tuple[str, str]]:
         for key in ("certificate", "key", "client_ca"):
             if listener.tls == "none" and getattr(listener, key):
                 yield f"listener[{i}].{key}", 'has no use with tls = "none"'
+        if listener.require_tls and listener.tls == "none":
+            yield f"listener[{i}].require_tls", 'cannot be had with tls = "none"'
+        elif listener.require_tls and listener.auth_without_tls:
+            yield f"listener[{i}].require_tls", "contradicts auth_without_tls: nothing is taken without TLS"
         asks = listener.client_certificates != "none"
         if asks and listener.tls == "none":
             yield f"listener[{i}].client_certificates", 'cannot be had with tls = "none"'

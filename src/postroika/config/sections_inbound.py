@@ -23,6 +23,11 @@ class Listener(Section, frozen=True, kw_only=True):
         Literal["none", "starttls", "implicit"],
         "TLS 1.2 or newer: not at all, after STARTTLS (ports 25 and 587), or from the first octet (port 465).",
     ] = "none"
+    require_tls: Annotated[
+        bool,
+        "Take nothing from clients that have not said STARTTLS: they get 530. RFC 3207 4 forbids it where anybody's "
+        "mail comes in (port 25).",
+    ] = False
     certificate: Annotated[
         PublicFile, "PEM file of our certificate with its chain; needed with TLS. It is read again when it changes."
     ] = ""

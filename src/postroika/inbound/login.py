@@ -42,6 +42,7 @@ from postroika.smtp.server_events import Auth, AuthResponse, Mail
 
 AUTH_REQUIRED = reply(530, "5.7.0", "authentication is required")
 TLS_REQUIRED = reply(530, "5.7.0", "STARTTLS first: authentication is required, and not offered in the clear")
+NOT_HERE = reply(530, "5.7.0", "authentication is required, and cannot be had on this port")
 WRONG = reply(535, "5.7.8", "authentication credentials are invalid")
 MALFORMED = reply(501, "5.5.2", "malformed authentication exchange")
 LOCKED = reply(454, "4.7.0", "too many failed logins, please try again later")
@@ -62,10 +63,12 @@ class Rules(NamedTuple):
     Args:
         required: nobody sends without having logged in.
         without_tls: logging in is allowed in the clear, too.
+        tls: the client can begin TLS.
     """
 
     required: bool
     without_tls: bool
+    tls: bool
 
 
 class Logins:
@@ -292,7 +295,9 @@ class Login:
         if not name:
             if not self._rules.required:
                 return None
-            return AUTH_REQUIRED if self.mechanisms else TLS_REQUIRED
+            if self.mechanisms:
+                return AUTH_REQUIRED
+            return TLS_REQUIRED if self._rules.tls else NOT_HERE
         account = self._logins.accounts.usable(name)
         if account is None:
             return GONE

@@ -38,7 +38,7 @@ _AUTH_IN_MAIL = reply(503, "5.5.1", "AUTH is not permitted during a mail transac
 _XCLIENT_IN_MAIL = reply(503, "5.5.1", "XCLIENT is not permitted during a mail transaction")
 _IN_AUTH = reply(503, "5.5.1", "an authentication exchange is under way")
 _NO_EXPN = reply(502, "5.5.1", "EXPN is not offered")
-_TLS_FIRST = reply(530, "5.7.0", "STARTTLS first: a client certificate is required")
+_TLS_FIRST = reply(530, "5.7.0", "must issue a STARTTLS command first")
 _UNKNOWN = reply(500, "5.5.1", "command not recognised")
 
 Entry = State | Reply
@@ -83,7 +83,8 @@ TABLE: list[list[Entry]] = [
     _row(_S.FAILED, _LOST, _LOST, _LOST, _LOST, _S.READY, _LOST, _AUTH_IN_MAIL),
 ]
 _HEARD_IN_THE_CLEAR = (command.EHLO, command.HELO, command.NOOP, command.RSET, command.STARTTLS, command.QUIT)
-# Where a client has to show a certificate: it could spare itself that by not saying STARTTLS (RFC 3207 §4).
+# Where nothing is taken in the clear, or a client has to show a certificate: it could spare itself that by not saying
+# STARTTLS (RFC 3207 §4).
 TABLE_BEFORE_TLS: list[list[Entry]] = [
     [entry if code in _HEARD_IN_THE_CLEAR else _TLS_FIRST for code, entry in enumerate(row)] for row in TABLE
 ]

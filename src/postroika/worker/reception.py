@@ -112,7 +112,7 @@ def make_listener(
             max_received=limits.max_received,
             max_header_bytes=limits.max_header_bytes,
             tls=_TLS_AT_FIRST[listener.tls],
-            tls_first=listener.client_certificates == "require",
+            tls_first=listener.require_tls or listener.client_certificates == "require",
             auth=accounts is not None and (listener.tls != "none" or listener.auth_without_tls),
         )
         for listener in config.listener
@@ -164,7 +164,10 @@ def _logins(config: Config, accounts: Accounts | None, records: Records) -> Logi
         Lockout(
             per_ip=settings.failures_per_ip, per_account=settings.failures_per_account, period_s=settings.lockout_s
         ),
-        [Rules(listener.role == "submission", listener.auth_without_tls) for listener in config.listener],
+        [
+            Rules(listener.role == "submission", listener.auth_without_tls, listener.tls != "none")
+            for listener in config.listener
+        ],
         records.login_failed,
         failure_delay_s=settings.failure_delay_s,
         failures_per_session=settings.failures_per_session,
