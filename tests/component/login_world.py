@@ -9,6 +9,7 @@ import trio
 
 from postroika import config
 from postroika.inbound.accept import Door
+from postroika.inbound.failed_logins import FailedLogins
 from postroika.inbound.login import Logins, Rules
 from postroika.inbound.session import Services, Session
 from postroika.outcome.events import FailedLogin, Refusal
@@ -70,7 +71,7 @@ class House:
                 self.accounts,
                 Lockout(per_ip=per_ip, per_account=100, period_s=900.0),
                 [rules],
-                self.failed.append,
+                FailedLogins(self.failed.append, per_ip, 900.0),
                 failure_delay_s=failure_delay_s,
                 failures_per_session=failures_per_session,
                 check_timeout_s=30.0,

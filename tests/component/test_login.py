@@ -11,9 +11,11 @@ import trio.testing
 
 from postroika import config, metrics
 from postroika.inbound import login
+from postroika.inbound.failed_logins import FailedLogins
 from postroika.inbound.login import Rules
 from postroika.outcome.events import FailedLogin
 from postroika.policy.accounts import Accounts
+from postroika.policy.pipeline import Client
 from postroika.tls.facts import TlsFacts
 from tests.component.login_world import IN, OK, RCPT_OK, REQUIRED, TOO_LARGE, WRONG, House, Visitor, account, plain
 
@@ -147,7 +149,8 @@ async def test_scram_does_not_go_round_the_lock_out(nursery: trio.Nursery) -> No
     said = [await prove(visitor, "ann@shop.example", password) for password in ("wrong", "secret", "secret")]
     assert said == [LOCKED, LOCKED, "421 4.7.0 too many failed logins: closing the connection\n"]
     assert metrics.LOGINS["locked_out"].value - before == 3
-    assert [failed.reason for failed in house.failed] == ["wrong password", "wrong password; locked out"]
+    locked_out = ["locked out: not looked at"] * 2  # no more of them than failures lock out
+    assert [failed.reason for failed in house.failed] == ["wrong password", "wrong password; locked out", *locked_out]
     elsewhere = await house.connect("198.51.100.2")
     assert (await prove(elsewhere, "ann@shop.example", "secret")).startswith("334 ")
 
@@ -184,7 +187,76 @@ async def test_session_ends_with_too_many_failures(nursery: trio.Nursery) -> Non
         "421 4.7.0 too many failed logins: closing the connection\n"
     )
     assert await visitor.read() == ""
-    assert len(house.failed) == 2
+    assert [failed.reason for failed in house.failed] == [
+        "wrong password",
+        "malformed: not a message of PLAIN",
+        "wrong password",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wire", "said", "why"),
+    [
+        (b"AUTH PLAIN AAAA\r\n", "501 5.5.2 malformed authentication exchange\n", "not a message of PLAIN"),
+        (b"AUTH PLAIN !secret!\r\n", "501 5.5.2 cannot decode base64\n", "cannot decode base64"),
+        (b"AUTH LOGIN\r\n!secret!\r\n", "334 VXNlcm5hbWU6\n501 5.5.2 cannot decode base64\n", "cannot decode base64"),
+        (b"AUTH PLAIN\r\n" + b"A" * 12_300 + b"\r\n",
+         "334 \n500 5.5.6 authentication exchange line is too long\n", "authentication exchange line is too long"),
+        (b"AUTH PLAIN\r\nAA\nA\r\n", "334 \n500 5.5.2 bare LF in a command line: lines must end with CR LF\n",
+         "bare LF in a command line: lines must end with CR LF"),
+        (b"AUTH NTLM\r\n", "504 5.5.4 this authentication mechanism is not offered\n",
+         "this authentication mechanism is not offered"),
+        (b"AUTH SCRAM-SHA-256 AAAA\r\n", "501 5.5.2 malformed authentication exchange\n",
+         "SCRAM: not a first message"),
+    ],
+    ids=["plain", "base64", "response", "endless", "lf", "mechanism", "scram"],
+)  # fmt: skip
+async def test_malformed_exchange_is_an_event_without_what_came(
+    nursery: trio.Nursery, wire: bytes, said: str, why: str
+) -> None:
+    house = House(nursery)
+    before = metrics.LOGINS["malformed"].value
+    visitor = await house.connect(tls=TlsFacts("TLSv1.3", "X", "mx.test"))
+    assert await visitor.say(wire) == said
+    answer = said.splitlines()[-1]
+    (failed,) = house.failed
+    assert (failed.client_ip, failed.helo, failed.account) == ("192.0.2.7", "c.example", "")
+    assert failed.reason == f"malformed: {why}"
+    assert failed.reply.wire().decode() == f"{answer}\r\n"
+    assert failed.tls == TlsFacts("TLSv1.3", "X", "mx.test")
+    assert metrics.LOGINS["malformed"].value - before == 1
+    assert await visitor.say(plain("ann@shop.example", "secret")) == IN
+
+
+async def test_cancelled_exchange_is_no_failure(nursery: trio.Nursery) -> None:
+    house = House(nursery)
+    visitor = await house.connect()
+    said = await visitor.say(b"AUTH LOGIN\r\n*\r\n")
+    assert (said, house.failed) == ("334 VXNlcm5hbWU6\n501 5.7.0 authentication cancelled\n", [])
+
+
+def test_tries_that_are_not_looked_at_do_not_fill_the_log(autojump_clock: trio.testing.MockClock) -> None:
+    """No more of one address than failures lock it out, and no more at once than a worker can write."""
+    recorded: list[FailedLogin] = []
+    failed = FailedLogins(recorded.append, per_ip=5, period_s=900.0)
+    before = metrics.LOGINS["locked_out"].value
+
+    async def attack() -> None:
+        for number in range(50):
+            failed.unheard(Client(f"2001:db8::{number:x}"), "ann", "locked_out", "locked out", login.LOCKED)
+        assert len(recorded) == 5
+        await trio.sleep(180)
+        for _ in range(50):
+            failed.unheard(Client("2001:db8::1"), "ann", "locked_out", "locked out", login.LOCKED)
+        assert len(recorded) == 6
+        for number in range(1000):
+            failed.unheard(Client(f"10.0.{number >> 8}.{number & 255}"), "", "malformed", "malformed", login.MALFORMED)
+        assert len(recorded) == 6 + 99
+        failed.wrong(Client("2001:db8::1"), "ann", "wrong password", login.WRONG)
+        assert len(recorded) == 6 + 99 + 1
+        assert metrics.LOGINS["locked_out"].value - before == 100
+
+    trio.run(attack, clock=autojump_clock)
 
 
 async def test_address_is_locked_out_over_all_its_sessions(nursery: trio.Nursery, hashed: list[str]) -> None:
@@ -197,7 +269,14 @@ async def test_address_is_locked_out_over_all_its_sessions(nursery: trio.Nursery
     assert await visitor.say(plain("ann@shop.example", "secret")) == LOCKED
     assert await visitor.say(plain("nobody", "secret")) == LOCKED
     assert len(hashed) == 4
-    assert [failed.reason for failed in house.failed] == ["no such account"] * 3 + ["no such account; locked out"]
+    assert [(failed.account, failed.reason) for failed in house.failed] == [
+        ("a", "no such account"),
+        ("b", "no such account"),
+        ("c", "no such account"),
+        ("d", "no such account; locked out"),
+        ("ann@shop.example", "locked out: not looked at"),
+        ("nobody", "locked out: not looked at"),
+    ]
     assert metrics.LOGINS["locked_out"].value - before == 2
     elsewhere = await house.connect("198.51.100.2")
     assert await elsewhere.say(plain("ann@shop.example", "secret")) == IN
@@ -326,7 +405,8 @@ async def test_too_many_passwords_at_once(nursery: trio.Nursery, monkeypatch: py
     assert await visitor.say(plain("ann@shop.example", "secret")) == (
         "454 4.7.0 too many logins at once, please try again later\n"
     )
-    assert house.failed == []
+    reason = "too many logins at once: not looked at"
+    assert house.failed == [FailedLogin("192.0.2.7", "c.example", "ann@shop.example", reason, login.BUSY)]
 
 
 async def test_tenants_of_two_accounts_do_not_mix(nursery: trio.Nursery) -> None:

@@ -180,7 +180,8 @@ async def test_auth_works_after_xclient_and_failures_are_those_of_the_client(nur
     await peer.introduce(b"ADDR=192.0.2.7")
     assert (await peer.say(plain("ann@shop.example", "wrong"))).startswith("535 5.7.8 ")
     assert (await peer.say(plain("ann@shop.example", "secret"))).startswith("454 4.7.0 ")
-    assert [failed.client_ip for failed in house.failed] == ["192.0.2.7"]
+    reasons = [(failed.client_ip, failed.reason) for failed in house.failed]
+    assert reasons == [("192.0.2.7", "wrong password; locked out"), ("192.0.2.7", "locked out: not looked at")]
     await peer.introduce(b"ADDR=192.0.2.8")
     assert await peer.say(plain("ann@shop.example", "secret")) == IN
 

@@ -12,7 +12,8 @@ from postroika.smtp.mechanisms import mechanisms, open_exchange
 from postroika.smtp.sasl import Challenge, CheckPassword, FindKeys, Proven, Step, Succeeded
 from postroika.smtp.scram import Scram
 from postroika.smtp.server import Server, ServerSettings
-from postroika.smtp.server_events import Auth, AuthResponse, Event, Helo, Mail
+from postroika.smtp.server_base import LINE_BARE_LF, RESPONSE_TOO_LONG
+from postroika.smtp.server_events import Auth, AuthResponse, Event, Helo, Mail, Refused
 from tests.unit.scram_example import CLIENT_FINAL, CLIENT_FIRST, PENCIL, SERVER_FINAL, SERVER_FIRST, SERVER_NONCE
 from tests.unit.smtp_dialogue import cuts
 
@@ -134,6 +135,23 @@ def test_commands_in_an_exchange_are_responses(command: bytes) -> None:
 )
 def test_response_that_is_none_ends_the_exchange(response: bytes, said: str) -> None:
     assert in_all_cuts(b"AUTH LOGIN\r\n" + response + b"\r\nNOOP\r\n") == f"334 VXNlcm5hbWU6\n{said}250 2.0.0 Ok\n"
+
+
+@pytest.mark.parametrize(
+    ("wire", "refused"),
+    [
+        (b"AUTH LOGIN\r\n*\r\n", []),
+        (b"AUTH LOGIN\r\n!secret!\r\n", [Refused("auth", reply(501, "5.5.2", "cannot decode base64"))]),
+        (b"AUTH PLAIN !secret!\r\n", [Refused("auth", reply(501, "5.5.2", "cannot decode base64"))]),
+        (b"AUTH LOGIN\r\n" + b"A" * 12_300 + b"\r\n", [Refused("auth", RESPONSE_TOO_LONG)]),
+        (b"AUTH LOGIN\r\nA\nA\r\n", [Refused("auth", LINE_BARE_LF)]),
+    ],
+    ids=["cancelled", "response", "initial", "endless", "lf"],
+)
+def test_exchange_that_makes_no_sense_is_told_of_without_what_came(wire: bytes, refused: list[Refused]) -> None:
+    desk = Desk()
+    desk.say(b"EHLO c\r\n" + wire)
+    assert [event for event in desk.events if isinstance(event, Refused)] == refused
 
 
 def test_bare_lf_ends_no_response() -> None:

@@ -11,14 +11,14 @@ machine (`smtp.sasl`); passwords are checked by `policy.accounts`, in threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import trio
 
 from postroika import metrics
+from postroika.inbound.failed_logins import FailedLogins
 from postroika.mail.reply import Reply, reply
-from postroika.outcome.events import FailedLogin
 from postroika.policy.accounts import Account, Accounts, BusyError
 from postroika.policy.limits import Rates
 from postroika.policy.lockout import Lockout
@@ -76,7 +76,7 @@ class Logins:
 
     Args:
         rules: by the number of the listener.
-        failed: records a failed login; must not block and must not fail.
+        failed: the record of those who were not let in.
         failure_delay_s: see [accounts] in the config.
         failures_per_session: after that many the session ends.
         check_timeout_s: for a password to be checked.
@@ -87,7 +87,7 @@ class Logins:
         accounts: Accounts,
         lockout: Lockout,
         rules: Sequence[Rules],
-        failed: Callable[[FailedLogin], None],
+        failed: FailedLogins,
         *,
         failure_delay_s: float,
         failures_per_session: int,
@@ -212,18 +212,18 @@ class Login:
         """The answer to the last step: None lets the client in."""
         logins = self._logins
         if isinstance(step, Failed) and step.malformed:
-            metrics.LOGINS["malformed"].value += 1
+            self.note_malformed(MALFORMED, step.why)
             return await self._late(1.0, MALFORMED)
         assert isinstance(step, CheckPassword | Succeeded | Failed)
         name = step.name
         if logins.lockout.locks_out(self._client.ip, name, trio.current_time()):
-            metrics.LOGINS["locked_out"].value += 1
+            logins.failed.unheard(self._client, name, "locked_out", "locked out: not looked at", LOCKED)
             return await self._late(1.0, LOCKED)
         if isinstance(step, CheckPassword):
             try:
                 account = await in_task(logins.check, name, step.password)
             except BusyError:
-                metrics.LOGINS["busy"].value += 1
+                logins.failed.unheard(self._client, name, "busy", "too many logins at once: not looked at", BUSY)
                 return BUSY
         else:
             account = logins.accounts.usable(name) if isinstance(step, Succeeded) else None
@@ -248,14 +248,19 @@ class Login:
         logins, client = self._logins, self._client
         exists = logins.accounts.exists(name)
         failure = logins.lockout.failed(client.ip, name, trio.current_time())
-        metrics.LOGINS["failed"].value += 1
         if not why:
             usable = logins.accounts.usable(name) is not None
             why = "wrong password" if usable else "the account is disabled" if exists else "no such account"
         if failure.locks:
             why += "; locked out"
-        logins.failed(FailedLogin(client.ip, client.helo, name, why, WRONG, client.tls))
+        logins.failed.wrong(client, name, why, WRONG)
         return await self._late(failure.delay, WRONG)
+
+    def note_malformed(self, answer: Reply, why: str = "") -> None:
+        """What the client has sent makes no sense in an exchange; it is told `answer`."""
+        self._exchange = None
+        why = f"malformed: {why or answer.text}"
+        self._logins.failed.unheard(self._client, "", "malformed", why, answer)
 
     async def _late(self, delay: float, answer: Reply) -> Reply:
         """Put a refusal off, and make it the last one of a session that has had too many."""

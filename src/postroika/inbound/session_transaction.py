@@ -127,7 +127,10 @@ class SessionTransaction(SessionBase):
         self._forget_transaction()
 
     def _note_refused(self, event: Refused) -> None:
-        self._refusals.note_refused(event)
+        if event.stage != "auth":
+            self._refusals.note_refused(event)
+        elif self._login is not None:
+            self._login.note_malformed(event.reply)
 
     async def _judge(self, stage: Stage, event: E, answer: Callable[[E, Reply | None], None]) -> None:
         answer(event, await self._pipeline.judge(stage, self._client, event))

@@ -150,7 +150,8 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     """The server has itself refused a command: for the record.
 
     Args:
-        stage: "mail", "rcpt", "data", "xclient", or "protocol" where the server gave up on the peer.
+        stage: "mail", "rcpt", "data", "auth" (what came makes no sense in an exchange), "xclient", or "protocol" where
+            the server gave up on the peer.
         detail: the argument of the command, as sent; at most some hundred characters.
     """
 

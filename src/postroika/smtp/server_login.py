@@ -15,7 +15,7 @@ from postroika.mail.reply import Reply, reply
 from postroika.smtp.grammar import Refusal, parse_auth, parse_base64
 from postroika.smtp.server_base import LINE_BARE_LF, MAX_RESPONSE_BYTES, RESPONSE_TOO_LONG
 from postroika.smtp.server_chunks import ChunkingServer
-from postroika.smtp.server_events import Auth, AuthResponse
+from postroika.smtp.server_events import Auth, AuthResponse, Refused
 from postroika.smtp.server_settings import ServerSettings, greetings
 from postroika.smtp.states import State
 from postroika.smtp.xclient import parse_xclient
@@ -63,6 +63,7 @@ class LoginServer(ChunkingServer):
             try:
                 mechanism, initial = parse_auth(argument, self._mechanisms)
             except Refusal as error:
+                self._events.append(Refused("auth", error.reply))  # without what came: it may be a password
                 self._refuse(command.AUTH, error.reply, argument)
                 return
             self.state = State.AUTH
@@ -75,6 +76,7 @@ class LoginServer(ChunkingServer):
         lf = buffer.find(b"\n", start)
         if (len(buffer) if lf < 0 else lf + 1) - start > MAX_RESPONSE_BYTES:
             self.state = State.READY
+            self._events.append(Refused("auth", RESPONSE_TOO_LONG))
             self._skip(RESPONSE_TOO_LONG, start)
             return True
         if lf < 0:
@@ -83,6 +85,7 @@ class LoginServer(ChunkingServer):
         stop = lf - 1 if buffer.endswith(b"\r", start, lf) else lf
         if stop == lf and not self._lf_ends:
             self.state = State.READY
+            self._events.append(Refused("auth", LINE_BARE_LF))
             self._skip(LINE_BARE_LF, start)
             return True
         self._pos = lf + 1
@@ -94,6 +97,8 @@ class LoginServer(ChunkingServer):
         except Refusal as error:
             self.state = State.READY
             self._out.append(error.reply.wire())
+            if error.reply is not _CANCELLED:
+                self._events.append(Refused("auth", error.reply))
             self._count_bad()
             return True
         self._events.append(AuthResponse(response))

@@ -12,6 +12,7 @@ import trio
 from postroika import metrics
 from postroika.config import Config
 from postroika.inbound.accept import Door
+from postroika.inbound.failed_logins import FailedLogins
 from postroika.inbound.listener import Listener
 from postroika.inbound.login import Logins, Rules
 from postroika.inbound.names import ResolvedNames
@@ -168,7 +169,7 @@ def _logins(config: Config, accounts: Accounts | None, records: Records) -> Logi
             Rules(listener.role == "submission", listener.auth_without_tls, listener.tls != "none")
             for listener in config.listener
         ],
-        records.login_failed,
+        FailedLogins(records.login_failed, settings.failures_per_ip, settings.lockout_s),
         failure_delay_s=settings.failure_delay_s,
         failures_per_session=settings.failures_per_session,
         check_timeout_s=config.limits.policy_timeout_s,
