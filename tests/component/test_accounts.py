@@ -152,7 +152,12 @@ async def test_file_is_read_again_when_it_changes(
     assert await after(AccountFile(account=(entry("bob@shop.example", disabled=True),))) == ["ann@shop.example"]
     assert (found.exists("bob@shop.example"), caplog.messages) == (True, ["2 accounts"])
     # What cannot be used changes nothing.
-    for broken in ("[account", "[[account]]\nname = 'Ann@shop.example'\n"):
+    costly = HASHES["one"].replace("m=8,t=1", "m=2097152,t=1")
+    for broken in (
+        "[account",
+        "[[account]]\nname = 'Ann@shop.example'\n",
+        f"[[account]]\nname = 'bob@shop.example'\npassword = '{costly}'\n",
+    ):
         assert await after(broken) == ["ann@shop.example"]
         assert [message.partition(": ")[0] for message in caplog.messages] == ["the accounts stay as they were"]
         assert found.exists("bob@shop.example")

@@ -194,6 +194,37 @@ def test_hash_that_cannot_be_computed_is_none(tmp_path: Path, wrong: tuple[str, 
     assert str(caught.value) == f"{path}: account[0].password: is not an argon2id hash; `postroika account` makes one"
 
 
+@pytest.mark.parametrize(
+    "costs",
+    ["m=262144,t=4,p=16", "m=19456,t=53,p=1", "m=65536,t=3,p=4", "m=65536,t=4,p=1", "m=102400,t=2,p=8", "m=8,t=131072,p=1"],
+)  # fmt: skip
+def test_hash_may_cost_what_others_usually_do(tmp_path: Path, costs: str) -> None:
+    path = tmp_path / "accounts.toml"
+    written(path, f"[[account]]\nname = 'a@b'\npassword = '{HASH.replace('m=19456,t=2,p=1', costs)}'\n")
+    assert len(account_file.read(path).account) == 1
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        "m=262145,t=1,p=1", "m=262144,t=5,p=1", "m=19456,t=54,p=1", "m=19456,t=2,p=17", "m=2097152,t=1,p=4",
+        "m=9999999999,t=9999999999,p=1", "m=8,t=131073,p=1",
+    ],
+)  # fmt: skip
+def test_hash_that_costs_too_much_is_refused_and_never_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs: str
+) -> None:
+    monkeypatch.setattr(accounts, "hash_of_nothing", lambda like: pytest.fail(f"{like} was tried"))
+    path = tmp_path / "accounts.toml"
+    written(path, f"[[account]]\nname = 'a@b'\npassword = '{HASH.replace('m=19456,t=2,p=1', costs)}'\n")
+    with pytest.raises(ConfigError) as caught:
+        accounts.Accounts((), path)
+    assert str(caught.value) == (
+        f"{path}: account[0].password: costs too much ({costs}): at most 256 MiB, 1024 MiB times passes, and 16 lanes; "
+        "take it out, and give the account another password with `postroika account passwd`"
+    )
+
+
 # ---- the command
 
 
@@ -322,7 +353,7 @@ def test_account_that_a_worker_takes_for_another_is_not_written(account, tmp_pat
         (f"[[account]]\nname = 'b@b'\nscram = '{SCRAM.replace('$4096:', '$4095:')}'\n",
          "account 'b@b': has 4095 iterations; 4096 to 10000000 are sensible"),
         ("[[account]]\nname = '\u05d0b@b'\nsenders = ['*']\n", "account '\u05d0b@b': text in both directions"),
-        (f"[[account]]\nname = 'b@b'\npassword = '{HASH.replace('m=19456', 'm=9999999')}'\n",
+        (f"[[account]]\nname = 'b@b'\npassword = '{HASH.replace('m=19456', 'm=262144')}'\n",
          "no password can be checked against the hashes of most accounts: not enough memory"),
     ],
 )  # fmt: skip
@@ -335,7 +366,7 @@ def test_check_finds_what_a_worker_would_not_take(
     problem: str,
 ) -> None:
     def hash_of_nothing(like: list[str]) -> str:
-        if any("m=9999999" in made for made in like):
+        if any("m=262144" in made for made in like):
             raise ValueError("no password can be checked against the hashes of most accounts: not enough memory")
         return HASH
 
