@@ -10,6 +10,7 @@ import smtplib
 import ssl
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -239,6 +240,22 @@ def test_account_that_root_adds_is_for_the_server_to_read(world: World) -> None:
         wait_until(lambda: "2 accounts" in server.output(), "the other one")
         world.send()
         delivered(world, 1)
+
+
+def test_account_that_root_disables_in_a_file_of_its_own_stays_until_a_restart(world: World) -> None:
+    def log_in() -> int:
+        with smtplib.SMTP("localhost", world.port, timeout=30) as client:
+            client.starttls(context=ssl.create_default_context(cafile=str(world.authority.file)))
+            client.ehlo()
+            return client.docmd("AUTH PLAIN", b64encode(f"\0ann@shop.test\0{_PASSWORD}".encode()).decode())[0]
+
+    with world.server as server:
+        done = command(server, "account", "disable", "ann@shop.test")
+        assert done.err.startswith("postroika: account ann@shop.test is disabled\n")
+        assert f"{_USER}, whom the server runs as, may not read {world.private}/accounts.toml" in done.err
+        assert log_in() == 235
+    with world.server:
+        assert log_in() == 535
 
 
 def test_start_warns_of_a_config_with_hashes_that_everybody_may_read(tmp_path: Path) -> None:

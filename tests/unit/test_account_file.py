@@ -8,6 +8,7 @@ import stat
 import tomllib
 from base64 import b64encode
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -279,6 +280,30 @@ def test_password_and_state_are_changed(account, tmp_path: Path) -> None:
     assert account("remove", "ann@shop.example").code == 0
     (bob,) = account_file.read(tmp_path / "accounts.toml").account
     assert (bob.name, bob.disabled) == ("bob@shop.example", False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a file that the server may not read")
+@pytest.mark.parametrize("where", ["file", "directory"])
+def test_change_that_the_server_cannot_see_is_told(account, tmp_path: Path, where: str) -> None:
+    with TemporaryDirectory() as name:
+        directory, path = Path(name), Path(name) / "accounts.toml"
+        directory.chmod(0o755)
+        (tmp_path / "postroika.toml").write_text(f'[accounts]\nfile = "{path}"\n[process]\nuser = "nobody"\n')
+        warning = (
+            f"postroika: warning: nobody, whom the server runs as, may not read {path}: a server that is running goes on "
+            "with the accounts that it found at its start; restart it\n"
+        )
+        commands = [("add", f"added to {path}"), ("disable", "is disabled"), ("enable", "is enabled"),
+                    ("passwd", "has another password"), ("remove", "is removed")]  # fmt: skip
+        for late in (False, True):
+            if late and where == "file":
+                os.chown(path, 0, 0)
+            elif late:
+                directory.chmod(0o700)
+            for command, done in commands:
+                output = account(command, "ann@shop.example", password="correct horse")
+                said = f"postroika: account ann@shop.example {done}\n"
+                assert (output.code, output.err) == (0, said + (warning if late else "")), command
 
 
 def test_list_shows_no_hashes(account, tmp_path: Path) -> None:

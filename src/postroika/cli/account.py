@@ -73,7 +73,7 @@ def add(*, name: str, config_file: str | None, **settings: Any) -> None:
             raise click.UsageError(f"there is an account {name} already; see `postroika account passwd`")
         password, scram = _hashes(_password(name))
         accounts.append(Account(name=name, password=Secret(password), scram=Secret(scram), **settings))
-    click.echo(f"postroika: account {name} added to {path}", err=True)
+    _say(path, config, f"account {name} added to {path}")
 
 
 @command.command("passwd")
@@ -83,11 +83,11 @@ def passwd(name: str, config_file: str | None) -> None:
     """Give an account another password: asked for, or the first line of standard input."""
     from postroika.config import Secret
 
-    with _changing(*_place(config_file)) as accounts:
-        index = _index(accounts, name)
+    def change(accounts: list[Account], index: int) -> None:
         password, scram = _hashes(_password(name))
         _replace(accounts, index, password=Secret(password), scram=Secret(scram))
-    click.echo(f"postroika: account {name} has another password", err=True)
+
+    _change(config_file, name, change, "has another password")
 
 
 @command.command("disable")
@@ -95,9 +95,7 @@ def passwd(name: str, config_file: str | None) -> None:
 @config_option
 def disable(name: str, config_file: str | None) -> None:
     """Let an account log in no more; its sessions that are open get no further."""
-    with _changing(*_place(config_file)) as accounts:
-        _replace(accounts, _index(accounts, name), disabled=True)
-    click.echo(f"postroika: account {name} is disabled", err=True)
+    _change(config_file, name, lambda accounts, index: _replace(accounts, index, disabled=True), "is disabled")
 
 
 @command.command("enable")
@@ -105,9 +103,7 @@ def disable(name: str, config_file: str | None) -> None:
 @config_option
 def enable(name: str, config_file: str | None) -> None:
     """Let an account log in again."""
-    with _changing(*_place(config_file)) as accounts:
-        _replace(accounts, _index(accounts, name), disabled=False)
-    click.echo(f"postroika: account {name} is enabled", err=True)
+    _change(config_file, name, lambda accounts, index: _replace(accounts, index, disabled=False), "is enabled")
 
 
 @command.command("remove")
@@ -115,9 +111,7 @@ def enable(name: str, config_file: str | None) -> None:
 @config_option
 def remove(name: str, config_file: str | None) -> None:
     """Take an account out of the file. Its mail that was accepted is delivered."""
-    with _changing(*_place(config_file)) as accounts:
-        del accounts[_index(accounts, name)]
-    click.echo(f"postroika: account {name} is removed", err=True)
+    _change(config_file, name, lambda accounts, index: accounts.pop(index), "is removed")
 
 
 @command.command("list")
@@ -164,6 +158,41 @@ def _row(account: Account) -> list[Any]:
 
 
 # ---- the file
+
+
+def _change(config_file: str | None, name: str, change: Callable[[list[Account], int], object], done: str) -> None:
+    """Change the account of that name, and say what was done.
+
+    Args:
+        change: gets all accounts, and which one it is.
+    """
+    path, config = _place(config_file)
+    with _changing(path, config) as accounts:
+        change(accounts, _index(accounts, name))
+    _say(path, config, f"account {name} {done}")
+
+
+def _say(path: Path, config: Config, done: str) -> None:
+    """Say what was done, and if that does not count yet."""
+    import os
+
+    from postroika.process import identity
+
+    click.echo(f"postroika: {done}", err=True)
+    user = identity.look_up(config.process)
+    if user is None:
+        return
+    if os.geteuid() == 0:
+        with identity.acting_as(user):
+            readable = os.access(path, os.R_OK, effective_ids=True)
+    else:
+        readable = path.stat().st_uid == user.uid
+    if not readable:
+        click.echo(
+            f"postroika: warning: {user.user}, whom the server runs as, may not read {path}: a server that is running "
+            "goes on with the accounts that it found at its start; restart it",
+            err=True,
+        )
 
 
 @contextlib.contextmanager
