@@ -168,6 +168,11 @@ def test_no_binding_no_plus(world: World) -> None:
         ("ann@shop.test", "ceo@bank.test", "550 5.7.1 this account may not use this address in From"),
         ("ann@shop.test", "ann@shop.test, ceo@bank.test", "550 5.7.1 this account may not use this address in From"),
         ("", "ceo@bank.test", "550 5.7.1 this account may not use this address in From"),
+        (
+            "ann@shop.test",
+            "ann@shop.test\r\nSender: ceo@bank.test",
+            "550 5.7.1 this account may not use this address in Sender",
+        ),
     ],
 )
 def test_account_cannot_be_somebody_else(world: World, sender: str, from_field: str, said: str) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from postroika import config
-from postroika.inbound.submission import BAD_HEADER, FOREIGN_FROM, NO_FROM, TOO_LARGE, SubmissionHeader
+from postroika.inbound.submission import (
+    BAD_HEADER,
+    FOREIGN,
+    FOREIGN_FROM,
+    ILL_FORMED,
+    NO_FROM,
+    TOO_LARGE,
+    SubmissionHeader,
+)
 from postroika.mail.reply import Reply
 from postroika.policy.accounts import Account
 from tests.unit.smtp_dialogue import cuts
@@ -93,6 +101,57 @@ def test_account_that_may_be_anybody_needs_no_header(content: bytes, stored: byt
 )
 def test_what_the_account_may_not_say(content: bytes, refusal: Reply) -> None:
     assert in_all_cuts(content) == refusal
+
+
+SENDER, RESENT_FROM, RESENT_SENDER = b"sender", b"resent-from", b"resent-sender"
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        (b"Sender: bob@bank.example", FOREIGN[SENDER]),
+        (b"SENDER : Ann <ann@shop.example> (x), bob@bank.example", FOREIGN[SENDER]),
+        (b"Sender:\r\n bob@bank.example <ann@shop.example>", FOREIGN[SENDER]),
+        (b"Resent-From: bob@bank.example", FOREIGN[RESENT_FROM]),
+        (b"Resent-From: ann@shop.example\r\nResent-From: bob@bank.example", FOREIGN[RESENT_FROM]),
+        (b"resent-sender\t: bob@bank.example", FOREIGN[RESENT_SENDER]),
+        (b"Sender: ann@shop.example\r\nSender: ann@shop.example", ILL_FORMED[SENDER]),
+        (b"Sender:", ILL_FORMED[SENDER]),
+        (b"Sender: <ann@shop.example", ILL_FORMED[SENDER]),
+        (b"Resent-From: nobody:;", ILL_FORMED[RESENT_FROM]),
+        (b'Resent-Sender: 5" screens <ann@shop.example>', ILL_FORMED[RESENT_SENDER]),
+    ],
+)
+def test_who_sends_it_is_the_account_too(fields: bytes, refusal: Reply) -> None:
+    assert in_all_cuts(FROM + fields + b"\r\n\r\nx") == refusal
+    assert in_all_cuts(fields + b"\r\n" + FROM) == refusal
+    anybody = account(from_addresses=("*",))
+    assert isinstance(passed([FROM + fields + b"\r\n\r\nx"], anybody), bytes)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Sender: Ann <ANN@Shop.Example>",
+        b"Sender: bounces@lists.example",
+        b"Resent-From: ann@shop.example\r\nResent-To: bob@bank.example\r\nResent-From: ann@shop.example",
+        b"Resent-Sender: bounces@lists.example\r\nSender: ann@shop.example",
+        b"X-Sender: bob@bank.example\r\nSubject: x\r\n Sender: bob@bank.example\r\nReply-To: bob@bank.example",
+        b"Subject: x\r\n\r\nSender: bob@bank.example",
+    ],
+)
+def test_sender_may_be_what_the_account_may_use_as_reverse_path_or_in_from(fields: bytes) -> None:
+    who = account(senders=("bounces@lists.example",), from_addresses=("ann@shop.example",))
+    content = FROM + fields + b"\r\n\r\nx"
+    assert in_all_cuts(content, who) == DATE + ID + content
+
+
+@pytest.mark.parametrize("name", [SENDER, RESENT_FROM, RESENT_SENDER])
+def test_who_resends_a_message_does_not_take_long_to_read(name: bytes) -> None:
+    long = name + b": ann@shop.example" + b",\r\n ann@shop.example" * 1000 + b"\r\n"
+    assert passed([FROM + long + b"\r\n"], account()) == ILL_FORMED[name]
+    many = (name + b": ann@shop.example\r\n") * 100_000
+    assert passed([FROM + many + b"\r\n"], account()) == ILL_FORMED[name]
 
 
 @pytest.mark.parametrize(

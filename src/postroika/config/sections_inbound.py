@@ -118,7 +118,9 @@ class Account(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         'Reverse-paths it may use: addresses, "@domain", "@.domain" for all below, "*"; empty = its name.',
     ] = ()
-    from_addresses: Annotated[tuple[str, ...], "What may stand in From:, in the same way; empty = as senders."] = ()
+    from_addresses: Annotated[
+        tuple[str, ...], "What may stand in From: (in Sender: either), in the same way; empty = as senders."
+    ] = ()
     max_connections: Annotated[CountOrZero, "Its sessions at once, over all workers; 0 = any number."] = 0
     max_message_bytes: Annotated[CountOrZero, "Of one message; 0 = limits.max_message_bytes."] = 0
     recipients_per_minute: Annotated[CountOrZero, "Recipients that it may name, over all workers; 0 = any number."] = 0

@@ -1,6 +1,7 @@
 """The header of a message that an account submits: checked, and completed.
 
-Promise: what leaves here has a Date and a Message-ID, and names nobody in From whom the account may not write as. The
+Promise: what leaves here has a Date and a Message-ID, and names nobody in From whom the account may not write as, nor
+in Sender, Resent-From or Resent-Sender whom it may not send as: readers show those beside From, or in its place. The
 octets that the client has sent are passed on as they are; what is missing is put in front of them.
 
 How: pieces are held until the header has ended, as only then is it known what is missing; later ones go through. Bytes
@@ -21,6 +22,14 @@ TOO_LARGE = reply(552, "5.3.4", "the message is larger than this account may sen
 NO_FROM = reply(550, "5.7.1", "there has to be one From field that is well formed")
 FOREIGN_FROM = reply(550, "5.7.1", "this account may not use this address in From")
 BAD_HEADER = reply(550, "5.6.0", "the header has line ends that are not CR LF")
+_NAMES = (b"sender", b"resent-from", b"resent-sender")
+FOREIGN = {
+    name: reply(550, "5.7.1", f"this account may not use this address in {name.decode().title()}") for name in _NAMES
+}
+ILL_FORMED = {
+    name: reply(550, "5.7.1", f"{name.decode().title()} is not well formed, or there is too much of it")
+    for name in _NAMES
+}
 _HEADER_TOO_LARGE = reply(552, "5.3.4", "the header is too large")
 _MOST_HELD_BYTES = 4 * 1024 * 1024  # above limits.max_header_bytes, as it is in any sensible config
 # Expressions over the whole header, for a large one must not hold up the loop.
@@ -29,6 +38,7 @@ _NEXT_FIELD = re.compile(rb"\r\n[!-9;-~]+[ \t]*:")
 _FROM, _DATE, _MESSAGE_ID = (
     re.compile(rb"(?:\A|\n)" + name + rb"[ \t]*:", re.IGNORECASE) for name in (b"from", b"date", b"message-id")
 )
+_SENDING = re.compile(rb"(?:\A|\n)(" + b"|".join(_NAMES) + rb")[ \t]*:", re.IGNORECASE)
 
 
 class SubmissionHeader:
@@ -98,6 +108,8 @@ class SubmissionHeader:
                 return self._refuse(NO_FROM)
             if any(address not in self._account.from_addresses for address in addresses):
                 return self._refuse(FOREIGN_FROM)
+            if (refusal := self._judge_senders(header)) is not None:
+                return self._refuse(refusal)
         missing = b""
         if not _DATE.search(header):
             missing += f"Date: {formatdate(int(self._at)).replace('-0000', '+0000')}\r\n".encode()
@@ -107,16 +119,38 @@ class SubmissionHeader:
             missing += b"\r\n"  # it was no header: what came is all body
         return missing + content
 
+    def _judge_senders(self, header: bytes) -> Reply | None:
+        """Who sends the message for its author, or has sent it on, must be the account: as it may call itself in From,
+        or as reverse-path. A message may have been sent on several times (RFC 5322 §3.6.6)."""
+        left_bytes = MOST_FIELD_BYTES  # of all these fields: they are read on the loop
+        account, sender_seen = self._account, False
+        for field in _SENDING.finditer(header):
+            name = field[1].lower()
+            body = _body(header, field.end(), left_bytes)
+            addresses = None if body is None or (name == b"sender" and sender_seen) else mailboxes(body)
+            if body is None or not addresses:
+                return ILL_FORMED[name]
+            if any(one not in account.from_addresses and one not in account.senders for one in addresses):
+                return FOREIGN[name]
+            sender_seen |= name == b"sender"
+            left_bytes -= len(name) + len(body)
+        return None
+
 
 def _author(header: bytes) -> str | None:
-    """The body of the one From field, unfolded; None if there are more or none, or it is too long. Lines that are no
-    field are passed over, as some readers do; so nothing can hide behind them."""
+    """The body of the one From field, unfolded; None if there are more or none, or it is too long."""
     first = _FROM.search(header)
     if first is None or _FROM.search(header, first.end()) is not None:
         return None
-    following = _NEXT_FIELD.search(header, first.end())
-    lines = header[first.end() : len(header) if following is None else following.start()]
-    if len(lines) > MOST_FIELD_BYTES:
+    return _body(header, first.end(), MOST_FIELD_BYTES)
+
+
+def _body(header: bytes, start: int, most_bytes: int) -> str | None:
+    """The body of a field from behind its colon on, unfolded; None if it is too long. Lines that are no field are
+    passed over, as some readers do; so nothing can hide behind them."""
+    following = _NEXT_FIELD.search(header, start)
+    lines = header[start : len(header) if following is None else following.start()]
+    if len(lines) > most_bytes:
         return None
     begin, *rest = lines.split(b"\r\n")
     folded = [line for line in rest if line[:1] in {b" ", b"\t"}]
