@@ -130,6 +130,7 @@ cdef class Lane:
     cdef public int _awaiting
     cdef public int _mode
     cdef public int64_t _bad
+    cdef public int64_t _junk
     cdef public int64_t _credit
     cdef public object _mail
     cdef public int64_t _recipients
@@ -244,7 +245,7 @@ cdef class Lane:
         elif awaiting == END_:
             self._out.append(words.end_ok if verdict is None else verdict.wire())
             if accepted:
-                self._bad = 0
+                self._bad = self._junk = 0
             self._end_transaction(words.after_message)
         elif awaiting == MAIL_:
             if accepted:

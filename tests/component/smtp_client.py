@@ -137,7 +137,9 @@ class Inbound:
             rejected=self.events.append,
             limits=limits,
         )
-        settings = ServerSettings(hostname="mx.test", max_message_bytes=100_000, max_recipients=1000, tls=tls)
+        settings = ServerSettings(
+            hostname="mx.test", max_message_bytes=100_000, max_recipients=1000, max_junk_commands=0, tls=tls
+        )
         self.client = Client(ip)
         self.session = Session(ours, self.client, settings, services, certificates)
         self.ended = trio.Event()

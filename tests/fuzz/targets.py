@@ -40,8 +40,8 @@ _TIDY_OCTETS = 256
 _MOST_CUTS = 6
 _SERVER_SETTINGS = tuple(
     ServerSettings(
-        hostname="mx.test", max_message_bytes=60, max_recipients=2, max_bad_commands=3, max_received=1,
-        max_header_bytes=40, bare_newlines=newlines, tls=tls, auth=tls == "offered",
+        hostname="mx.test", max_message_bytes=60, max_recipients=2, max_bad_commands=3, max_junk_commands=5,
+        max_received=1, max_header_bytes=40, bare_newlines=newlines, tls=tls, auth=tls == "offered",
     )
     for tls in ("none", "offered")
     for newlines in ("refuse", "normalise")

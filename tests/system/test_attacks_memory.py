@@ -81,7 +81,8 @@ class World:
         self.script: Script = lambda verb: [USUAL.get(verb, b"250 ok\r\n")]
         self.hop = stack.enter_context(speaking_hop(self.say))
         config = (
-            f"[limits]\nmax_message_bytes = {4 * MiB}\n[delivery]\nconnection_idle_s = 0\n"
+            # Floods of commands are to last.
+            f"[limits]\nmax_message_bytes = {4 * MiB}\nmax_junk_commands = 0\n[delivery]\nconnection_idle_s = 0\n"
             "greeting_timeout_s = 3\nehlo_timeout_s = 3\nmail_timeout_s = 3\ndata_timeout_s = 3\n"
             "final_dot_timeout_s = 3\nquit_timeout_s = 1\n[retry]\ndelays_s = [600]\ndown_delays_s = [600]\n"
             f'[[route]]\ndomains = [".hop.test"]\nnext_hop = "smtp://127.0.0.1:{self.hop}"\n'

@@ -208,3 +208,20 @@ def test_mail_that_goes_in_circles_is_returned(tmp_path: Path, sink: StartOurSin
         }
         assert len(one.events_of("delivered") + two.events_of("delivered")) == 50 + 1  # the last one is the notice
     assert len(mailbox.messages()) == 1
+
+
+def test_client_that_only_talks_is_sent_away_and_one_that_waits_for_its_next_message_is_not(world: World) -> None:
+    away = "421 4.7.0 mx.postroika.test closing the connection: too many bad commands"
+    with world.server.dialogue("talker.test") as talker:
+        said = list(
+            itertools.takewhile(lambda reply: reply == "250 2.0.0 Ok", (talker.say("NOOP") for _ in range(200)))
+        )
+        assert len(said) in {119, 120}  # the last of them comes with the 421, perhaps in one piece
+    wait_until(lambda: [e for e in world.server.events_of("rejected") if e["reply"]["text"] == away[10:]], "the event")
+    with smtplib.SMTP("127.0.0.1", world.server.port, timeout=30) as client:
+        for number in range(8):
+            for _ in range(30):
+                assert client.noop() == (250, b"2.0.0 Ok")
+            client.sendmail("patient@x.test", [f"you{number}@shop.test"], b"Subject: x\r\n\r\nx\r\n")
+            assert client.rset() == (250, b"2.0.0 Ok")
+    assert len(world.arrived("patient@x.test", 8)) == 8

@@ -123,6 +123,7 @@ def test_lane_makes_no_difference(
         extensions=offers,
         bare_newlines="normalise" if normalise else "refuse",
         max_bad_commands=9,
+        max_junk_commands=4,
         tls=tls,
         auth=auth,
     )
@@ -165,6 +166,7 @@ def test_nothing_differs_where_nobody_is_asked(
         extensions=offers,
         bare_newlines="normalise" if normalise else "refuse",
         max_bad_commands=9,
+        max_junk_commands=4,
         tls=tls,
         auth=auth,
     )

@@ -383,3 +383,39 @@ def test_refusals_are_told_to_the_session_for_the_record() -> None:
         ("mail", 501, "FROM:<bad"),
         ("rcpt", 503, "TO:<c@d>"),
     ]
+
+
+SENT_AWAY = "421 4.7.0 mx.test closing the connection: too many bad commands\n"
+FEW = msgspec.structs.replace(SETTINGS, max_junk_commands=5, max_bad_commands=3)
+MESSAGE = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n.\r\n"
+STORED = f"250 2.1.0 Ok\n250 2.1.5 Ok\n{GO_ON}250 2.0.0 Ok\n"
+
+
+@pytest.mark.parametrize(
+    "junk", [b"NOOP", b"noop x", b"RSET", b"VRFY a", b"HELP", b"EHLO c", b"HELO c", b"MAIL FROM:<a@b>\r\nRSET"]
+)
+def test_who_says_nothing_of_use_for_ever_is_sent_away(junk: bytes) -> None:
+    answer = talk([b"EHLO c\r\n" + junk + b"\r\n"], SETTINGS).replies.removeprefix(EHLO)
+    dialogue = talk_in_all_cuts(b"EHLO c\r\n" + (junk + b"\r\n") * 20, FEW)
+    # EHLO and four more are free, three more count as bad, and the one behind them is the last.
+    assert dialogue.replies == EHLO + answer * 8 + SENT_AWAY
+    assert dialogue.closed
+    assert isinstance(dialogue.events[-1], Refused)
+    assert talk([b"EHLO c\r\n" + (junk + b"\r\n") * 1000], msgspec.structs.replace(FEW, max_junk_commands=0)) == talk(
+        [b"EHLO c\r\n" + (junk + b"\r\n") * 1000], msgspec.structs.replace(FEW, max_junk_commands=10_000)
+    )
+
+
+def test_who_keeps_a_connection_open_between_messages_is_not_sent_away() -> None:
+    between = b"RSET\r\nNOOP\r\nNOOP\r\nRSET\r\n"
+    dialogue = talk([b"EHLO c\r\n" + (MESSAGE + between) * 100], FEW)
+    assert (dialogue.replies, dialogue.closed) == (EHLO + (STORED + "250 2.0.0 Ok\n" * 4) * 100, False)
+
+
+def test_message_that_is_refused_does_not_make_up_for_junk() -> None:
+    def judge(event: Event) -> Reply | None:
+        return reply(550, "5.7.1", "no") if isinstance(event, BodyEnd) else None
+
+    dialogue = talk([b"EHLO c\r\n" + (MESSAGE + b"NOOP\r\n") * 20], FEW, judge=judge)
+    assert dialogue.replies.endswith(SENT_AWAY)
+    assert dialogue.replies.count("550 5.7.1 no\n") == 8

@@ -84,6 +84,7 @@ class Sink:
             max_recipients=settings.max_recipients,
             max_received=sys.maxsize,
             max_header_bytes=sys.maxsize,
+            max_junk_commands=0,
             extensions=settings.extensions,
         )
         self.hub = self.make_hub(learn_replies(self.protocol))

@@ -141,6 +141,11 @@ class Limits(Section, frozen=True, kw_only=True):
     max_connections: Annotated[Count, "Clients at once, over all workers; the next one gets 421."] = 10_000
     max_connections_per_ip: Annotated[Count, "Of those, from one address, or one IPv6 network (/64)."] = 1_000
     max_bad_commands: Annotated[Count, "Commands of one session that may be wrong before it is ended with 421."] = 20
+    max_junk_commands: Annotated[
+        CountOrZero,
+        "NOOP, RSET, VRFY, HELP, EHLO and HELO of one session since the last message that was accepted; each further "
+        "one counts as wrong. 0 = any number.",
+    ] = 100
     max_received: Annotated[Count, "Received: fields in a message; more is a mail loop."] = 50
     max_header_bytes: Annotated[Count, "The header of a message."] = 1 * MiB
     idle_timeout_s: Annotated[

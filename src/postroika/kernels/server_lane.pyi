@@ -120,6 +120,8 @@ class Lane(Generic[_Event, _Reply, _Settings, _State]):
     _awaiting: int
     _mode: int
     _bad: int
+    # Commands since the last message that lead to no mail.
+    _junk: int
     # How many commands of a pipelined group may still fail because of an earlier one without counting as bad.
     _credit: int
     _mail: Any

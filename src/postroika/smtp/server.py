@@ -42,6 +42,7 @@ __all__ = ["EXTENSIONS", "MOST_OUTPUT_BYTES", "Server", "ServerSettings"]
 
 MOST_OUTPUT_BYTES = 16_384  # then it is to be sent before the next command, if the server `pauses`
 _REPLIES_APART = 32  # that are not counted yet: how many octets they are is looked at together
+_JUNK = frozenset({command.NOOP, command.RSET, command.VRFY, command.HELP})  # and EHLO, once it is answered
 _VRFY = reply(252, "2.5.0", "cannot verify the address, but will take mail for it and try to deliver").wire()
 _HELP = reply(214, "2.0.0", "RFC 5321: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT").wire()
 _NO_ARGUMENT = reply(501, "5.5.4", "this command takes no argument")
@@ -123,6 +124,8 @@ class Server(LoginServer):
             self._refuse(code, entry, argument)
         else:
             self._HANDLERS[code](self, argument)
+            if code in _JUNK:
+                self._count_junk()
         return True
 
     def _skip_command(self, refusal: Reply, start: int) -> None:
@@ -154,6 +157,7 @@ class Server(LoginServer):
         if not accepted:
             assert verdict is not None
             self._out.append(verdict.wire())
+            self._count_junk()
             return
         if self.in_transaction:
             self._events.append(Reset())
@@ -165,6 +169,7 @@ class Server(LoginServer):
         if self._mechanisms:
             self._offered |= {"AUTH"}
         self._out.append(greetings(self.settings, self._mechanisms, self.xclient)[2 if self.esmtp else 1])
+        self._count_junk()
 
     def _mail_command(self, argument: bytes) -> None:
         settings = self.settings

@@ -144,6 +144,13 @@ class ServerBase(Lane[Event, Reply, ServerSettings, State]):
         if self._bad > self.settings.max_bad_commands:
             self._give_up("too many bad commands", b"")
 
+    def _count_junk(self) -> None:
+        """A command was answered that leads to no mail. Whoever goes on with those for ever keeps a place from others,
+        and may be looking for something; who keeps a connection open between messages says a few."""
+        self._junk += 1
+        if 0 < self.settings.max_junk_commands < self._junk:
+            self._count_bad()
+
     def _give_up(self, why: str, line: bytes) -> None:
         """Send the peer away."""
         if self.closed:

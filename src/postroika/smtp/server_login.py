@@ -128,7 +128,7 @@ class LoginServer(ChunkingServer):
             self._out.append(verdict.wire())
             return
         self.state = State.START
-        self._credit = 0
+        self._credit = self._junk = 0
         self.esmtp = self.authenticated = False
         self._mechanisms = ()
         self._offered = frozenset()

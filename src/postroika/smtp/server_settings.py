@@ -18,6 +18,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the protocol has to know of the configuration.
 
     Args:
+        max_junk_commands: of those that lead to no mail, between two messages; each further one is a bad one. 0: any
+            number.
         extensions: those to offer, of EXTENSIONS.
         tls: STARTTLS is not known, is offered, or is over and done with: the session is in TLS.
         tls_first: where STARTTLS is offered, next to nothing else is allowed in the clear.
@@ -28,6 +30,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 50 * 1024 * 1024
     max_recipients: int = 5000
     max_bad_commands: int = 20
+    max_junk_commands: int = 100
     max_received: int = 50
     max_header_bytes: int = 1024 * 1024
     bare_newlines: Literal["refuse", "normalise"] = "refuse"

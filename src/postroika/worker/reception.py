@@ -110,6 +110,7 @@ def make_listener(
             max_message_bytes=limits.max_message_bytes,
             max_recipients=limits.max_recipients,
             max_bad_commands=limits.max_bad_commands,
+            max_junk_commands=limits.max_junk_commands,
             max_received=limits.max_received,
             max_header_bytes=limits.max_header_bytes,
             tls=_TLS_AT_FIRST[listener.tls],
