@@ -53,6 +53,10 @@ def event(kind: str, **members: object) -> Event:
             "auth_failed  -  account ann  shop [192.0.2.7]  wrong password  535 5.7.8 no",
         ),
         (
+            event("auth_failed", message="", sender=None, recipient="", reason="malformed: not a message of PLAIN"),
+            "auth_failed  -  no account  malformed: not a message of PLAIN",
+        ),
+        (
             event("delivered", queued_at=AT - 0.75, attempt=1, peer=PEER, reply=EventReply(250, "2.0.0", "Ok")),
             "delivered    6gzytke8c0001  a@shop.test  by mx.shop.test[192.0.2.1]  after 0.8s  250 2.0.0 Ok",
         ),

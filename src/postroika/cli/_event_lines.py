@@ -40,7 +40,8 @@ def event_line(event: Event) -> Text:
 
 def _parts(event: Event) -> list[Text | str]:
     if event.type == "auth_failed":
-        parts: list[Text | str] = [styled(f"account {event.account}"), *_client(event), styled(event.reason)]
+        account = f"account {event.account}" if event.account else "no account"
+        parts: list[Text | str] = [styled(account), *_client(event), styled(event.reason)]
     elif event.type in {"received", "rejected"}:
         parts = [Text("from ").append(_sender(event))]
         if event.size_bytes:
