@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import stat
@@ -74,10 +75,10 @@ def test_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: int
     ("text", "problem"),
     [
         ("[account", "not TOML: Expected ']' at the end of a table declaration (at end of document)"),
-        ("x = 1", "object contains unknown field x"),
+        ("x = 1", "x: unknown key; known here: seed, account"),
         ("seed = 'a'", "seed: is not base64"),
         ("[[account]]", "account[0]: the key 'name' is missing"),
-        ("[[account]]\nname = 'a@b'\nsender = []", "account[0]: object contains unknown field sender"),
+        ("[[account]]\nname = 'a@b'\nsender = []", "account[0].sender: unknown key; did you mean 'senders'?"),
         ("[[account]]\nname = 'app'", "account[0].senders: is needed: the name 'app' is not an address"),
         ("[[account]]\nname = ' a@b'", "account[0].name: ' a@b' is not a name"),
         ("[[account]]\nname = 'a@b'\n[[account]]\nname = 'A@b'", "account[1].name: 'A@b' is the name of account[0] already"),
@@ -85,6 +86,7 @@ def test_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: int
         ("[[account]]\nname = 'a@b'\nscram = 'geheim'", "account[0].scram: is not SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey"),
         ("[[account]]\nname = 'a@b'\ntenant = '\\u0007'", "account[0].tenant: has to be visible, and of at most 100 characters"),
         ("[[account]]\nname = 'a@b'\nsenders = ['b']", "account[0].senders[0]: 'b' is not an address, \"@domain\", \"@.domain\" or \"*\""),
+        ("[[account]]\nname = 'a@b'\nsenders = ['@@b']", "account[0].senders[0]: '@@b' is not an address, \"@domain\", \"@.domain\" or \"*\""),
         ("[[account]]\nname = 'a@b'\nfrom_addresses = ['@a b']", "account[0].from_addresses[0]: 'a b' is not a domain or \".subdomains\""),
     ],
 )  # fmt: skip
@@ -329,11 +331,14 @@ def test_list_shows_no_hashes(account, tmp_path: Path) -> None:
     ("args", "password", "problem"),
     [
         (("add", "ann@shop.example"), "correct horse", "there is an account ann@shop.example already; see `postroika account passwd`"),
+        (("add", "app"), "", "--sender: is needed: the name 'app' is not an address"),
+        (("add", "bob@shop.example", "--from", "x"), "", "--from: 'x' is not an address, \"@domain\", \"@.domain\" or \"*\""),
+        (("add", "bob@shop.example", "--recipients-per-day", "9" * 20), "", f"Invalid value for '--recipients-per-day': {'9' * 20} is not in the range 0<=x<=9007199254740992."),
         (("add", "bob@shop.example"), "short", "a password has 8 to 1000 characters"),
         (("add", "bob@shop.example"), "", "a password has 8 to 1000 characters"),
         (("add", "bob@shop.example"), "control \x07 character", "this cannot be a password: control characters"),
-        (("passwd", "bob@shop.example"), "correct horse", "there is no account bob@shop.example in the file of accounts"),
-        (("disable", "bob@shop.example"), "", "there is no account bob@shop.example in the file of accounts"),
+        (("passwd", "bob@shop.example"), "correct horse", "there is no account bob@shop.example in FILE"),
+        (("disable", "bob@shop.example"), "", "there is no account bob@shop.example in FILE"),
     ],
 )  # fmt: skip
 def test_what_the_command_refuses(account, tmp_path: Path, args: tuple[str, ...], password: str, problem: str) -> None:
@@ -341,17 +346,43 @@ def test_what_the_command_refuses(account, tmp_path: Path, args: tuple[str, ...]
     before = (tmp_path / "accounts.toml").read_bytes()
     output = account(*args, password=password)
     assert output.code == ExitCode.USAGE
-    assert output.err.endswith(f"Error: {problem}\n")
+    assert output.err.endswith(f"Error: {problem.replace('FILE', f'{tmp_path}/accounts.toml')}\n")
     assert (tmp_path / "accounts.toml").read_bytes() == before
 
 
-def test_impossible_account_is_not_written(account, tmp_path: Path) -> None:
-    output = account("add", "app", password="correct horse")
-    assert (output.code, output.err) == (
-        ExitCode.CONFIG,
-        f"postroika: {tmp_path}/accounts.toml: account[0].senders: is needed: the name 'app' is not an address\n",
-    )
-    assert not (tmp_path / "accounts.toml").exists()
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.toml"
+    account_file.write(path, AccountFile(SEED, (ANN,)))
+    with pytest.raises(ConfigError, match=r"account\[0\]\.max_connections: expected a whole number <= "):
+        account_file.write(path, AccountFile(SEED, (config.Account(name="a@b", max_connections=2**60),)))
+    assert account_file.read(path) == AccountFile(SEED, (ANN,))
+
+
+def test_account_of_the_config_is_not_changed_by_the_command(account, tmp_path: Path) -> None:
+    with (tmp_path / "postroika.toml").open("a") as file:
+        file.write("[[account]]\nname = 'app@shop.example'\n")
+    output = account("disable", "APP@shop.example")
+    assert output.code == ExitCode.USAGE
+    assert output.err.endswith("Error: the account APP@shop.example is one of the config, and is changed there\n")
+
+
+def test_others_are_not_kept_waiting_by_who_types_a_password(
+    account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account("add", "ann@shop.example", password="correct horse")
+    free = []
+
+    class Typist(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            with (tmp_path / "accounts.toml.lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while somebody has it
+            free.append(True)
+            return super().readline(-1 if size is None else size)
+
+    monkeypatch.setattr("io.StringIO", Typist)
+    assert account("passwd", "ann@shop.example", password="other horse").code == 0
+    assert account("add", "bob@shop.example", password="other horse").code == 0
+    assert free == [True, True]
 
 
 FULL_WIDTH = "\uff41nn@shop.example"

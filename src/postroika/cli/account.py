@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MIN_PASSWORD_CHARS = 8
 MAX_PASSWORD_CHARS = 1000
+_MOST = 2**53  # what the config takes
+_ARGUMENTS = {"name": "NAME", "tenant": "--tenant", "senders": "--sender", "from_addresses": "--from"}
 _LIMITS = ("max_connections", "max_message_bytes", "recipients_per_minute", "recipients_per_hour", "recipients_per_day")
 
 
@@ -45,7 +47,8 @@ def _settings(function: F) -> F:
     }
     for key in reversed(_LIMITS):
         option = f"--{key.replace('_', '-')}"
-        function = click.option(option, key, type=click.IntRange(0), default=0, metavar="N", help=texts[key])(function)
+        numbers = click.IntRange(0, _MOST)
+        function = click.option(option, key, type=numbers, default=0, metavar="N", help=texts[key])(function)
     function = click.option(
         "--from", "from_addresses", multiple=True, metavar="ADDRESS", help="What may stand in From:; as --sender."
     )(function)
@@ -68,11 +71,13 @@ def add(*, name: str, config_file: str | None, **settings: Any) -> None:
     from postroika.config import Account, Secret
 
     path, config = _place(config_file)
+    entry = Account(name=name, **settings)
+    _refuse_impossible(path, config, entry)  # nobody types a password for nothing
+    password, scram = _hashes(_password(name))
     with _changing(path, config) as accounts:
-        if _find(accounts, name) is not None:
-            raise click.UsageError(f"there is an account {name} already; see `postroika account passwd`")
-        password, scram = _hashes(_password(name))
-        accounts.append(Account(name=name, password=Secret(password), scram=Secret(scram), **settings))
+        _refuse_second(accounts, name)  # who has come meanwhile
+        accounts.append(entry)
+        _replace(accounts, -1, password=Secret(password), scram=Secret(scram))
     _say(path, config, f"account {name} added to {path}")
 
 
@@ -83,8 +88,13 @@ def passwd(name: str, config_file: str | None) -> None:
     """Give an account another password: asked for, or the first line of standard input."""
     from postroika.config import Secret
 
+    from postroika.policy import account_file
+
+    path, config = _place(config_file)
+    _index(list(account_file.read(path).account), name, path, config)
+    password, scram = _hashes(_password(name))
+
     def change(accounts: list[Account], index: int) -> None:
-        password, scram = _hashes(_password(name))
         _replace(accounts, index, password=Secret(password), scram=Secret(scram))
 
     _change(config_file, name, change, "has another password")
@@ -134,6 +144,9 @@ def list_(as_json: bool, config_file: str | None) -> None:
             entry["password"], entry["scram"] = bool(entry["password"]), bool(entry["scram"])
         print_json(shown)
         return
+    if not accounts:
+        click.echo("There are no accounts.", err=True)
+        return
     from postroika.cli._tables import Column, print_table
 
     columns = [Column(name) for name in ("account", "tenant", "may send as", "limits", "state")]
@@ -168,7 +181,7 @@ def _change(config_file: str | None, name: str, change: Callable[[list[Account],
     """
     path, config = _place(config_file)
     with _changing(path, config) as accounts:
-        change(accounts, _index(accounts, name))
+        change(accounts, _index(accounts, name, path, config))
     _say(path, config, f"account {name} {done}")
 
 
@@ -240,11 +253,32 @@ def _find(accounts: list[Account], name: str) -> int | None:
     return next((i for i, account in enumerate(accounts) if account.name.lower() == wanted), None)
 
 
-def _index(accounts: list[Account], name: str) -> int:
+def _index(accounts: list[Account], name: str, path: Path, config: Config) -> int:
     index = _find(accounts, name)
-    if index is None:
-        raise click.UsageError(f"there is no account {name} in the file of accounts")
-    return index
+    if index is not None:
+        return index
+    if _find(list(config.account), name) is not None:
+        raise click.UsageError(f"the account {name} is one of the config, and is changed there")
+    raise click.UsageError(f"there is no account {name} in {path}")
+
+
+def _refuse_second(accounts: list[Account], name: str) -> None:
+    if _find(accounts, name) is not None:
+        raise click.UsageError(f"there is an account {name} already; see `postroika account passwd`")
+
+
+def _refuse_impossible(path: Path, config: Config, entry: Account) -> None:
+    """Raises UsageError, with the argument that is wrong; ConfigError, if the file is."""
+    from postroika.config import account_problems
+    from postroika.policy import account_file
+    from postroika.policy.accounts import accounts_by_name
+
+    accounts = list(account_file.read(path).account)
+    _refuse_second(accounts, entry.name)
+    for key, problem in account_problems([entry]):
+        argument = key.removeprefix("account[0].").partition("[")[0]
+        raise click.UsageError(f"{_ARGUMENTS.get(argument, argument)}: {problem}")
+    accounts_by_name((*config.account, *accounts, entry))
 
 
 def _replace(accounts: list[Account], index: int, **changes: Any) -> None:

@@ -20,6 +20,8 @@ _SCRAM = re.compile(rf"SCRAM-SHA-256\$\d{{4,8}}:{_BASE64}\${_BASE64}:{_BASE64}")
 MAX_ARGON2_MIB = 256
 MAX_ARGON2_MIB_OF_ALL_PASSES = 1024
 MAX_ARGON2_LANES = 16  # a thread each
+# RFC 5321 §4.1.2, Dot-string and Quoted-string, as far as it takes to find what is meant for something else.
+_LOCAL_PART = re.compile(r'[^\s"(),:;<>@\[\\\]]+|".*"')
 MAX_NAME_CHARS = 255
 MAX_TENANT_CHARS = 100
 
@@ -99,7 +101,7 @@ def _pattern_problem(pattern: str) -> str | None:
     if pattern == "*":
         return None
     local, at, domain = pattern.rpartition("@")
-    if not at or (local and domain.startswith(".")):
+    if not at or (local and (domain.startswith(".") or not _LOCAL_PART.fullmatch(local))):
         return f'{pattern!r} is not an address, "@domain", "@.domain" or "*"'
     try:
         canonical_domain(domain)

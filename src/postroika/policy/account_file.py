@@ -18,11 +18,12 @@ import tomllib
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from postroika.config import Account, Secret, account_problems
-from postroika.config.check import conversion_problem
+from postroika.config.check import conversion_problem, unknown_keys
 from postroika.config.secret import secret_from
 from postroika.config.text import toml_value
 from postroika.errors import ConfigError
@@ -72,15 +73,28 @@ def read(path: Path) -> AccountFile:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode) or facts.st_mode & 0o077:
                 raise ConfigError(f"{path}: has to be a file of mode 0600, for it holds hashes of passwords")
-            raw = tomllib.loads(file.read().decode())
+            text = file.read().decode()
     except FileNotFoundError:
         return AccountFile()
     except OSError as error:
         raise ConfigError(f"{path}: cannot read it: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> AccountFile:
+    """What `read` makes of the text of a file.
+
+    Raises:
+        ConfigError: it makes no sense: one line a problem.
+    """
+    try:
+        raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    if unknown := list(_unknown_keys(raw)):
+        raise ConfigError("\n".join(f"{path}: {key}: {problem}" for key, problem in unknown))
     try:
         found = msgspec.convert(raw, AccountFile, dec_hook=secret_from)
     except msgspec.ValidationError as problem:
@@ -94,6 +108,13 @@ def read(path: Path) -> AccountFile:
     if problems:
         raise ConfigError("\n".join(f"{path}: {key}: {text}" for key, text in problems))
     return found
+
+
+def _unknown_keys(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in raw:
+        if key not in AccountFile.__struct_fields__:
+            yield key, f"unknown key; known here: {', '.join(AccountFile.__struct_fields__)}"
+    yield from unknown_keys({"account": raw.get("account", [])})
 
 
 @contextlib.contextmanager
@@ -137,10 +158,12 @@ def write(path: Path, content: AccountFile, owner: tuple[int, int] | None = None
             directory.
 
     Raises:
-        ConfigError: it could not be written; the old one is as it was.
+        ConfigError: it could not be written, or could not be read again; the old one is as it was.
     """
     if not content.seed:
         content = msgspec.structs.replace(content, seed=b64encode(secrets.token_bytes(_SEED_BYTES)).decode())
+    text = content.text()
+    parse(text, path)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         owner = _owner(path, owner)
@@ -151,7 +174,7 @@ def write(path: Path, content: AccountFile, owner: tuple[int, int] | None = None
             with os.fdopen(descriptor, "wb") as file:
                 if os.geteuid() == 0:
                     os.fchown(descriptor, *owner)
-                file.write(content.text().encode())
+                file.write(text.encode())
                 file.flush()
                 os.fsync(descriptor)
             new.rename(path)
