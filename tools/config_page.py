@@ -21,7 +21,8 @@ One TOML file says all. `postroika serve --config FILE` names it; without `--con
 - Units are in the names: `_s` is seconds, `_bytes` is octets. Numbers may be written as `50_000`.
 - A key that is unknown, of the wrong type or cannot be meant is an error that names the file, the key and what would
   do; nothing is ignored. `postroika check` ends with code 78 then; so does `postroika serve`, before it opens anything.
-  So does a certificate or key that is missing, unreadable or does not fit ([tls.md](tls.md)).
+  So does a file that it names and that is missing, unreadable or not what it has to be: certificates and keys
+  ([tls.md](tls.md)), signing keys, passwords for smarthosts, accounts, hooks.
 - Relative file names are relative to the directory of the config file.
 - Domains are compared in lower case and as A-labels; they may be written in Unicode.
 - Who may relay is never guessed: an open relay (`"*"` in `relay.domains`, a network `/0`) is refused.

@@ -132,7 +132,7 @@ def test_mail_of_a_stranger_is_not_signed_whoever_it_says_it_is_from(tmp_path: P
 
 def test_start_is_refused_with_a_key_that_cannot_be_used(tmp_path: Path) -> None:
     server = server_at(tmp_path / "server", 9)
-    for name in ("rsa.pem", "ed.pem"):
+    for number, name in enumerate(("rsa.pem", "ed.pem")):
         file = server.path / name
         kept = file.read_bytes()
         for contents in (None, b"", kept[: len(kept) // 2]):
@@ -143,8 +143,7 @@ def test_start_is_refused_with_a_key_that_cannot_be_used(tmp_path: Path) -> None
             for verb in ("serve", "check"):
                 refused = command(server, verb)
                 assert (refused.code, refused.out) == (ExitCode.CONFIG, "")
-                assert "postroika: dkim key " in refused.err
-                assert f"{file}: " in refused.err
+                assert f"postroika.toml: dkim[{number}].key: {file}: " in refused.err
             file.unlink(missing_ok=True)
             file.touch(0o600)
             file.write_bytes(kept)

@@ -430,7 +430,7 @@ def test_check_finds_what_a_worker_would_not_take(
     (tmp_path / "postroika.toml").write_text("[accounts]\nfile = 'accounts.toml'\n[[account]]\nname = 'a@b'\n")
     written(tmp_path / "accounts.toml", entries)
     assert run(["check"]) == ExitCode.CONFIG
-    assert capsys.readouterr().err == f"postroika: {problem}\n"
+    assert capsys.readouterr().err == f"postroika: postroika.toml: accounts: {problem}\n"
 
 
 def test_command_needs_to_know_the_file(account, tmp_path: Path) -> None:

@@ -148,7 +148,9 @@ def test_check_tells_on_stderr_what_this_machine_would_not_allow(postroika, tmp_
     output = postroika("check")
     assert output.code == 0
     unknown, too_few = output.err.splitlines()
-    assert unknown == "postroika: warning: process.user: there is no user 'no-such-user'"
+    assert unknown == (
+        "postroika: warning: a start here is refused: postroika.toml: process.user: there is no user 'no-such-user'"
+    )
     assert too_few.startswith("postroika: warning: each of 1 workers may have only ")
     assert " files open: limits.max_connections is " in too_few
 

@@ -108,7 +108,7 @@ def test_file_that_is_damaged(files: Path, name: str, key: str) -> None:
     lines = (files / name).read_text().splitlines(keepends=True)
     (files / name).write_text("".join([lines[0], "!!!!\n", *lines[2:]]))
     [problem] = problems(files)
-    assert problem.startswith(f"listener[0].{key}: {name} cannot be used: ")
+    assert problem == f"listener[0].{key}: {name} cannot be used: it is damaged, or not whole"
 
 
 def test_encrypted_key_is_not_asked_for_its_passphrase(files: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -105,6 +106,21 @@ def test_key_that_cannot_sign_is_refused(contents: bytes, problem: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(contents, min_rsa_bits=2048)
     assert str(refused.value) == problem
+
+
+def test_key_that_is_far_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = pem(rsa.generate_private_key(65537, 4096))
+    proven = []
+    parse = serialization.load_pem_private_key
+
+    def counted(*arguments: Any, unsafe_skip_rsa_key_validation: bool = False) -> Any:
+        proven.append(not unsafe_skip_rsa_key_validation)
+        return parse(*arguments, unsafe_skip_rsa_key_validation=unsafe_skip_rsa_key_validation)
+
+    monkeypatch.setattr(serialization, "load_pem_private_key", counted)
+    with pytest.raises(ConfigError, match=r"^an RSA key of 4096 bits, where at least 5000 are wanted$"):
+        load(long, min_rsa_bits=5000)
+    assert proven == [False]
 
 
 def test_shorter_key_is_taken_where_the_config_says_so() -> None:
@@ -208,8 +224,8 @@ def test_start_names_each_key_that_cannot_be_used() -> None:
     with pytest.raises(ConfigError) as refused:
         ring(entry("shop.test"), entry("a.test", key="/none"), entry("b.test", "s2", key="/other"))
     assert str(refused.value).splitlines() == [
-        "dkim key s1 of a.test: /none: cannot read it: No such file or directory",
-        "dkim key s2 of b.test: /other: cannot read it: No such file or directory",
+        "dkim[1].key: /none: cannot read it: No such file or directory (key s1 of a.test)",
+        "dkim[2].key: /other: cannot read it: No such file or directory (key s2 of b.test)",
     ]
 
 
@@ -221,7 +237,7 @@ def test_key_that_vanished_is_broken_until_it_is_back(
     keys.reload()
     with pytest.raises(SigningError, match=r"^the key r1 of shop\.test cannot be used$"):
         keys.signatures("", "shop.test")
-    assert "dkim key r1 of shop.test: /rsa: cannot read it" in caplog.text
+    assert "dkim[0].key: /rsa: cannot read it: No such file or directory (key r1 of shop.test); its mail" in caplog.text
     assert selectors(keys, "", "a.test") == ["s1"]
     monkeypatch.setitem(FILES, "/rsa", generate("rsa", 2048))
     keys.reload()

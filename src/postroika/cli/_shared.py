@@ -5,7 +5,7 @@ People get rich tables on stdout, programs get JSON; messages about the work its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -52,8 +52,34 @@ def load_config(config_file: str | None, *, with_files: bool = False) -> tuple[P
     path = config.find(config_file)
     loaded = config.load(path)
     if with_files:
-        config.check_files(path, loaded)
+        _try_files(path, loaded)
     return path, loaded
+
+
+def _try_files(path: Path, loaded: Config) -> None:
+    from postroika import config
+    from postroika.errors import ConfigError
+    from postroika.supervisor.file_trial import unusable
+
+    lines = [f"{path}: {line}" for line in unusable(loaded)]
+    try:
+        config.check_files(path, loaded)
+    except ConfigError as error:
+        lines = [str(error), *lines]
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def warnings(path: Path, loaded: Config) -> Iterator[str]:
+    """What is no reason to refuse a start with this config, and ought to be known."""
+    from datetime import UTC, datetime
+
+    from postroika.config import exposed_hashes
+    from postroika.supervisor.file_trial import doubtful
+
+    yield from (f"{path}: {line}" for line in doubtful(loaded, datetime.now(UTC)))
+    if warning := exposed_hashes(path, loaded.account):
+        yield warning
 
 
 def print_json(value: object) -> None:

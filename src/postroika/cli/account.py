@@ -87,7 +87,6 @@ def add(*, name: str, config_file: str | None, **settings: Any) -> None:
 def passwd(name: str, config_file: str | None) -> None:
     """Give an account another password: asked for, or the first line of standard input."""
     from postroika.config import Secret
-
     from postroika.policy import account_file
 
     path, config = _place(config_file)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from postroika.cli._shared import config_option, json_option, load_config, print_json
+from postroika.cli._shared import config_option, json_option, load_config, print_json, warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,21 +27,11 @@ def command(config_file: str | None, as_json: bool) -> None:
     machine would not allow is told on stderr: too few open files, a user that it does not know, keys and hashes that
     others may read.
     """
-    from pathlib import Path
-
     path, config = load_config(config_file, with_files=True)
-    if config.accounts.file or config.account:
-        from postroika.policy.accounts import Accounts
-
-        Accounts(config.account, Path(config.accounts.file) if config.accounts.file else None)  # as a worker begins
-    for warning in _warnings(path, config):
+    for warning in (*_refusals(path, config), *warnings(path, config)):
         click.echo(f"postroika: warning: {warning}", err=True)
-    if config.dkim:
-        from postroika.signing.ring import KeyRing
-
-        KeyRing(config).load()
     if config.policy.hooks:
-        _try_hooks(config)
+        _try_hooks(path, config)
     if as_json:
         print_json(config)
         return
@@ -51,29 +41,33 @@ def command(config_file: str | None, as_json: bool) -> None:
     click.echo(to_toml(config), nl=False)
 
 
-def _try_hooks(config: Config) -> None:
+def _try_hooks(path: Path, config: Config) -> None:
     """Raises ConfigError."""
     import os
 
+    from postroika.errors import ConfigError
     from postroika.process import identity
     from postroika.supervisor.hook_trial import try_hooks
 
     become = identity.look_up(config.process) if os.geteuid() == 0 else None
-    try_hooks(config.policy.hooks, become)
+    try:
+        try_hooks(config.policy.hooks, become)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: policy.hooks: {error}") from None
 
 
-def _warnings(path: Path, config: Config) -> Iterator[str]:
-    """What a start here, as the same user and with the same limits, would warn of or be refused for."""
+def _refusals(path: Path, config: Config) -> Iterator[str]:
+    """What a start here, as the same user and with the same limits, would be refused for; and too few open files."""
     import os
 
-    from postroika.config import exposed_hashes, named_files
+    from postroika.config import named_files
     from postroika.errors import PostroikaError
     from postroika.process import identity, open_files
 
     try:
         become = identity.to_assume(config.process)
     except PostroikaError as error:
-        yield str(error)
+        yield f"a start here is refused: {path}: {error}"
         become = None
     try:
         if warning := open_files.foreseen(config, config.server.workers or len(os.sched_getaffinity(0))).warning:
@@ -84,6 +78,4 @@ def _warnings(path: Path, config: Config) -> Iterator[str]:
         try:
             named_files.read(file, owners=() if become is None else (become.uid,))
         except PostroikaError as error:
-            yield str(error)
-    if warning := exposed_hashes(path, config.account):
-        yield warning
+            yield f"a start here is refused: {path}: {error}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from postroika.cli._shared import config_option, load_config
+from postroika.cli._shared import config_option, load_config, warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def command(config_file: str | None) -> None:
 
     import trio
 
-    from postroika.config import exposed_hashes
+    from postroika.errors import ConfigError
     from postroika.lifeline import call_process
     from postroika.process import operations_log
     from postroika.process.service_manager import ServiceManager
@@ -37,7 +37,7 @@ def command(config_file: str | None) -> None:
 
     path, config = load_config(config_file, with_files=True)
     operations_log.write_to_stderr(config.log.level)
-    if warning := exposed_hashes(path, config.account):
+    for warning in warnings(path, config):
         logging.getLogger(__name__).warning("%s", warning)
     call_process("postroika")
     manager = ServiceManager.of_environment(os.environ)
@@ -46,7 +46,10 @@ def command(config_file: str | None) -> None:
         for line in _welcome(path, config, addresses):
             click.echo(line)
 
-    trio.run(Supervisor(config, announce, manager).run)
+    try:
+        trio.run(Supervisor(config, announce, manager).run)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
 
 def _welcome(path: Path, config: Config, addresses: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +71,22 @@ def load_authorities(context: ssl.SSLContext, file: str) -> None:
         raise UnusableFileError("certificate", f"{told(file)} cannot be used: {_words(error)}") from None
 
 
+def not_valid(certificate: str, now: datetime) -> str:
+    """That the certificate in a PEM file has expired, or is not valid yet; "" if all is well, or it cannot be read."""
+    from cryptography import x509
+
+    try:
+        found = x509.load_pem_x509_certificates(Path(certificate).read_bytes())[0]
+    except (OSError, ValueError):
+        return ""
+    before, after = found.not_valid_before_utc, found.not_valid_after_utc
+    if now > after:
+        return f"{told(certificate)} has expired on {after:%Y-%m-%d %H:%M} UTC: who looks at it will refuse it"
+    if now < before:
+        return f"{told(certificate)} is not valid before {before:%Y-%m-%d %H:%M} UTC: who looks at it will refuse it"
+    return ""
+
+
 def _read(key: Literal["certificate", "key"], file: str) -> bytes:
     try:
         return Path(file).read_bytes()
@@ -96,6 +113,9 @@ def _reason(certificate: str, key: str, error: ssl.SSLError) -> str:
 
 def _words(error: OSError) -> str:
     """As "ee key too small"."""
-    if isinstance(error, ssl.SSLError) and error.reason:
+    if isinstance(error, ssl.SSLError):
+        # Of PEM that it cannot read, OpenSSL says "PEM lib" to some versions of Python, and nothing to others.
+        if error.reason in {None, "PEM_LIB"}:
+            return "it is damaged, or not whole"
         return error.reason.lower().replace("_", " ")
     return error.strerror or str(error)

@@ -28,15 +28,19 @@ _MOST_FILE_BYTES = 64 * 1024
 class Signature:
     """One `[[dkim]]` table with its key.
 
+    Args:
+        place: the table in the config, as "dkim[0]".
+
     Attributes:
         key: None while it is broken.
         tags: v= to i= of its signatures, what stays the same in all of them.
     """
 
-    __slots__ = ("entry", "key", "tags")
+    __slots__ = ("entry", "key", "place", "tags")
 
-    def __init__(self, entry: Dkim) -> None:
+    def __init__(self, entry: Dkim, place: str) -> None:
         self.entry = entry
+        self.place = place
         self.key: Key | None = None
         self.tags = b""
 
@@ -64,9 +68,9 @@ class KeyRing:
         self._min_rsa_bits = config.signing.min_rsa_bits
         self._read = read_file if read is None else read
         self._at: dict[tuple[str, str], tuple[Signature, ...]] = {}
-        for entry in config.dkim:
+        for i, entry in enumerate(config.dkim):
             place = (entry.tenant, entry.domain)
-            self._at[place] = (*self._at.get(place, ()), Signature(entry))
+            self._at[place] = (*self._at.get(place, ()), Signature(entry, f"dkim[{i}]"))
         self._tenants = frozenset(entry.tenant for entry in config.dkim)
 
     def load(self) -> None:
@@ -91,7 +95,7 @@ class KeyRing:
             except ConfigError as error:
                 signature.take(None)
                 problem = str(error).removeprefix(entry.key).removeprefix(": ")
-                yield f"dkim key {entry.selector} of {entry.domain}: {told(entry.key)}: {problem}"
+                yield f"{signature.place}.key: {told(entry.key)}: {problem} (key {entry.selector} of {entry.domain})"
 
     def __iter__(self) -> Iterator[Signature]:
         for signatures in self._at.values():

@@ -23,6 +23,7 @@ import trio
 from postroika.config import Config, split_host_port
 from postroika.config.named_files import Named
 from postroika.control import api, wire
+from postroika.errors import ConfigError
 from postroika.process.service_manager import ServiceManager
 from postroika.spool import files
 from postroika.supervisor.child import WorkerProcess
@@ -79,10 +80,8 @@ class Supervisor:
         self._listeners = started.listeners
         self._kept = started.kept
         with started.closing:
-            if started.config.dkim:
-                _check_keys(started.config)
             if started.config.policy.hooks:
-                try_hooks(started.config.policy.hooks, None)
+                _try_hooks(started.config.policy.hooks)
             self._make_workers(started)
             async with trio.open_nursery() as nursery:
                 await self._serve(nursery)
@@ -242,11 +241,11 @@ async def _accepts(address: str, within_s: float) -> bool:
     return False
 
 
-def _check_keys(config: Config) -> None:
-    """See that all signing keys can be used. Raises ConfigError."""
-    from postroika.signing.ring import KeyRing
-
-    KeyRing(config).load()
+def _try_hooks(path: str) -> None:
+    try:
+        try_hooks(path, None)
+    except ConfigError as error:
+        raise ConfigError(f"policy.hooks: {error}") from None
 
 
 def _shown(listener: socket.socket) -> str:

@@ -44,4 +44,7 @@ def try_hooks(path: str, become: Identity | None) -> None:
         raise ConfigError(f"{path}: cannot be tried: {error.strerror}") from None
     if done.returncode:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise ConfigError(last or f"{path}: ended Python with exit code {done.returncode}")
+        end = f"had Python killed by signal {-done.returncode}"
+        if done.returncode > 0:
+            end = f"ended Python with exit code {done.returncode}"
+        raise ConfigError(last or f"{path}: {end}")

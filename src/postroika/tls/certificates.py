@@ -15,10 +15,11 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from postroika.config import Certificate, Config, Listener
-from postroika.config.certificates import UnusableFileError, load_authorities, load_pair
+from postroika.config.certificates import UnusableFileError, load_authorities, load_pair, not_valid
 from postroika.config.named_files import is_copy, told
 from postroika.tls.context import note_called, server_context
 from postroika.tls.layer import TlsLayer
@@ -134,6 +135,8 @@ class _Loaded:
             log.error("the certificate that was loaded from %s before stays: %s", told(self._certificate), error)
         else:
             log.info("the certificate in %s has been loaded anew", told(self._certificate))
+            if problem := not_valid(self._certificate, datetime.now(UTC)):
+                log.warning("%s", problem)
 
     def _load(self) -> ssl.SSLContext:
         context = server_context()
