@@ -206,7 +206,7 @@ def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: s
         ("[process]\ngroup = 'mail'", "process.group: needs process.user beside it"),
         ("[delivery]\nehlo_name = 'a_b.example'", "delivery.ehlo_name: 'a_b.example' is not a host name"),
         ("[delivery]\nsource_address = 'eth0'", "delivery.source_address: 'eth0' is not an IP address"),
-        ("[[listener]]\naddress = 'localhost:25'", "listener[0].address: 'localhost' does not appear to be an IPv4 or IPv6 address"),
+        ("[[listener]]\naddress = 'localhost:25'", "listener[0].address: 'localhost' is not an IP address; names are not looked up here"),
         ("[[listener]]\naddress = '127.0.0.1'", "listener[0].address: '127.0.0.1' has no port"),
         ("[[listener]]\naddress = ':25'", "listener[0].address: ':25' names no host"),
         ("[[listener]]\naddress = '::1:25'", "listener[0].address: '::1:25': write an IPv6 address in brackets, as [::1]:25"),
@@ -218,7 +218,7 @@ def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: s
         ),
         ("[sink]\naddress = '127.0.0.1:2525'", "sink.address: 127.0.0.1:2525 is already the address of listener[0]"),
         ("[sink]\naddress = '0.0.0.0:2526'", "sink.address: 0.0.0.0:2526: the sink swallows all mail, so it listens on loopback only"),
-        ("[relay]\nnetworks = ['10.1.0.0/8']", "relay.networks[0]: 10.1.0.0/8 has host bits set"),
+        ("[relay]\nnetworks = ['10.1.0.0/8']", "relay.networks[0]: 10.1.0.0/8 has bits set behind its prefix; write 10.0.0.0/8, or the one address without /"),
         ("[relay]\nnetworks = ['0.0.0.0/0']", "relay.networks[0]: 0.0.0.0/0 is everyone: an open relay"),
         ("[relay]\nnetworks = ['::/0']", "relay.networks[0]: ::/0 is everyone: an open relay"),
         ("[relay]\nnetworks = ['::/00']", "relay.networks[0]: ::/00 is everyone: an open relay"),
@@ -242,7 +242,10 @@ def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: s
         ),
         (
             "[[listener]]\naddress = '127.0.0.1:25'\nxclient_from = ['proxy.example']",
-            "listener[0].xclient_from[0]: 'proxy.example' does not appear to be an IPv4 or IPv6 network",
+            (
+                "listener[0].xclient_from[0]: 'proxy.example' is not a network, as 192.0.2.0/24 or 2001:db8::/32, nor an "
+                "IP address"
+            ),
         ),
         ("[relay]\ndomains = ['*']", 'relay.domains[0]: "*" would accept mail from anyone to anywhere: an open relay'),
         ("[relay]\ndomains = ['a b']", "relay.domains[0]: 'a b' is not a domain or \".subdomains\""),
@@ -265,12 +268,12 @@ def test_wrong_type_or_bound_is_told_in_the_words_of_toml(text: str, expected: s
         ("[[listener]]\naddress = '0.0.0.0:25'\n[[route]]\ndomains = ['a']\nnext_hop = 'smtp://localhost'", "route[0].next_hop: smtp://localhost is our own listener: mail would go in a circle"),
         ("[[route]]\ndomains = ['*']\n[[route]]\ndomains = ['a.example']", "route[1].domains[0]: 'a.example' is never reached: route[0] takes it first"),
         ("[[route]]\ndomains = ['a.example']\n[[route]]\ndomains = ['b', 'A.example']", "route[1].domains[1]: 'A.example' is never reached: route[0] takes it first"),
-        ("[dns]\nservers = ['ns.example']", "dns.servers[0]: 'ns.example' does not appear to be an IPv4 or IPv6 address"),
+        ("[dns]\nservers = ['ns.example']", "dns.servers[0]: 'ns.example' is not an IP address; names are not looked up here"),
         (
             "[dns]\nvalidating = true",
             "dns.validating: needs dns.servers: those of the system may be anybody's, and need not check DNSSEC",
         ),
-        ("[dns]\nallow_private = ['127']", "dns.allow_private[0]: '127' does not appear to be an IPv4 or IPv6 network"),
+        ("[dns]\nallow_private = ['127']", "dns.allow_private[0]: '127' is not a network, as 192.0.2.0/24 or 2001:db8::/32, nor an IP address"),
         ("[spool]\nmax_bytes = 67108864", "spool.low_water_bytes: must be below spool.max_bytes (67108864), or no mail is accepted"),
         (f"[server]\ncontrol = '/{'x' * 107}'", "server.control: the path of a Unix socket has at most 107 octets, this one has 108"),
     ],
@@ -342,7 +345,7 @@ def test_names_of_certificate_files_come_out_absolute_and_names_canonical() -> N
             f"{IMPLICIT}{MORE}names = ['.a.example', '*', 'a b', '[192.0.2.1]', '*.a.example', 'a.example', 'A.example.']",
             [
                 "certificate[0].names[0]: '.a.example' is not a name or \"*.name\"",
-                "certificate[0].names[1]: '*' is not a domain or \".subdomains\"",
+                "certificate[0].names[1]: '*' is not a name or \"*.name\"",
                 "certificate[0].names[2]: 'a b' is not a domain or \".subdomains\"",
                 "certificate[0].names[3]: '[192.0.2.1]' is not a name or \"*.name\"",
                 "certificate[0].names[6]: 'A.example.' is already a name of certificate[0]",

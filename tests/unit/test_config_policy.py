@@ -45,7 +45,15 @@ def test_names_are_settled() -> None:
             "policy.data[1]: 'rates' is no check of this stage; there are: hooks",
         ),
         ('[policy]\nmail = ["rates", "hooks", "rates"]', "policy.mail[2]: 'rates' is named twice"),
-        ('[policy]\nexempt = ["10.0.0.1/8"]', "policy.exempt[0]: 10.0.0.1/8 has host bits set"),
+        (
+            '[policy]\nexempt = ["10.0.0.1/8"]',
+            "policy.exempt[0]: 10.0.0.1/8 has bits set behind its prefix; "
+            "write 10.0.0.0/8, or the one address without /",
+        ),
+        (
+            '[[blocklist]]\nzone = "a.example"\nreply = "{ip} is in {list}"\n[policy]\nrcpt = ["blocklists"]',
+            "blocklist[0].reply: {list} is not filled in; {ip} and {zone} are",
+        ),
         (
             "[policy]\nconnect = []\nconnections_per_minute = 1",
             'policy.connections_per_minute: has no effect: "rates" is not in policy.connect',

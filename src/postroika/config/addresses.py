@@ -51,7 +51,26 @@ def split_ip_port(text: str, default_port: int | None = None) -> tuple[str, int]
         ValueError: it is not.
     """
     host, port = split_host_port(text, default_port)
+    if not is_ip(host):
+        raise ValueError(f"{host!r} is not an IP address; names are not looked up here")
     return str(ipaddress.ip_address(host)), port
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """ "10.0.0.0/8", or one address.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a network, as 192.0.2.0/24 or 2001:db8::/32, nor an IP address") from None
+    raise ValueError(f"{text} has bits set behind its prefix; write {meant}, or the one address without /")
 
 
 def parse_next_hop(text: str) -> tuple[str, int]:
@@ -96,7 +115,7 @@ def canonical_certificate_name(text: str) -> str:
     """
     star = "*." if text.startswith("*.") else ""
     name = text[len(star) :]
-    if not name or name[0] in ".[":
+    if not name or name[0] in ".[*":
         raise ValueError(f'{text!r} is not a name or "*.name"')
     return star + canonical_domain(name)
 

@@ -16,7 +16,14 @@ from typing import Any, get_args
 import msgspec
 
 from postroika.config.accounts import account_problems
-from postroika.config.addresses import canonical_certificate_name, canonical_domain, is_host_name, is_ip, split_ip_port
+from postroika.config.addresses import (
+    canonical_certificate_name,
+    canonical_domain,
+    is_host_name,
+    is_ip,
+    parse_network,
+    split_ip_port,
+)
 from postroika.config.policy import policy_problems
 from postroika.config.routes import route_problems
 from postroika.config.sections import SECTIONS, Config
@@ -256,7 +263,7 @@ def _accounts(config: Config) -> Iterator[tuple[str, str]]:
 
 def _networks(key: str, networks: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     for i, network in enumerate(networks):
-        yield from _refused(f"{key}[{i}]", ipaddress.ip_network, network)
+        yield from _refused(f"{key}[{i}]", parse_network, network)
 
 
 def _is_everyone(network: str) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 
-from postroika.config.addresses import canonical_domain
+from postroika.config.addresses import canonical_domain, parse_network
 from postroika.config.sections import Config
 from postroika.config.sections_inbound import Blocklist, Policy
 
@@ -48,7 +49,7 @@ def policy_problems(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"policy.{stage}[{i}]", f"{check!r} is named twice"
     for i, network in enumerate(policy.exempt):
         try:
-            ipaddress.ip_network(network)
+            parse_network(network)
         except ValueError as error:
             yield f"policy.exempt[{i}]", str(error)
     for key, check, stage in _NEEDS:
@@ -84,5 +85,8 @@ def _blocklist(key: str, entry: Blocklist) -> Iterator[tuple[str, str]]:
             continue
         if not network.subnet_of(_ANSWERS):
             yield f"{key}.answers[{i}]", f"{answer} is not in {_ANSWERS}, where the answers of lists are (RFC 5782)"
+    for name in re.findall(r"\{[^}]*\}?", entry.reply):
+        if name not in {"{ip}", "{zone}"}:
+            yield f"{key}.reply", f"{name} is not filled in; {{ip}} and {{zone}} are"
     if not (entry.reply.isascii() and entry.reply.isprintable()) or len(entry.reply) > _MAX_REPLY_CHARS:
         yield f"{key}.reply", f"has to be one line of ASCII, of at most {_MAX_REPLY_CHARS} characters"
