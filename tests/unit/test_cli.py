@@ -71,6 +71,15 @@ def test_verbs_know_both_flags_for_help(postroika, flag: str) -> None:
     assert output.out.startswith("Usage: postroika check [OPTIONS]\n")
 
 
+@pytest.mark.parametrize(
+    "group", [(), ("account",), ("bench",), ("dkim",), ("events",), ("queue",), ("sts",), ("tlsrpt",)]
+)
+def test_lists_of_verbs_tell_each_in_a_whole_sentence(postroika, group: tuple[str, ...]) -> None:
+    listed = postroika(*group, "-h").out.partition("\nCommands:\n")[2].partition("\n\n")[0]
+    assert listed
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
+
+
 def test_unknown_verb_names_the_nearest(postroika) -> None:
     output = postroika("chek")
     assert output.code == ExitCode.USAGE

@@ -47,8 +47,10 @@ def test_names_are_settled() -> None:
         ('[policy]\nmail = ["rates", "hooks", "rates"]', "policy.mail[2]: 'rates' is named twice"),
         (
             '[policy]\nexempt = ["10.0.0.1/8"]',
-            "policy.exempt[0]: 10.0.0.1/8 has bits set behind its prefix; "
-            "write 10.0.0.0/8, or the one address without /",
+            (
+                "policy.exempt[0]: 10.0.0.1/8 has bits set behind its prefix; "
+                "write 10.0.0.0/8, or the one address without /"
+            ),
         ),
         (
             '[[blocklist]]\nzone = "a.example"\nreply = "{ip} is in {list}"\n[policy]\nrcpt = ["blocklists"]',

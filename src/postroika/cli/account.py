@@ -85,7 +85,10 @@ def add(*, name: str, config_file: str | None, **settings: Any) -> None:
 @click.argument("name")
 @config_option
 def passwd(name: str, config_file: str | None) -> None:
-    """Give an account another password: asked for, or the first line of standard input."""
+    """Give an account another password.
+
+    It is asked for, or is the first line of standard input.
+    """
     from postroika.config import Secret
     from postroika.policy import account_file
 
@@ -103,7 +106,10 @@ def passwd(name: str, config_file: str | None) -> None:
 @click.argument("name")
 @config_option
 def disable(name: str, config_file: str | None) -> None:
-    """Let an account log in no more; its sessions that are open get no further."""
+    """Let an account log in no more.
+
+    Its sessions that are open get no further.
+    """
     _change(config_file, name, lambda accounts, index: _replace(accounts, index, disabled=True), "is disabled")
 
 

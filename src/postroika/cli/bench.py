@@ -45,4 +45,7 @@ def _full(module: str) -> str:
 
 @click.group("bench", cls=_BenchVerbs)
 def command() -> None:
-    """Measure servers: a load generator, a sink, and scenarios with both."""
+    """Measure servers, side by side.
+
+    There are a load generator, a sink, and scenarios with both.
+    """

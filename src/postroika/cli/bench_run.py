@@ -149,7 +149,10 @@ def command(
 
 @click.command("list")
 def list_command() -> None:
-    """Name the scenarios, what they measure, and how long that takes with Postfix beside us."""
+    """Name the scenarios.
+
+    What they measure, and how long that takes with Postfix beside us.
+    """
     from postroika.bench import peers, scenario
     from postroika.bench.pace import duration_text
     from postroika.bench.scope import Scope
@@ -173,7 +176,10 @@ def list_command() -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--write", "writes", is_flag=True, help="Write FILE.md and FILE.html beside it.")
 def report_command(*, file: Path, writes: bool) -> None:
-    """Show a report again from its JSON FILE, or write its Markdown and its page again."""
+    """Show a report again, or write its pages again.
+
+    From its JSON FILE: on the terminal, or as Markdown and as a page.
+    """
     from postroika.bench import runner
     from postroika.bench.report_html import page
     from postroika.bench.report_markdown import markdown

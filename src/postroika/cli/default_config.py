@@ -8,9 +8,9 @@ import click
 @click.command("default-config")
 @click.option("--user", metavar="NAME", default="", help="Whom the server is to run as when root starts it.")
 def command(user: str) -> None:
-    """Print a commented config file with every key and its default.
+    """Print a config file with every key explained.
 
-    Start with: postroika default-config > postroika.toml
+    Each has its default. Start with: postroika default-config > postroika.toml
     """
     from postroika.config import default_text
 

@@ -24,12 +24,15 @@ def command() -> None:
 
 @command.command("keygen")
 @click.option("--algorithm", "-a", type=click.Choice(["rsa", "ed25519"]), default="rsa", show_default=True)
-@click.option("--bits", type=click.IntRange(2048, 4096), default=2048, show_default=True, help="Of an RSA key.")
+@click.option("--bits", type=click.IntRange(2048, 4096), show_default="2048", help="Of an RSA key.")
 @click.option("--domain", "-d", help="Print the DNS record for this domain (needs --selector).")
 @click.option("--selector", "-s", help="The name of the key.")
 @click.argument("file", type=click.Path(dir_okay=False))
-def keygen(algorithm: str, bits: int, domain: str | None, selector: str | None, file: str) -> None:
-    """Make a private key in FILE, which must not exist; only its owner can read it."""
+def keygen(algorithm: str, bits: int | None, domain: str | None, selector: str | None, file: str) -> None:
+    """Make a private key in FILE, which must not exist.
+
+    Only its owner can read it. Keys are never overwritten.
+    """
     import os
     from pathlib import Path
 
@@ -38,12 +41,20 @@ def keygen(algorithm: str, bits: int, domain: str | None, selector: str | None, 
 
     if (domain is None) != (selector is None):
         raise click.UsageError("--domain and --selector go together")
-    made = key.generate(algorithm, bits)
+    if bits is not None and algorithm != "rsa":
+        raise click.UsageError(f"--bits is of RSA keys; an {algorithm} key has always 256")
+    if domain is not None and selector is not None:
+        _check_names(selector, domain)
+    made = key.generate(algorithm, bits or 2048)
     try:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(made)
+    except FileExistsError:
+        raise PostroikaError(f"{file}: is there already, and keys are never overwritten; name another file") from None
+    except FileNotFoundError:
+        raise PostroikaError(f"{file}: there is no directory {Path(file).parent}; make it first") from None
     except OSError as error:
-        raise PostroikaError(f"{file}: {error.strerror}") from error
+        raise PostroikaError(f"{file}: cannot write it: {error.strerror}") from error
     click.echo(f"Wrote {file}", err=True)
     if domain is not None and selector is not None:
         click.echo(_zone_line(selector, domain, Path(file)))
@@ -55,9 +66,9 @@ def keygen(algorithm: str, bits: int, domain: str | None, selector: str | None, 
 @click.option("--domain", "-d", help="… its domain …")
 @click.option("--selector", "-s", help="… and its selector.")
 def show_dns(config_file: str | None, key_file: str | None, domain: str | None, selector: str | None) -> None:
-    """Print the DNS records of all keys in the config, as lines for a zone file.
+    """Print the DNS records of all keys in the config.
 
-    With --key, --domain and --selector: that of one key, without a config.
+    They are lines for a zone file. With --key, --domain and --selector: that of one key, without a config.
     """
     from pathlib import Path
 
@@ -65,12 +76,29 @@ def show_dns(config_file: str | None, key_file: str | None, domain: str | None, 
     if any(given) and not all(given):
         raise click.UsageError("--key, --domain and --selector go together")
     if key_file is not None and domain is not None and selector is not None:
+        _check_names(selector, domain)
         click.echo(_zone_line(selector, domain, Path(key_file)))
         return
-    _, config = load_config(config_file)
+    path, config = load_config(config_file)
+    if not config.dkim:
+        click.echo(f"postroika: {path} has no [[dkim]] key", err=True)
     lines = [_zone_line(entry.selector, entry.signing_domain, Path(entry.key)) for entry in config.dkim]
     for line in dict.fromkeys(lines):
         click.echo(line)
+
+
+def _check_names(selector: str, domain: str) -> None:
+    """Raises UsageError."""
+    from postroika.config import canonical_domain
+    from postroika.config.addresses import is_selector
+
+    try:
+        if canonical_domain(domain)[0] in ".[":
+            raise ValueError(f"{domain!r} cannot have a key in the DNS")
+    except ValueError as error:
+        raise click.UsageError(f"--domain: {error}") from None
+    if not is_selector(selector):
+        raise click.UsageError(f"--selector: {selector!r} is not a selector: labels of a domain name")
 
 
 def _zone_line(selector: str, domain: str, file: Path) -> str:
@@ -82,22 +110,25 @@ def _zone_line(selector: str, domain: str, file: Path) -> str:
 
     try:
         return zone_line(selector, canonical_domain(domain), load(read_file(str(file)), min_rsa_bits=1024))
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"{file}: {error}" if isinstance(error, ConfigError) else str(error)) from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 @command.command("verify")
 @click.argument("message", type=click.File("rb"), default="-")
 @click.option(
-    "--keys", type=click.File("r"), help="Take the keys from this file, of lines as `show-dns` prints, and ask no DNS."
+    "--keys",
+    type=click.File("r", encoding="utf-8", errors="replace"),
+    help="Take the keys from this file, of lines as `show-dns` prints, and ask no DNS.",
 )
 @click.option("--server", metavar="ADDRESS", help="Ask this name server.")
 @click.option("--most", type=click.IntRange(1, 100), default=10, show_default=True, help="Signatures to look at.")
 @json_option
 def verify(message: BinaryIO, keys: TextIO | None, server: str | None, most: int, as_json: bool) -> int:
-    """Look at the signatures of MESSAGE, a file or standard input, as a receiver does.
+    """Look at the signatures of a message, as a receiver does.
 
-    Exit code 0 if all that were looked at are good and there is one; else 1.
+    MESSAGE is a file; without it, standard input. Exit code 0 if all that were looked at are good and there is one;
+    else 1.
     """
     from postroika.cli import ExitCode
     from postroika.errors import PostroikaError

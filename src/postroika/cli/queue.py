@@ -182,7 +182,10 @@ def _some(view: View, wanted: Filter, limit: int, after: int = 0) -> tuple[list[
 @json_option
 @config_option
 def show_(*, messages: tuple[int, ...], headers: bool, body: bool, as_json: bool, config_file: str | None) -> None:
-    """Show all about a message: who gets it, what was tried, and why it was not delivered."""
+    """Show all about a message, and why it was not delivered.
+
+    Who gets it, what was tried, and what came of it.
+    """
     if headers + body + as_json > 1:
         raise click.UsageError("--headers, --body and --json exclude each other")
     _, config = load_config(config_file)
@@ -296,9 +299,9 @@ def doubts_(*, limit: int, as_json: bool, config_file: str | None) -> None:
 @json_option
 @config_option
 def flush(*, messages: tuple[int, ...], destinations: tuple[str, ...], as_json: bool, config_file: str | None) -> None:
-    """Try mail again now: these messages, these destinations, or everything.
+    """Try mail again now.
 
-    A destination that could not be reached is probed at once.
+    These messages, these destinations, or everything. A destination that could not be reached is probed at once.
     """
     from postroika.control.records import FlushRequest
     from postroika.errors import NotQueuedError

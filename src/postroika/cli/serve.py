@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 @click.command("serve")
 @config_option
 def command(config_file: str | None) -> None:
-    """Accept mail, keep it safe, deliver it, until SIGTERM or Ctrl-C.
+    """Accept mail, keep it safe, deliver it.
 
-    What is under way is finished first; a second signal ends at once (nothing that was accepted is lost). SIGHUP opens
-    the log files and loads the certificates anew. Started by root it becomes the user that the config names
-    ([process]). Exit code 75: the spool is in use by another instance.
+    Until SIGTERM or Ctrl-C: then what is under way is finished first; a second signal ends at once (nothing that was
+    accepted is lost). SIGHUP opens the log files and loads certificates, keys and hooks anew. Started by root it
+    becomes the user that the config names ([process]). Exit code 75: the spool is in use by another instance.
     """
     import logging
     import os

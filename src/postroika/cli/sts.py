@@ -24,7 +24,9 @@ def command() -> None:
 @json_option
 @click.argument("domain")
 def show(config_file: str | None, as_json: bool, domain: str) -> int:
-    """Show what DOMAIN publishes, what is kept of it, and what that means for each of its hosts.
+    """Show the policy of a domain, and what it means for its hosts.
+
+    That is, what DOMAIN publishes, what is kept of it, and what that means for each of its MX hosts.
 
     Asks the DNS and the policy host as the server with this config would, and changes nothing. Exit code 0, or 1 if
     there is something wrong with what the domain publishes, or it could not be found out.

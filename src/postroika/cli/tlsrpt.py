@@ -30,7 +30,10 @@ _DAY = click.option("--day", default="", metavar="DAY", help="As 2026-11-21, tod
 @json_option
 @config_option
 def show(day: str, domain: str, limit: int, as_json: bool, config_file: str | None) -> int | None:
-    """Show how sessions with the hosts of domains went, most failures first; by default those of today."""
+    """Show how sessions with the hosts of domains went.
+
+    Most failures first; by default those of today.
+    """
     _, config = load_config(config_file)
     counts = _counts(config, day, domain, limit)
     if as_json:

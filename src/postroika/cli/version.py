@@ -11,7 +11,10 @@ from postroika.cli._shared import json_option, print_json
 @click.command("version")
 @json_option
 def command(as_json: bool) -> None:
-    """Show the version; with --json also those of Python and of the libraries that matter."""
+    """Show the version.
+
+    With --json also those of Python and of the libraries that matter.
+    """
     if not as_json:
         click.echo(f"postroika {__version__}")
         return

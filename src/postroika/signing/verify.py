@@ -61,6 +61,9 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
+_MOST_WORDS = 100  # of dkimpy, which may repeat all of a header
+
+
 class _KeyRefused(Exception):
     """By us, before it is used."""
 
@@ -87,7 +90,7 @@ def verify(
     try:
         as_it_is = dkim.DKIM(head + body, minkey=_LEAST_RSA_BITS)
     except dkim.DKIMException as error:
-        return [Verdict("", "", "", False, f"not a message: {error}")]
+        return [Verdict("", "", "", False, f"not a message: {str(error)[:_MOST_WORDS]}")]
     except Exception as error:  # noqa: BLE001 - as in `_verdict`
         return [Verdict("", "", "", False, f"not a message: {type(error).__name__}")]
     known: dict[str, bytes | None] = {}
