@@ -382,3 +382,20 @@ async def test_what_may_wait_rides_with_the_next_group_or_makes_one_soon(
         committer.commit_later(mark(b"last"))
         committer.close()
     assert disk.groups == [100, 2, 1]
+
+
+async def test_log_tells_when_intake_stops_and_goes_on(
+    disk: Disk, mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="postroika.spool.committer")
+    committer = committer_on(disk, low_water_bytes=2_000_000)
+    rooms = []
+    for jump_s, room in ((0, 2_000_000), (1, 1_500_000), (1, 1_000_000), (1, 3_000_000), (1, 0), (60, 3_000_000)):
+        mock_clock.jump(jump_s)
+        disk.room = room
+        rooms.append(committer.has_room())
+    assert rooms == [True, False, False, True, False, True]
+    assert caplog.messages == [
+        "1.5 MB of room are left, less than spool.low_water_bytes: mail gets 452 until there is more",
+        "there is room again: mail is accepted",
+    ]

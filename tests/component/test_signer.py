@@ -13,6 +13,7 @@ import trio.testing
 
 from postroika.config import Config, Dkim, Signing
 from postroika.errors import SigningError, SpoolFormatError
+from postroika.mail.ids import id_text
 from postroika.metrics import SIGNATURES, SIGNED_MESSAGES, SIGNING_FAILURES
 from postroika.signing import record, verify
 from postroika.signing.hands import Hands
@@ -200,6 +201,8 @@ async def test_broken_key_raises_until_it_is_mended(world: World, caplog: pytest
         with pytest.raises(SigningError, match=r"^the key r1 of shop\.test cannot be used$"):
             await world.signed(message(1))
     assert SIGNING_FAILURES.value - before == 2
+    told = f"message {id_text(1)} is not signed, and deferred: the key r1 of shop.test cannot be used"
+    assert caplog.messages[-1] == told  # by the id that `postroika queue show` knows
     assert "rsa.pem: cannot read it: No such file or directory" in caplog.text
     world.files["r1"].write_bytes(RSA)
     await world.signer.reload()

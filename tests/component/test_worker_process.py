@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -12,6 +14,7 @@ import trio.testing
 from postroika.config import Config
 from postroika.control import wire
 from postroika.supervisor.child import WorkerProcess
+from postroika.supervisor.process import ChildProcess
 
 
 class FakeWorker:
@@ -97,3 +100,17 @@ async def test_change_that_was_given_up_leaves_nothing_behind(
     await worker.release()
     await trio.testing.wait_all_tasks_blocked()
     assert (worker.process._waiting, worker.process._answers) == ({}, {})
+
+
+@pytest.mark.parametrize(("shielded", "code"), [(True, 7), (False, 1)])
+async def test_ctrl_c_does_not_reach_a_child_that_is_shielded(
+    shielded: bool, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    interrupted = "import os, signal, sys; os.kill(os.getpid(), signal.SIGINT); sys.exit(7)"
+    code_of_child = f"import sys\ntry: exec({interrupted!r})\nexcept KeyboardInterrupt: sys.exit(1)"
+    child = ChildProcess([sys.executable, "-c", code_of_child], shielded=shielded)
+    assert await child.wait() == code
+    await child.end()
+    assert capfd.readouterr() == ("", "")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

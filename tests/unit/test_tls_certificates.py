@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 
@@ -88,6 +90,40 @@ def test_listeners_have_their_own(tmp_path: Path) -> None:
     plain = Listener(address="127.0.0.1:26")
     certificates = Certificates(Config(listener=(plain, listener(tmp_path))))
     assert [tls is None for tls in certificates.listeners] == [True, False]
+
+
+def test_what_listeners_share_is_loaded_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first = listener(tmp_path)
+    second = msgspec.structs.replace(first, address="127.0.0.1:465", tls="implicit")
+    CA.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    third = msgspec.structs.replace(second, client_certificates="request", client_ca=str(tmp_path / "ca.pem"))
+    clock = Clock()
+    certificates = Certificates(Config(listener=(first, second, third)), clock)
+    smtp, smtps, known = certificates.listeners
+    assert smtp is smtps
+    assert smtp is not known
+    certificates.reload()
+    clock.now += 1
+    for tls in (smtp, smtps, known):
+        assert tls is not None
+        tls.layer()
+    assert caplog.messages == [f"the certificate in {tmp_path}/mx.test.pem has been loaded anew"] * 2
+
+
+def test_certificate_that_has_expired_is_told_when_it_is_loaded_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls = ListenerTls(listener(tmp_path))
+    old = CA.issue_cert(
+        "mx.test", not_before=datetime(2020, 1, 1, tzinfo=UTC), not_after=datetime(2020, 2, 1, tzinfo=UTC)
+    )
+    (tmp_path / "mx.test.pem").write_bytes(old.cert_chain_pems[0].bytes())
+    (tmp_path / "mx.test.key").write_bytes(old.private_key_pem.bytes())
+    tls.reload()
+    assert caplog.messages == [
+        f"{tmp_path}/mx.test.pem has expired on 2020-02-01 00:00 UTC: who looks at it will refuse it"
+    ]
 
 
 def test_new_files_are_seen_by_connections_a_second_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -220,7 +220,7 @@ class Accounts:
         except ConfigError as error:
             log.error("the accounts stay as they were: %s", error)
         else:
-            log.info("%d accounts", len(self._by_name))
+            log.info("%d account%s", len(self._by_name), "" if len(self._by_name) == 1 else "s")
 
     def _look(self) -> tuple[int, ...] | None:
         """What changes with the file; None if there is none."""

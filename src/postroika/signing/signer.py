@@ -29,6 +29,7 @@ from postroika.kernels.dkim import Fields, RelaxedBody
 from postroika.kernels.headers import HeaderScanner
 from postroika.mail.address import routing_domain
 from postroika.mail.author import author_domain
+from postroika.mail.ids import id_text
 from postroika.metrics import SIGNATURES, SIGNED_MESSAGES, SIGNING_FAILURES
 from postroika.pump import Wake
 from postroika.signing.field import Names, signature_fields
@@ -214,13 +215,13 @@ class Signer:
         try:
             return self._signed(job)
         except SigningError as error:
-            log.warning("message %x is not signed, and deferred: %s", job.message, error)
+            log.warning("message %s is not signed, and deferred: %s", id_text(job.message), error)
             return error
         except PostroikaError as unread:  # of the spool: as broken as it is, the message must not go out
-            log.error("message %x cannot be read to be signed, and is deferred: %s", job.message, unread)
+            log.error("message %s cannot be read to be signed, and is deferred: %s", id_text(job.message), unread)
             return SigningError("the message could not be read")
         except Exception:  # a message that finds a bug in here must not end one worker after the other
-            log.exception("message %x is not signed, and deferred", job.message)
+            log.exception("message %s is not signed, and deferred", id_text(job.message))
             return SigningError("an error in the signer")
 
     def _signed(self, job: Job) -> bytes:

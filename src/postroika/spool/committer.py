@@ -45,6 +45,7 @@ _FULL_RETRY_S = 0.25
 # where there is nothing to do, and where there is, a commit for each half of it costs more.
 _GATHER_TURNS = 2
 _ROOM_CHECK_S = 0.1
+_ROOM_TOLD_S = 30.0
 
 
 class Committer:
@@ -73,6 +74,8 @@ class Committer:
         self._writing_thread = CommitThread()
         self._room_checked_at = -1.0
         self._room_bytes = 0
+        self._told_low = False
+        self._told_at = -math.inf
         self._full_until = 0.0
         self.after_commit: list[Callable[[], None]] = []
 
@@ -84,7 +87,22 @@ class Committer:
         if at - self._room_checked_at >= _ROOM_CHECK_S or self._room_bytes < self._low_water_bytes:
             self._room_checked_at = at
             self._room_bytes = self._store.room_bytes()
+            self._tell_of_room(at)
         return self._room_bytes >= self._low_water_bytes and at >= self._full_until
+
+    def _tell_of_room(self, at: float) -> None:
+        """Log when intake stops and goes on, but not every moment of it where room comes and goes."""
+        low = self._room_bytes < self._low_water_bytes
+        if low == self._told_low or at < self._told_at + _ROOM_TOLD_S:
+            return
+        self._told_low, self._told_at = low, at
+        if low:
+            log.warning(
+                "%.1f MB of room are left, less than spool.low_water_bytes: mail gets 452 until there is more",
+                self._room_bytes / 1e6,
+            )
+        else:
+            log.warning("there is room again: mail is accepted")
 
     @property
     def idle(self) -> bool:

@@ -178,9 +178,10 @@ class Supervisor:
     async def _reload(self) -> None:
         """Have the workers open their log files anew, and whatever else they take from files that may have changed."""
         self._manager.reloading()
-        for answer in await self.ask_all(wire.Reopen()):
-            if answer.error:
-                log.error("after SIGHUP: %s", answer.error)
+        errors = (answer.error for answer in await self.ask_all(wire.Reopen()))
+        for error in dict.fromkeys(errors):  # most are the same for all workers
+            if error:
+                log.error("after SIGHUP: %s", error)
         for file in self._kept:
             log.warning("%s: %s stays as it was at the start: root alone may read it", file.key, file.path)
         if self._status and not self._shutdown.is_set():

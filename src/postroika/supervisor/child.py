@@ -98,6 +98,7 @@ class WorkerProcess:
                     [sys.executable, "-m", "postroika.worker", str(self.shard), *map(str, inherited), str(os.getpid())],
                     stdin=config_fd,
                     pass_fds=inherited + self._files,
+                    shielded=True,
                 )
             finally:
                 os.close(config_fd)

@@ -7,6 +7,7 @@ that started the child, and trio's threads end when they have been idle for a wh
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 
@@ -22,15 +23,28 @@ class ChildProcess:
         command: as for `subprocess.Popen`.
         stdin: a file descriptor, or None for nothing.
         pass_fds: kept open in the child, under the same numbers.
+        shielded: SIGINT is blocked in the child, until it says what it means: Ctrl-C reaches all processes of a
+            terminal, and a Python that is about to import its modules answers with a traceback.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], *, stdin: int | None = None, pass_fds: Sequence[int] = ()) -> None:
-        self._popen = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL if stdin is None else stdin, pass_fds=tuple(pass_fds)
-        )
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: int | None = None,
+        pass_fds: Sequence[int] = (),
+        shielded: bool = False,
+    ) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if shielded else ())  # children inherit it
+        try:
+            self._popen = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL if stdin is None else stdin, pass_fds=tuple(pass_fds)
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)
 

@@ -4,9 +4,10 @@ Promise: a connection gets the certificate that its files held when it was opene
 cannot be used any more (gone, half written, a key that does not fit yet) change nothing: what was loaded before stays,
 and the operations log says so once for each change of them.
 
-How: each listener has a context for its own certificate and one for each [[certificate]]; OpenSSL asks which one while
-it shakes hands. At most once a second a new connection looks at the files' times and sizes. A new context knows nothing
-of the old one's session tickets, so nobody resumes a session that began under other rules.
+How: listeners with the same settings share all of this; otherwise each has a context for its own certificate and one
+for each [[certificate]]; OpenSSL asks which one while it shakes hands. At most once a second a new connection looks at
+the files' times and sizes. A new context knows nothing of the old one's session tickets, so nobody resumes a session
+that began under other rules.
 """
 
 from __future__ import annotations
@@ -43,20 +44,27 @@ class Certificates:
     """
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
-        self.listeners = [
-            None if listener.tls == "none" else ListenerTls(listener, config.certificate, clock)
-            for listener in config.listener
-        ]
+        # Ports 25, 587 and 465 have the same certificate as a rule: it is loaded, and told of, once.
+        shared: dict[tuple[str, str, str, str], ListenerTls] = {}
+        self.listeners: list[ListenerTls | None] = []
+        for listener in config.listener:
+            tls = None
+            if listener.tls != "none":
+                same = (listener.certificate, listener.key, listener.client_certificates, listener.client_ca)
+                tls = shared.get(same)
+                if tls is None:
+                    tls = shared[same] = ListenerTls(listener, config.certificate, clock)
+            self.listeners.append(tls)
+        self._shared = list(shared.values())
 
     def reload(self) -> None:
         """Load all files anew, whether they seem to have changed or not."""
-        for listener in self.listeners:
-            if listener is not None:
-                listener.reload()
+        for tls in self._shared:
+            tls.reload()
 
 
 class ListenerTls:
-    """The server side of TLS at one listener.
+    """The server side of TLS at one listener, or at several that have the same settings.
 
     Args:
         listener: with TLS.
@@ -120,13 +128,12 @@ class _Loaded:
 
     def look(self) -> None:
         """Load again what has changed."""
-        stamp = self._look_at_files()
-        if stamp != self._stamp:
-            self._stamp = stamp
+        if self._look_at_files() != self._stamp:
             self.load_again()
 
     def load_again(self) -> None:
         """Load again, or keep what there is."""
+        self._stamp = self._look_at_files()
         if all(map(is_copy, self._files())):
             return  # there is nothing new in them
         try:

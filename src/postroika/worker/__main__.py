@@ -29,6 +29,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what we start ourselves may be interrupted
     config = decode_whole(sys.stdin.buffer.read(), Config)
     operations_log.write_to_stderr(config.log.level, f"worker {shard}")
     sys.unraisablehook = _log_unraisable
