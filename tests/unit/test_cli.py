@@ -164,6 +164,21 @@ def test_check_tells_on_stderr_what_this_machine_would_not_allow(postroika, tmp_
     assert " files open: limits.max_connections is " in too_few
 
 
+def test_send_needs_a_listener_that_wants_no_login(postroika, tmp_path: Path) -> None:
+    tls = 'tls = "starttls"\ncertificate = "x"\nkey = "x"\n'
+    submission = f'[[listener]]\naddress = "127.0.0.1:1"\nrole = "submission"\n{tls}'
+    (tmp_path / "postroika.toml").write_text(f'{GOOD}[accounts]\nfile = "x"\n{submission}')
+    output = postroika("send", "--to", "a@shop.test")
+    assert (output.code, output.out, output.err.splitlines()[-1]) == (
+        ExitCode.USAGE,
+        "",
+        "Error: all listeners of the config want a login, or TLS from the first octet: name another with --server",
+    )
+    with (tmp_path / "postroika.toml").open("a") as file:
+        file.write('[[listener]]\naddress = "127.0.0.1:9"\n')  # discard: nobody is there
+    assert "no server listens at 127.0.0.1:9" in postroika("send", "--to", "a@shop.test").err
+
+
 def test_check_for_programs(postroika, tmp_path: Path) -> None:
     (tmp_path / "postroika.toml").write_text(GOOD)
     config = msgspec.json.decode(postroika("check", "--json").out)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from postroika.config import Config
+    from postroika.config import Config, Listener
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,6 +80,11 @@ def warnings(path: Path, loaded: Config) -> Iterator[str]:
     yield from (f"{path}: {line}" for line in doubtful(loaded, datetime.now(UTC)))
     if warning := exposed_hashes(path, loaded.account):
         yield warning
+
+
+def open_listener(config: Config) -> Listener | None:
+    """The first listener that takes mail in the clear and without a login."""
+    return next((entry for entry in config.listener if entry.role == "relay" and entry.tls != "implicit"), None)
 
 
 def print_json(value: object) -> None:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import click
 
 from postroika.cli import ExitCode
-from postroika.cli._shared import config_option, console, json_option, load_config, print_json
+from postroika.cli._shared import config_option, console, json_option, load_config, open_listener, print_json
 from postroika.cli._words import duration, parse_duration, visible
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Result(NamedTuple):
 @click.option("--body", help="The text, without --file.")
 @click.option("--file", "file", type=click.File("rb"), metavar="FILE", help="The whole message; -: standard input.")
 @click.option(
-    "--server", metavar="HOST:PORT", help="Where to.  [the first listener of the config without implicit TLS]"
+    "--server", metavar="HOST:PORT", help="Where to.  [the first listener of the config without implicit TLS and login]"
 )
 @click.option("--wait", is_flag=True, help="Wait for the outcome of each recipient.")
 @click.option("--timeout", "timeout_s", default="60s", show_default=True, callback=parse_duration, help="To wait.")
@@ -104,10 +104,12 @@ def _where(config: Config, server: str | None) -> tuple[str, int]:
             return split_host_port(server, 25)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--server") from None
-    address = next((listener.address for listener in config.listener if listener.tls != "implicit"), None)
-    if address is None:
-        raise click.UsageError("all listeners of the config want TLS from the first octet: name another with --server")
-    host, port = split_host_port(address)
+    listener = open_listener(config)
+    if listener is None:
+        raise click.UsageError(
+            "all listeners of the config want a login, or TLS from the first octet: name another with --server"
+        )
+    host, port = split_host_port(listener.address)
     if port == 0:
         raise click.UsageError("the first listener of the config takes any free port: name the real one with --server")
     # A listener on all addresses is reached by the loopback one.

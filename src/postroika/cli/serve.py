@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from postroika.cli._shared import config_option, load_config, warnings
+from postroika.cli._shared import config_option, load_config, open_listener, warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,14 +70,11 @@ def _welcome(path: Path, config: Config, addresses: Sequence[str]) -> list[str]:
     ]
     if config.sink is not None:
         lines.append(f"  sink on {config.sink.address}, for trying things out")
-    lines.append("Ready.")
-    if config.sink is not None:
+    lines += ["Ready.", "Try, in another terminal:"]
+    if config.sink is not None and open_listener(config) is not None:
         lines += [
-            "Try, in another terminal:",
             f"  {name} send --to you@shop.test --wait{options}",
             f"  {name} send --to bounce@shop.test --wait{options}",
         ]
-    else:
-        lines.append("Try, in another terminal:")
     lines += [f"  {name} queue list{options}", f"  {name} events tail{options}"]
     return lines
