@@ -274,7 +274,9 @@ def test_spool_that_root_has_used_is_refused_to_the_user(user: pwd.struct_passwd
 
 def test_root_without_a_user_is_told_what_to_write(user: pwd.struct_passwd, directory: Path) -> None:
     said = _refusal(directory, 'spool = "spool"', user="")
-    assert said.startswith("process.user: root has started the server, and the config names nobody to run as: write ")
+    assert said.startswith(
+        f"{directory}/p.toml: process.user: root has started the server, and the config names nobody to "
+    )
     assert not (directory / "spool").exists()
 
 
@@ -365,6 +367,25 @@ except PermissionError:
     print("refused")
 """)
     assert said.split() == ["refused", "True", "the", "key", "the", "key", "the", "key", "refused"]
+
+
+def test_directory_that_is_in_the_user_s_way_is_named(user: pwd.struct_passwd, directory: Path) -> None:
+    closed = directory / "closed"
+    spool = closed / "spool"
+    spool.mkdir(parents=True)
+    os.chown(spool, user.pw_uid, user.pw_gid)
+    closed.chmod(0o700)
+    said = run_as_root(f"""
+from postroika.config import Config, Log, Process, Server
+from postroika.errors import SpoolError
+from postroika.supervisor import startup
+server = Server(spool={str(spool)!r}, control={str(directory / "control.sock")!r})
+try:
+    startup.start(Config(process=Process(user={_USER!r}), server=server, log=Log(events=""), listener=()))
+except SpoolError as error:
+    print(error)
+""")
+    assert said == f"{spool} cannot be used: {closed} is closed to {_USER}"
 
 
 def test_commands_of_root_work_beside_it(user: pwd.struct_passwd, site: Path) -> None:

@@ -235,7 +235,7 @@ def test_account_that_root_adds_is_for_the_server_to_read(world: World) -> None:
     with world.server as server:
         world.command("account", "add", "bob@shop.test", stdin=_PASSWORD)
         assert accounts.stat().st_uid == pwd.getpwnam(_USER).pw_uid
-        wait_until(lambda: "1 accounts" in server.output(), "the account")
+        wait_until(lambda: "1 account" in server.output(), "the account")
         world.command("account", "add", "ann@shop.test", stdin=_PASSWORD)
         wait_until(lambda: "2 accounts" in server.output(), "the other one")
         world.send()

@@ -98,6 +98,10 @@ def _own(spool: Path, wait_s: float) -> int:
     """Become the spool's one supervisor. Returns the lock."""
     try:
         return spool_files.lock(spool / ".supervisor.lock", wait_s)
+    except PermissionError as error:
+        ways = (path for path in reversed(spool.parents) if not os.access(path, os.X_OK, effective_ids=True))
+        user = identity.user_name(os.geteuid())
+        raise SpoolError(f"{spool} cannot be used: {next(ways, spool)} is closed to {user}") from error
     except OSError as error:
         raise SpoolError(f"{spool}: {error.strerror}") from error
 
