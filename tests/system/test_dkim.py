@@ -257,7 +257,11 @@ def test_command_makes_keys_and_verifies(
     assert (code, err) == (ExitCode.OK, f"Wrote {made}\n")
     assert out.startswith('n1._domainkey.shop.test. IN TXT "v=DKIM1; k=ed25519; p=')
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
-    assert run("keygen", str(made)) == (ExitCode.FAILED, "", f"postroika: {made}: File exists\n")
+    assert run("keygen", str(made)) == (
+        ExitCode.FAILED,
+        "",
+        f"postroika: {made}: is there already, and keys are never overwritten; name another file\n",
+    )
 
 
 def test_signed_message_reads_as_before(tmp_path: Path, sink: StartOurSink) -> None:

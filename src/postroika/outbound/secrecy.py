@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from postroika.config import Delivery, Route
+from postroika.config.certificates import UnusableFileError, load_authorities, load_pair
 from postroika.errors import PostroikaError
 from postroika.mail.outcome import Peer
 from postroika.pump import now
@@ -152,23 +153,18 @@ class Secrecy:
         if identity.checked:
             try:
                 if self._config.tls_ca:
-                    context.load_verify_locations(self._config.tls_ca)
+                    load_authorities(context, self._config.tls_ca)
                 else:
                     context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-            except OSError as error:
-                raise PostroikaError(f"delivery.tls_ca: cannot use {self._config.tls_ca}: {_why(error)}") from None
+            except UnusableFileError as error:
+                raise PostroikaError(f"delivery.tls_ca: {error}") from None
         if identity.certificate:
             try:
-                # Nobody is there to be asked for a passphrase.
-                context.load_cert_chain(identity.certificate, identity.key or None, password="")
-            except OSError as error:
-                raise PostroikaError(f"cannot use the certificate {identity.certificate}: {_why(error)}") from None
+                load_pair(context, identity.certificate, identity.key or identity.certificate)
+            except UnusableFileError as error:
+                raise PostroikaError(f"a certificate of ours, in [[route]]: {error}") from None
         return context
 
 
 def _judged(dane: Dane, chain: Sequence[bytes]) -> str:
     return judge_chain(dane, chain, time.time())
-
-
-def _why(error: OSError) -> str:
-    return (error.strerror if not isinstance(error, ssl.SSLError) else error.reason) or str(error)
