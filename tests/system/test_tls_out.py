@@ -241,7 +241,7 @@ def test_wrong_password_defers_and_is_not_written_down(
 def test_file_that_others_may_read_refuses_the_start(world: World, tmp_path: Path) -> None:
     more = credentials(tmp_path, "s3cret")
     (tmp_path / "smarthost.toml").chmod(0o644)
-    with pytest.raises(pytest.fail.Exception, match="chmod o-rwx"):
+    with pytest.raises(pytest.fail.Exception, match="others than its owner may read it; mend it with: chmod 600 "):
         world.server("smtp://localhost:26", more)
 
 
