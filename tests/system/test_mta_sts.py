@@ -41,7 +41,17 @@ one A 192.0.2.1
 _mta-sts.two TXT "v=STSv1; id=1"
 _mta-sts.two TXT "v=STSv1; id=2"
 _mta-sts.badid TXT "v=STSv1; id=2026-11-22"
+_mta-sts.longid TXT "v=STSv1; id=123456789012345678901234567890123"
+_mta-sts.noid TXT "v=STSv1;"
+_mta-sts.emptyid TXT "v=STSv1; id=;"
+_mta-sts.later TXT "id=1; v=STSv1"
+_mta-sts.next TXT "v=STSv2; id=1"
+_mta-sts.lower TXT "v=stsv1; id=1"
+_mta-sts.clutter TXT "v=STSv1; id=1; =;;x"
+_mta-sts.blank TXT ""
 _mta-sts.spf TXT "v=spf1 -all"
+_mta-sts.beside TXT "v=spf1 -all"
+_mta-sts.beside TXT "v=STSv2; id=2"
 _mta-sts.nohost TXT "v=STSv1; id=1"
 _mta-sts.inside TXT "v=STSv1; id=1"
 mta-sts.inside A 10.0.0.1
@@ -59,7 +69,39 @@ testing MX 10 mx2.shop
 none MX 10 mx1.shop
 two MX 10 mx1.shop
 """
+REDIRECTED = " (redirects are not followed)"
 _FETCH, _TLS, _INVALID = "sts-policy-fetch-error", "sts-webpki-invalid", "sts-policy-invalid"
+
+
+# Texts that are no policy, whole and well served: RFC 8461 §3.2.
+BROKEN = {
+    "empty": "",
+    "noversion": ENFORCE.replace("version: STSv1\n", ""),
+    "badversion": ENFORCE.replace("STSv1", "STSv2"),
+    "nomode": ENFORCE.replace("mode: enforce\n", ""),
+    "badmode": ENFORCE.replace("enforce", "report"),
+    "nomx": f"version: STSv1\nmode: enforce\nmax_age: {WEEK_S}\n",
+    "nomxtest": f"version: STSv1\nmode: testing\nmax_age: {WEEK_S}\n",
+    "badmx": ENFORCE.replace("*.mail", "mail.*"),
+    "address": ENFORCE.replace("mx1.shop.test", "192.0.2.1/24"),
+    "noage": ENFORCE.replace(f"max_age: {WEEK_S}\n", ""),
+    "badage": ENFORCE.replace(str(WEEK_S), "-1"),
+    "longage": ENFORCE.replace(str(WEEK_S), "31557601"),
+    "oneline": ENFORCE.replace("\n", ", "),
+    "latin": ENFORCE.encode() + b"x: gr\xfc\xdfe\n",
+}
+# Answers with a good policy and a status that makes it none: §3.3.
+ANSWERS = {
+    "created": "201 Created", "partial": "206 Partial Content", "moved": "301 Moved Permanently", "found": "302 Found",
+    "temporary": "307 Temporary Redirect", "permanent": "308 Permanent Redirect", "denied": "403 Forbidden",
+    "missing": "404 Not Found", "gone": "410 Gone", "failing": "500 Internal Server Error",
+    "unavailable": "503 Service Unavailable",
+}  # fmt: skip
+
+
+def target_of(hosts: PolicyHosts) -> str:
+    """A place where a good policy is."""
+    return f"https://mta-sts.enforce.test:{hosts.port}/.well-known/mta-sts.txt"
 
 
 def start_all(hosts: PolicyHosts, directory: Path) -> None:
@@ -70,15 +112,19 @@ def start_all(hosts: PolicyHosts, directory: Path) -> None:
     start("endless").answers(GOOD.replace(b"Content-Length", b"X-Length"))
     start("testing").answers(response(ENFORCE.replace("enforce", "testing"), PLAIN))
     start("none").answers(response("version: STSv1\nmode: none\nmax_age: 86400\n", PLAIN))
+    start("beside").answers(GOOD)
+    unknown = "mode: none\nmax_age: 1\nversion: STSv9\nx-new: \u20ac\n"  # of keys that come again, the first counts
+    start("unknown").answers(response(ENFORCE + unknown, PLAIN))
+    for label, text in BROKEN.items():
+        start(label).answers(response(text, PLAIN))
+    for label, status in ANSWERS.items():
+        start(label).answers(response(ENFORCE, PLAIN, f"Location: {target_of(hosts)}", status=status))
+    start("old", options=("-tls1_1", "-cipher", "ALL@SECLEVEL=0")).answers(GOOD)
     start("zero").answers(response(ENFORCE.replace(str(WEEK_S), "0"), PLAIN))
     start("wildcert", "*.wildcert.test").answers(GOOD)
     start("hosted", "mta-sts.alias.test", called="mta-sts.alias.test").answers(GOOD)
     start("largest").answers(response(ENFORCE + f"x: {'y' * (LARGEST - len(ENFORCE) - 4)}\n", PLAIN))
     start("v6", address="::1").answers(GOOD)
-    start("missing").answers(response(ENFORCE, PLAIN, status="404 Not Found"))
-    start("partial").answers(response(ENFORCE, PLAIN, status="206 Partial Content"))
-    target = f"Location: https://mta-sts.enforce.test:{hosts.port}/.well-known/mta-sts.txt"
-    start("moved").answers(response(ENFORCE, PLAIN, target, status="301 Moved Permanently"))
     start("html").answers(response(ENFORCE, "Content-Type: text/html"))
     start("untyped").answers(response(ENFORCE))
     start("gzip").answers(response(ENFORCE, PLAIN, "Content-Encoding: gzip"))
@@ -134,6 +180,8 @@ def dns(hosts: PolicyHosts, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ("none", "none", (), 86_400),
         ("zero", "enforce", PATTERNS, 0),
         ("wildcert", "enforce", PATTERNS, WEEK_S),
+        ("beside", "enforce", PATTERNS, WEEK_S),
+        ("unknown", "enforce", PATTERNS, WEEK_S),
         ("alias", "enforce", PATTERNS, WEEK_S),
         ("largest", "enforce", PATTERNS, WEEK_S),
         ("v6", "enforce", PATTERNS, WEEK_S),
@@ -151,7 +199,13 @@ async def test_policy_that_is_found(
         assert policies.failure(domain) is None
 
 
-@pytest.mark.parametrize("label", ["one", "nowhere", "two", "badid", "spf", "sub.broken"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "one", "nowhere", "two", "badid", "longid", "noid", "emptyid", "later", "next", "lower", "clutter", "blank", "spf",
+        "sub.broken",
+    ],
+)  # fmt: skip
 async def test_domain_whose_record_does_not_count_has_none(
     dns: DnsServer, hosts: PolicyHosts, tmp_path: Path, label: str
 ) -> None:
@@ -167,9 +221,10 @@ async def test_domain_whose_record_does_not_count_has_none(
         ("inside", _FETCH, "mta-sts.inside.test is refused: 10.0.0.1 is not a public address"),
         ("lost", _FETCH, "DNS look-up of mta-sts.lost.test failed: SERVFAIL"),
         ("dead", _FETCH, "mta-sts.dead.test [127.0.0.9]: all attempts to connect to 127.0.0.9:"),
-        ("missing", _FETCH, "mta-sts.missing.test answered 404"),
-        ("partial", _FETCH, "mta-sts.partial.test answered 206"),
-        ("moved", _FETCH, "mta-sts.moved.test answered 301 (redirects are not followed)"),
+        *(
+            (label, _FETCH, f"mta-sts.{label}.test answered {status[:3]}" + REDIRECTED * status.startswith("3"))
+            for label, status in ANSWERS.items()
+        ),
         ("html", _FETCH, "mta-sts.html.test sent 'text/html' and not text/plain"),
         ("untyped", _FETCH, "mta-sts.untyped.test sent '' and not text/plain"),
         ("gzip", _FETCH, "mta-sts.gzip.test sent it encoded as 'gzip'"),
@@ -178,6 +233,8 @@ async def test_domain_whose_record_does_not_count_has_none(
         ("cut", _FETCH, "mta-sts.cut.test [127.0.0."),
         ("noise", _FETCH, "mta-sts.noise.test [127.0.0."),
         ("slow", _FETCH, f"mta-sts.slow.test has not answered within {TIMEOUT_S:g} s"),
+        *((label, _INVALID, f"the policy of {label}.test is broken: ") for label in BROKEN),
+        ("old", _FETCH, "[SSL: TLSV1_ALERT_PROTOCOL_VERSION]"),
         ("syntax", _INVALID, "the policy of syntax.test is broken: line 1 is not of the form key: value"),
         ("othername", _TLS, "Hostname mismatch, certificate is not valid for 'mta-sts.othername.test'."),
         ("parent", _TLS, "Hostname mismatch, certificate is not valid for 'mta-sts.parent.test'."),
@@ -229,6 +286,22 @@ async def test_new_id_brings_a_new_policy_and_what_was_fetched_outlives_record_a
         dns.stop()
         async with worker(dns, hosts, tmp_path) as policies:
             assert await policies.policy("shop.test") == second
+
+
+async def test_policy_holds_no_longer_than_it_says(tmp_path: Path) -> None:
+    """Its host and its record are gone, and then it is."""
+    with PolicyHosts(tmp_path) as hosts:
+        host = hosts.start("shop").answers(response(ENFORCE.replace(str(WEEK_S), "3"), PLAIN))
+        dns = DnsServer(hosts.zone, tmp_path / "dns")
+        async with worker(dns, hosts, tmp_path) as policies:
+            first = await policies.policy("shop.test")
+            assert first is not None
+            dns.start("")
+            host.process.kill()
+            assert await policies.policy("shop.test") == first
+            assert await _until(policies, "shop.test", lambda found: found is None) is None
+            assert time.time() >= first.expires_at
+        dns.stop()
 
 
 @pytest.fixture(scope="module")
