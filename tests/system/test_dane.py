@@ -102,6 +102,9 @@ NOT_OFFERED = r"4.7.4 tls mx.NAME.test \[IP\]:PORT: TLS is required, but was not
 NO_RECORDS = r"4.7.5 tls mx.NAME.test \[IP\]:PORT: DNS look-up of the TLSA records of mx.NAME.test failed: "
 NO_MATCH = FAILED + r"its certificate matches no TLSA record of mx.NAME.test \({}\)" + ASKS
 
+# Thirty that match nothing: more than fits into 1232 octets, and fewer than are looked at.
+MANY = "".join(f"TLSA TLSA 3 1 1 {number:064x}\n" for number in range(30))
+
 ROWS: dict[str, Row] = {
     # --- §3.1: which records verify which certificates
     **{
@@ -132,7 +135,13 @@ ROWS: dict[str, Row] = {
     ),
     "ta-domain": Row(HOST + "TLSA TLSA {2 1 1 root}", Shows("NAME.test"), "dane"),
     "ta-wildcard": Row(HOST + "TLSA TLSA {2 1 1 root}", Shows("*.NAME.test"), "dane"),
+    # --- records that come in other ways: by a wildcard, and too many for a datagram
+    "wildcard-records": Row(HOST + "*._tcp.mx.NAME TLSA {3 1 1 leaf}", ALONE, "dane"),
+    "many": Row(HOST + MANY + "TLSA TLSA {3 1 1 leaf}", ALONE, "dane"),
+    "large": Row(HOST + "TLSA TLSA {3 0 0 other}\nTLSA TLSA {2 0 0 root}\nTLSA TLSA {2 0 0 middle}", OWN, "dane"),
     # --- what does not match
+    "ee-root": Row(HOST + "TLSA TLSA {3 1 1 root}", OWN, NO_MATCH.format("3 1 1")),
+    "ta-leaf": Row(HOST + "TLSA TLSA {2 1 1 leaf}", OWN, NO_MATCH.format("2 1 1")),
     "ee-other": Row(HOST + "TLSA TLSA {3 1 1 other}", OWN, NO_MATCH.format("3 1 1")),
     "ta-other": Row(HOST + "TLSA TLSA {2 1 1 other}", OWN, NO_MATCH.format("2 1 1")),
     "one-of-two": Row(HOST + "TLSA TLSA {3 1 1 other}\nTLSA TLSA {3 1 1 leaf}", OWN, "dane"),
@@ -149,6 +158,7 @@ ROWS: dict[str, Row] = {
         NOT_OFFERED + ", though none of them can be used to check a certificate",
     ),
     "half-usable": Row(HOST + "TLSA TLSA {1 1 1 leaf}\nTLSA TLSA {3 1 1 other}", OWN, NO_MATCH.format("3 1 1")),
+    "pkix-match": Row(HOST + "TLSA TLSA {1 1 1 leaf}\nTLSA TLSA {0 1 1 root}", OWN, "unverified"),
     "half-malformed": Row(HOST + "TLSA TLSA 3 1 1 00\nTLSA TLSA {3 1 1 leaf}", OWN, "dane"),
     # --- §2.2: no TLS, no mail
     "stripped": Row(HOST + "TLSA TLSA {3 1 1 leaf}", CLEAR, NOT_OFFERED),
@@ -156,6 +166,9 @@ ROWS: dict[str, Row] = {
     # --- §2.1.1, §2.2.1: what is not secure is as if it were not there
     "none": Row(HOST, CLEAR, "clear"),
     "none-tls": Row(HOST, OWN, "unverified"),
+    "no-such-type": Row(HOST + '_PORT._tcp.mx.NAME TXT "x"', CLEAR, "clear"),
+    "other-port": Row(HOST + "_26._tcp.mx.NAME TLSA {3 1 1 other}", CLEAR, "clear"),
+    "other-host": Row(HOST + "_PORT._tcp.NAME TLSA {3 1 1 other}", CLEAR, "clear"),
     "insecure-records": Row(
         HOST + "TLSA CNAME x.NAME.plain", CLEAR, "clear", plain="x.NAME TLSA {3 1 1 other}"
     ),
@@ -171,6 +184,12 @@ ROWS: dict[str, Row] = {
         "clear",
         plain="mx.NAME A IP\n_PORT._tcp.mx.NAME TLSA {3 1 1 other}",
     ),
+    "insecure-no-mx": Row(
+        "", CLEAR, "clear", plain="NAME A IP\n_PORT._tcp.NAME TLSA {3 1 1 other}", to="NAME.plain.test"
+    ),
+    "insecure-chain": Row(
+        HOST + "TLSA CNAME x.NAME.plain\ny.NAME TLSA {3 1 1 other}", CLEAR, "clear", plain="x.NAME CNAME y.NAME.test."
+    ),
     # --- §2.1.2: what cannot be known stops the host
     "bogus-records": Row(
         HOST + "TLSA CNAME x.NAME.bogus", OWN, NO_RECORDS + "SERVFAIL", bogus="x.NAME TLSA {3 1 1 leaf}"
@@ -183,6 +202,42 @@ ROWS: dict[str, Row] = {
         r"4.4.3 routing DNS look-up of MX for NAME.bogus.test failed: SERVFAIL",
         bogus="NAME MX 10 mx.NAME.test.",
         to="NAME.bogus.test",
+    ),
+    "silent-mx": Row(
+        "mx.NAME A IP",
+        OWN,
+        r"4.4.3 routing DNS look-up of MX for NAME.silent.test failed: no answer within 2 s from 127\.\S+",
+        to="NAME.silent.test",
+    ),
+    "silent-host": Row(
+        "NAME MX 10 mx.NAME.silent",
+        OWN,
+        r"4.4.3 routing DNS look-up of mx.NAME.silent.test failed: no answer .*",
+    ),
+    "bogus-alias": Row(
+        "NAME CNAME x.NAME.bogus\nmx.NAME A IP",
+        OWN,
+        r"4.4.3 routing DNS look-up of MX for NAME.test failed: SERVFAIL",
+        bogus="x.NAME MX 10 mx.NAME.test.",
+    ),
+    "bogus-host-alias": Row(
+        "NAME MX 10 mx.NAME\nmx.NAME CNAME real.NAME.bogus\nTLSA TLSA {3 1 1 leaf}",
+        OWN,
+        r"4.4.3 routing DNS look-up of mx.NAME.test failed: SERVFAIL",
+        bogus="real.NAME A IP",
+    ),
+    "bogus-chain": Row(
+        HOST + "TLSA CNAME x.NAME\nx.NAME CNAME y.NAME.bogus",
+        OWN,
+        NO_RECORDS + "SERVFAIL",
+        bogus="y.NAME TLSA {3 1 1 leaf}",
+    ),
+    "bogus-host-backup": Row(
+        "NAME MX 10 mx.NAME.bogus\nNAME MX 20 back.NAME\nback.NAME A BACK\n_PORT._tcp.back.NAME TLSA {3 1 1 back}",
+        OWN,
+        "dane by back.NAME.test",
+        backup=Shows("back.NAME.test"),
+        bogus="mx.NAME A IP",
     ),
     "bogus-host": Row(
         "NAME MX 10 mx.NAME.bogus",
@@ -254,6 +309,8 @@ class Placed:
         self._certificates = {"root": ROOT, "middle": MIDDLE, "other": issue("other", None, self("mx.NAME.test"))}
         self._leaves: dict[Shows, Issued] = {}
         self._certificates["leaf"] = self.leaf(row.shows if row.shows.name else OWN)
+        if row.backup is not None:
+            self._certificates["back"] = self.leaf(row.backup if row.backup.name else OWN)
 
     def __call__(self, text: str, escape: Callable[[str], str] = str) -> str:
         """The text with the row's names and numbers."""

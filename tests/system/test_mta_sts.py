@@ -202,8 +202,8 @@ async def test_policy_that_is_found(
 @pytest.mark.parametrize(
     "label",
     [
-        "one", "nowhere", "two", "badid", "longid", "noid", "emptyid", "later", "next", "lower", "clutter", "blank", "spf",
-        "sub.broken",
+        "one", "nowhere", "two", "badid", "longid", "noid", "emptyid", "later", "next", "lower", "clutter", "blank",
+        "spf", "sub.broken",
     ],
 )  # fmt: skip
 async def test_domain_whose_record_does_not_count_has_none(

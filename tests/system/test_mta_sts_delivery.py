@@ -136,7 +136,6 @@ class World:
         )
         self.server = stack.enter_context(Postroika(path, config, workers=1))
 
-
     def _context(self, host: str, shows: str) -> ssl.SSLContext | None:
         if not shows:
             return None
