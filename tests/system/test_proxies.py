@@ -20,6 +20,7 @@ import trustme
 
 from tests.system.command import command
 from tests.system.haproxy_peer import StartHaProxy
+from tests.system.naive_server import Fault, naive_server
 from tests.system.nginx_peer import StartNginx
 from tests.system.peers import RunSwaks
 from tests.system.process import free_port, wait_until
@@ -243,6 +244,17 @@ def test_commands_may_follow_the_header_at_once(world: World, header: bytes) -> 
         replies = [client.reply()[:3] for _ in range(7)]
     assert replies == ["220", "250", "250", "250", "354", "250", "221"]
     assert world.received(sender)["client"] == {"ip": "192.0.2.7", "helo": "me.test"}
+
+
+@pytest.mark.parametrize("lie", [version_1(PROXY), b"EHLO me.test\r\nXCLIENT ADDR=10.1.2.3 NAME=x\r\n"])
+def test_naive_server_believes_a_stranger(lie: bytes) -> None:
+    """And relays for who says that he is one of its own."""
+    with naive_server(Fault.PROXIES, ours=("ours.test",)) as naive:
+        for said, code in ((b"", "550"), (lie, "250")):
+            with Raw(naive.port, said + b"MAIL FROM:<a@b.test>\r\n", "127.0.0.1") as client:
+                while not client.reply().endswith(" ok"):
+                    pass
+                assert client.say("RCPT TO:<you@away.test>")[:3] == code
 
 
 @pytest.mark.parametrize("header", [version_1(PROXY), version_2(PROXY), version_2(PROXY, command=0x20)])
