@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import test_dane, test_dane_and_mta_sts, test_mta_sts, test_mta_sts_delivery
+from tests.system import dane_rows, test_dane_and_mta_sts, test_mta_sts, test_mta_sts_delivery
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/verdicts.md").read_text()
@@ -31,7 +31,7 @@ MTA_STS = {
 SECTIONS = {
     "MTA-STS: is there a policy?": MTA_STS,
     "MTA-STS: what becomes of mail": set(test_mta_sts_delivery.CASES),
-    "DANE": set(test_dane.ROWS),
+    "DANE": set(dane_rows.ROWS),
     "Both": set(test_dane_and_mta_sts.CASES),
 }
 
