@@ -71,7 +71,7 @@ class House:
                 self.accounts,
                 Lockout(per_ip=per_ip, per_account=100, period_s=900.0),
                 [rules],
-                FailedLogins(self.failed.append, per_ip, 900.0),
+                FailedLogins(self.failed.append, self.accounts.tenant, per_ip, 900.0),
                 failure_delay_s=failure_delay_s,
                 failures_per_session=failures_per_session,
                 check_timeout_s=30.0,

@@ -217,6 +217,22 @@ async def test_changed_password_counts_from_the_next_connection_on(ca: str, tmp_
     assert passwords == ["s3cret", "another one", "another one"]
 
 
+async def test_session_is_not_resumed_by_who_logs_in_as_somebody_else(ca: str, tmp_path: Path) -> None:
+    """Nor by who does not log in at all."""
+    file = credentials(tmp_path)
+    peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, "AUTH PLAIN"))
+    async with world(peer, route=Route(domains=("*",), auth=file), tls_ca=ca) as w:
+        await w.deliver(loaded(1))
+        await w.deliver(loaded(2))
+        credentials(tmp_path, 'user = "bobby"\npassword = "s3cret"\n')
+        await w.deliver(loaded(3))
+        w.router.auth = ""
+        await w.deliver(loaded(4))
+    users = [[login.user for login in session.logins] for session in peer.sessions]
+    assert users == [["alice"], ["alice"], ["bobby"], []]
+    assert [handshake.resumed for handshake in peer.handshakes] == [False, True, False, False]
+
+
 async def test_logged_in_connection_is_not_used_by_who_is_not(ca: str, tmp_path: Path) -> None:
     route = Route(domains=("*",), auth=credentials(tmp_path))
     peer = TlsPeer(good(), VERIFY, secure_offers=(*FULL, "AUTH PLAIN"))

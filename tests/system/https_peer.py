@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -30,9 +31,12 @@ class PolicyHost:
     Args:
         name: that it is to be called by (SNI); who asks for another gets an alert.
         certificate: with its key.
+        options: more for openssl(1).
     """
 
-    def __init__(self, directory: Path, address: str, port: int, name: str, certificate: Path) -> None:
+    def __init__(
+        self, directory: Path, address: str, port: int, name: str, certificate: Path, options: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.address = address
         self._file = directory / ".well-known" / "mta-sts.txt"
@@ -41,7 +45,7 @@ class PolicyHost:
         literal = f"[{address}]" if ":" in address else address
         command = [program("openssl", "openssl"), "s_server", "-HTTP", "-accept", f"{literal}:{port}"]
         command += ["-cert", certificate, "-key", certificate, "-cert2", certificate, "-key2", certificate]
-        command += ["-servername", name, "-servername_fatal"]
+        command += ["-servername", name, "-servername_fatal", *options]
         self.process = Process(command, log=self.log, cwd=directory)
         self.process.wait_accepting(address, port)
 
@@ -90,6 +94,7 @@ class PolicyHosts:
         address: str = "",
         expired: bool = False,
         authority: Authority | None = None,
+        options: Sequence[str] = (),
     ) -> PolicyHost:
         """The policy host of LABEL.test.
 
@@ -97,13 +102,14 @@ class PolicyHosts:
             names: in its certificate; its own without any.
             called: the name that it is asked for by, if not its own.
             address: a loopback one of its own without any.
+            options: more for openssl(1).
         """
         name = f"mta-sts.{label}.{self._domain}"
         address = address or next(self._addresses)
         directory = self._directory / label
         directory.mkdir()
         certificate = (authority or self.authority).issue(*(names or (name,)), expired=expired)
-        host = PolicyHost(directory, address, self.port, called or name, certificate)
+        host = PolicyHost(directory, address, self.port, called or name, certificate, options)
         self._running.callback(host.process.kill)
         kind = "AAAA" if ":" in address else "A"
         self._zone += f'_mta-sts.{label} TXT "v=STSv1; id=1;"\nmta-sts.{label} {kind} {address}\n'

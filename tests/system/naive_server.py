@@ -34,12 +34,12 @@ class Fault(enum.Flag):
     SHORT_CHUNKS = enum.auto()  # takes what has come of a chunk for all of it, when the connection ends
     REFUSED_CHUNKS = enum.auto()  # runs the octets of a chunk that it has refused as commands
     ROUTES = enum.auto()  # finds its way by whatever looks like a domain in the local part
-    COPIES = enum.auto()  # puts what the client says into headers as it is
+    COPIES = enum.auto()  # puts what the client says into headers as it is, or decoded
     HASTY = enum.auto()  # knows at once that there is no such account
     PATIENT = enum.auto()  # lets everybody guess for ever
     ENDLESS = enum.auto()  # keeps all of a line until it has ended
     FEW_HANDS = enum.auto()  # holds no more than so many sessions, however slow they are
-    FILE_NAMES = enum.auto()  # makes names of files from names of others
+    PROXIES = enum.auto()  # believes whoever says for whom he speaks
 
 
 MOST_HANDS = 20
@@ -60,7 +60,8 @@ class NaiveServer:
 
     Args:
         context: for STARTTLS; None: it is not offered.
-        ours: the domains that it takes mail for; everybody's if there are none.
+        ours: the domains that it takes mail for; everybody's if there are none. Who is at 127.0.0.2 or in 10.0.0.0/8
+            may send to all.
         passwords: of accounts.
     """
 
@@ -91,7 +92,8 @@ class _Session:
         self._faults = server.faults
         self._sock = sock
         self._buffer = b""
-        self._helo = b""
+        self._address = sock.getpeername()[0]
+        self._said: dict[bytes, bytes] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -105,12 +107,17 @@ class _Session:
             line = self._line()
             self._server.commands.append(line)
             verb, _, argument = line.partition(b" ")
+            self._said[verb.upper()] = argument
             match verb.upper():
+                case b"PROXY" if Fault.PROXIES in self._faults:
+                    self._address = argument.split()[1].decode()
+                case b"XCLIENT" if Fault.PROXIES in self._faults:
+                    self._address = argument.partition(b"ADDR=")[2].split()[0].decode()
+                    self._say(b"220 naive.test")
                 case b"QUIT":
                     self._say(b"221 bye")
                     return
                 case b"EHLO" | b"HELO":
-                    self._helo = argument
                     starttls = b"250-STARTTLS\r\n" if self._server.context is not None else b""
                     self._sock.sendall(_EHLO + starttls + b"250 AUTH PLAIN\r\n")
                 case b"STARTTLS":
@@ -180,7 +187,7 @@ class _Session:
     def _recipient(self, path: str) -> None:
         ours = self._server.ours
         domain = path.rpartition("@")[2].lower()
-        if ours and not domain.endswith(tuple(ours)):
+        if ours and not domain.endswith(tuple(ours)) and not self._address.startswith(("127.0.0.2", "10.")):
             self._say(b"550 no relaying")
             return
         if Fault.ROUTES in self._faults:
@@ -229,7 +236,12 @@ class _Session:
     def _take(self, content: bytes) -> None:
         stamp = b""
         if Fault.COPIES in self._faults:
-            stamp = b"Received: from " + self._helo + b" for " + ",".join(self._recipients).encode("latin-1") + b"\r\n"
+            said = b"; ".join(self._said.get(verb, b"") for verb in (b"HELO", b"EHLO", b"MAIL", b"RCPT"))
+            stamp = (
+                b"Received: "
+                + re.sub(rb"\+([0-9A-F]{2})", lambda code: bytes.fromhex(code[1].decode()), said)
+                + b"\r\n"
+            )
         assert self._sender is not None
         self._server.messages.append(Message(self._sender, self._recipients, stamp + content))
         self._reset()

@@ -18,8 +18,8 @@ def saying(**answers: bytes) -> Script:
 
 
 @contextmanager
-def speaking_hop(script: Script) -> Iterator[int]:
-    """Run one; gives its port."""
+def speaking_hop(script: Script, hear: Callable[[bytes], None] = lambda _line: None) -> Iterator[int]:
+    """Run one; gives its port. `hear` is told each command before it is answered."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threads: list[threading.Thread] = []
 
@@ -27,7 +27,7 @@ def speaking_hop(script: Script) -> Iterator[int]:
             with suppress(OSError):
                 while True:
                     sock, _ = listener.accept()
-                    threads.append(threading.Thread(target=_hold, args=(sock, script)))
+                    threads.append(threading.Thread(target=_hold, args=(sock, script, hear)))
                     threads[-1].start()
 
         accepting = threading.Thread(target=accept)
@@ -42,7 +42,7 @@ def speaking_hop(script: Script) -> Iterator[int]:
                 thread.join()
 
 
-def _hold(sock: socket.socket, script: Script) -> None:
+def _hold(sock: socket.socket, script: Script, hear: Callable[[bytes], None]) -> None:
     sock.settimeout(60)
     with suppress(OSError), sock, sock.makefile("rb") as lines:
         _say(sock, script(""))
@@ -54,6 +54,7 @@ def _hold(sock: socket.socket, script: Script) -> None:
                 if not in_message:
                     _say(sock, script("."))
                 continue
+            hear(line)
             _say(sock, script(verb))
             in_message = verb == "DATA"
 

@@ -111,11 +111,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("world"), stack)
 
 
-@pytest.mark.parametrize(("verb", "argument"), [FIELDS[0], FIELDS[16]])
+@pytest.mark.parametrize(("verb", "argument"), [field for field in FIELDS if "{x}" in field[1] or "+0D" in field[1]])
 def test_naive_server_lets_a_field_in(verb: str, argument: str) -> None:
     with naive_server(Fault.COPIES) as naive:
         inject(naive.port, verb, argument.format(x=f"\n{INJECTED}\n"))
-        assert INJECTED in lines_of(naive.messages[0].content)
+        assert [line for line in lines_of(naive.messages[0].content) if line.startswith("X-Injected: yes")]
 
 
 def test_no_field_of_the_dialogue_makes_a_line(world: World) -> None:

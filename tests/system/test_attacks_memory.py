@@ -5,7 +5,9 @@ docs/attacks.md has the table of all attacks.
 
 from __future__ import annotations
 
+import email
 import select
+import smtplib
 import socket
 import threading
 import time
@@ -123,9 +125,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("world"), stack)
 
 
-def test_naive_server_keeps_all_of_a_line() -> None:
+@pytest.mark.parametrize(
+    "kind", ["command", "EHLO", "line of content", "header field", "header fields", "dots", "AUTH"]
+)
+def test_naive_server_keeps_all_of_it(kind: str) -> None:
     with naive_server(Fault.ENDLESS) as naive:
-        assert send_endlessly(naive.port, b"", BLOCK, 4 * MiB) >= 4 * MiB
+        assert send_endlessly(naive.port, *ENDLESS[kind], 4 * MiB) >= 4 * MiB
         wait_until(lambda: naive.most_held > 3 * MiB, "it to have read it")
 
 
@@ -238,6 +243,12 @@ MESSAGES = {
 }
 
 
+def test_naive_reader_falls_over_the_depth_of_a_message() -> None:
+    """One that takes a message apart when it comes in, by calling itself for each part."""
+    with pytest.raises(RecursionError):
+        email.message_from_bytes(MESSAGES["parts within parts"])
+
+
 @pytest.mark.parametrize("kind", MESSAGES)
 def test_message_of_whatever_depth_is_content(world: World, kind: str) -> None:
     """It goes through as it is; and a notice of its failure quotes no more than it has to."""
@@ -273,6 +284,20 @@ REPLIES: dict[str, Callable[[], Iterable[bytes]]] = {
     "noise": lambda: _endless(b"", bytes(65536)),
     "empty lines": lambda: _endless(b"", b"\r\n" * 32768),
 }
+
+
+def test_naive_client_keeps_all_of_a_reply() -> None:
+    """Python's own looks at the length of lines, and at nothing else."""
+
+    def say(verb: str) -> Iterable[bytes]:
+        if verb == "EHLO":
+            yield b"250-%b\r\n" % (b"x" * 1000) * 4000
+            yield b"250 ok\r\n"
+        else:
+            yield USUAL.get(verb, b"250 ok\r\n")
+
+    with speaking_hop(say) as port, smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+        assert len(client.ehlo()[1]) > 3 * MiB
 
 
 @pytest.mark.parametrize("place", ["", "EHLO", "MAIL", "DATA", "."])

@@ -75,6 +75,22 @@ def test_naive_verifier_takes_time_with_the_square() -> None:
     assert took_s(16_000) > 6 * took_s(4_000)
 
 
+def test_naive_verifier_looks_at_all_signatures_and_uses_any_key() -> None:
+    """Each of them costs as much as the first, and a key of four times the size some sixty times as much."""
+
+    def took_s(bits: int, signatures: int) -> float:
+        message = signature(bits) * signatures + HEADER + b"\r\n"
+        verifier = dkim.DKIM(message)
+        begin = time.process_time()
+        for index in range(signatures):
+            verifier.verify(idx=index, dnsfunc=lambda *_args, **_more: key_text(bits).encode())
+        return time.process_time() - begin
+
+    few = took_s(1024, 5)
+    assert took_s(1024, 50) > 5 * few
+    assert took_s(4096, 1) > 15 * few / 5
+
+
 def test_a_thousand_signatures_cost_no_more_than_ten(tmp_path: Path) -> None:
     code, said, took = verify(tmp_path, signature() * 1000 + HEADER + b"\r\n", key_record(2048))
     assert (code, said.count("BAD  d=x.test")) == (1, 10)

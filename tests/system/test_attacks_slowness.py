@@ -22,6 +22,7 @@ from tests.system.server import Dialogue, Postroika
 
 SLOW = 2000
 ADDRESSES = 50  # that they come from
+MOST_BYTES = 16 * 1024  # of memory, for each of them
 DRIPS_A_PAIR = 40  # a session is heard of every 50 pairs
 # What they send, an octet at a time, in all states of a session.
 DRIPS = (
@@ -127,8 +128,12 @@ def test_two_thousand_slow_connections_slow_nobody_down(tmp_path: Path) -> None:
             (tmp_path / name).mkdir()
             servers.append(stack.enter_context(Postroika(tmp_path / name, CONFIG.format(more=""))))
         attacked, alone = servers
+        for server in servers:
+            serve(server.port)
+        before = attacked.rss_bytes()
         slow = stack.enter_context(slow_connections(attacked.port, SLOW))
         wait_until(lambda: attacked.metrics()["postroika_sessions_open"] >= SLOW, "all to be there")
+        assert attacked.rss_bytes() - before < SLOW * MOST_BYTES
 
         def ratios() -> tuple[float, float]:
             times: dict[int, list[float]] = {attacked.port: [], alone.port: []}
@@ -150,7 +155,7 @@ def test_two_thousand_slow_connections_slow_nobody_down(tmp_path: Path) -> None:
                 break
         assert max(measured[-1]) < 2, measured
         assert slow.open() == SLOW
-        messages = 220 * len(measured)
+        messages = 1 + 220 * len(measured)
         for server in servers:  # Nothing lost. The events are written after the reply.
             assert server.metrics()["postroika_accepted_messages_total"] == messages
             assert len(server.wait_for_events(messages, "received")) == messages

@@ -24,6 +24,15 @@ ILL_FORMED = (
     b"\r\n\n.\r\r\n", b"\r\n.\r\r\n", b"\n\r.\n\r", b"\n\n.\n\n", b"\r\r.\r\r", b"\r\n.\0\r\n", b"\0\r\n.\r\0\n",
     b"\r\0\n.\r\n", b"\n.\0\n", b"\0.\0",
 )  # fmt: skip
+# A dot between any two of these, but for what is the end of a message.
+LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\n\r", b"\r\r\n", b"\r\n\r", b"\r\0\n", b"\0")
+EVERY_ILL_FORMED = tuple(
+    dict.fromkeys(
+        end
+        for end in (*ILL_FORMED, *(one + b"." + other for one in LINE_ENDS for other in LINE_ENDS))
+        if b"\r\n.\r\n" not in end
+    )
+)
 # Content like any other, though somebody may have seen an end in it.
 CONTENT = (
     b"\r\n. \r\n",
@@ -35,7 +44,7 @@ CONTENT = (
     b"\r\n .\r\n",
 )
 MENDED = (b"\n.\n", b"\r.\r", b"\r\n.\n", b"\n.\r\n", b"\r\n.\r\r\n")  # what a listener may be told to mend
-SEEN_BY_NAIVE = ILL_FORMED + CONTENT[:5]
+SEEN_BY_NAIVE = EVERY_ILL_FORMED + CONTENT[:5]
 BEFORE, HIDDEN = (
     b"Subject: outer\r\n\r\nbefore",
     b"MAIL FROM:<smuggled@evil.test>\r\nRCPT TO:<victim@shop.test>\r\nDATA\r\nSubject: inner\r\n\r\nsmuggled\r\n.\r\n",
@@ -105,7 +114,7 @@ def test_naive_server_takes_the_hidden_message(end: bytes) -> None:
         assert [message.reverse_path for message in naive.messages] == ["outer@evil.test", "smuggled@evil.test"]
 
 
-@pytest.mark.parametrize("end", ILL_FORMED, ids=repr)
+@pytest.mark.parametrize("end", EVERY_ILL_FORMED, ids=repr)
 def test_other_ends_of_data_end_nothing(world: World, end: bytes) -> None:
     for pieces in all_splits(end):
         assert smuggle(world.server.port, end, pieces, "ill@evil.test") == ["550"], pieces

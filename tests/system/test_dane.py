@@ -1,6 +1,6 @@
 """DANE for SMTP, row by row of RFC 7672: Knot signs, Unbound validates, aiosmtpd and Postfix are the next hops.
 
-Each row is a domain of its own, with what is in the DNS for it, what its host shows, and what has to become of mail.
+The rows are in `dane_rows`, and on a page of their own, docs/verdicts.md.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from tests.chains import Issued, issue, tlsa
+from tests.system.dane_rows import MESSAGE, MIDDLE, OWN, ROOT, ROWS, Row, Shows
 from tests.system.postfix_peer import Postfix, start_postfix
 from tests.system.process import free_port, wait_until
 from tests.system.server import Postroika
@@ -40,207 +41,6 @@ connection_idle_s = 0
 connect_timeout_s = 3
 {more}
 """
-MESSAGE = b"Subject: by DANE\r\n\r\nx\r\n"
-WAIVING = b"TLS-Required: No\r\n" + MESSAGE
-
-ROOT = issue("root", authority=True, key="rsa")
-MIDDLE = issue("middle", ROOT, authority=True)
-
-
-class Shows(NamedTuple):
-    """What a host shows. NAME in names is that of the row.
-
-    Args:
-        name: in its certificate, "" for one without STARTTLS.
-        above: certificates that are sent with it.
-    """
-
-    name: str = "mx.NAME.test"
-    above: tuple[Issued, ...] = (MIDDLE, ROOT)
-    expired: bool = False
-    hopeless: bool = False
-    tls_1_2: bool = False
-
-
-CLEAR = Shows("")
-OWN = Shows()
-ALONE = Shows(above=())
-
-
-class Row(NamedTuple):
-    """One domain.
-
-    Args:
-        zone: records of test.; NAME is the row's, IP and BACK addresses of its hosts, TLSA the name of the records of
-            mx.NAME, PORT the port; {3 1 1 leaf} is the data of a record for a certificate of the row, root, or other.
-        shows: the host at IP.
-        comes: the last words of `tls` in the event of the delivery: "dane", "unverified", "clear"; or what the text of
-            the reply to a deferred message has to be (a regular expression), after enhanced code and stage.
-        backup: the host at BACK, if there is one.
-        plain, bogus: records of plain.test. and bogus.test.
-        to: the domain of the recipient, if it is not NAME.test.
-        called: what the host has to be asked for (SNI).
-        message: what is sent.
-    """
-
-    zone: str
-    shows: Shows
-    comes: str
-    backup: Shows | None = None
-    plain: str = ""
-    bogus: str = ""
-    to: str = "NAME.test"
-    called: str = ""
-    message: bytes = MESSAGE
-
-
-HOST = "NAME MX 10 mx.NAME\nmx.NAME A IP\n"
-BOTH = HOST + "NAME MX 20 back.NAME\nback.NAME A BACK\n"
-ASKS = "; the TLSA records of mx.NAME.test ask for it"
-FAILED = r"4.7.5 tls TLS with mx.NAME.test \[IP\]:PORT failed: "
-NOT_OFFERED = r"4.7.4 tls mx.NAME.test \[IP\]:PORT: TLS is required, but was not offered" + ASKS
-NO_RECORDS = r"4.7.5 tls mx.NAME.test \[IP\]:PORT: DNS look-up of the TLSA records of mx.NAME.test failed: "
-NO_MATCH = FAILED + r"its certificate matches no TLSA record of mx.NAME.test \({}\)" + ASKS
-
-ROWS: dict[str, Row] = {
-    # --- §3.1: which records verify which certificates
-    **{
-        f"ee-{selector}-{matching}": Row(HOST + f"TLSA TLSA {{3 {selector} {matching} leaf}}", ALONE, "dane")
-        for selector in (0, 1)
-        for matching in (0, 1, 2)
-    },
-    **{
-        f"ta-{selector}-{matching}": Row(HOST + f"TLSA TLSA {{2 {selector} {matching} root}}", OWN, "dane")
-        for selector in (0, 1)
-        for matching in (0, 1, 2)
-    },
-    "ta-middle": Row(HOST + "TLSA TLSA {2 1 1 middle}", Shows(above=(MIDDLE,)), "dane"),
-    "ta-in-dns": Row(HOST + "TLSA TLSA {2 0 0 root}", Shows(above=(MIDDLE,)), "dane"),
-    "ta-key-in-dns": Row(HOST + "TLSA TLSA {2 1 0 root}", Shows(above=(MIDDLE,)), "dane"),
-    "ta-not-sent": Row(HOST + "TLSA TLSA {2 1 1 root}", Shows(above=(MIDDLE,)), NO_MATCH.format("2 1 1")),
-    "tls12": Row(HOST + "TLSA TLSA {3 1 1 leaf}", Shows(tls_1_2=True), "dane"),
-    # §3.1.1: for DANE-EE neither name nor date count; §3.1.2, §3.2.2: for DANE-TA both do
-    "ee-name": Row(HOST + "TLSA TLSA {3 1 1 leaf}", Shows("elsewhere.test"), "dane"),
-    "ee-expired": Row(HOST + "TLSA TLSA {3 1 1 leaf}", Shows(expired=True), "dane"),
-    "ta-name": Row(
-        HOST + "TLSA TLSA {2 1 1 root}",
-        Shows("elsewhere.test"),
-        FAILED + "certificate verify failed: it is not for mx.NAME.test or NAME.test" + ASKS,
-    ),
-    "ta-expired": Row(
-        HOST + "TLSA TLSA {2 1 1 root}", Shows(expired=True), FAILED + "certificate verify failed: .*valid.*" + ASKS
-    ),
-    "ta-domain": Row(HOST + "TLSA TLSA {2 1 1 root}", Shows("NAME.test"), "dane"),
-    "ta-wildcard": Row(HOST + "TLSA TLSA {2 1 1 root}", Shows("*.NAME.test"), "dane"),
-    # --- what does not match
-    "ee-other": Row(HOST + "TLSA TLSA {3 1 1 other}", OWN, NO_MATCH.format("3 1 1")),
-    "ta-other": Row(HOST + "TLSA TLSA {2 1 1 other}", OWN, NO_MATCH.format("2 1 1")),
-    "one-of-two": Row(HOST + "TLSA TLSA {3 1 1 other}\nTLSA TLSA {3 1 1 leaf}", OWN, "dane"),
-    # RFC 7671 §9: a weaker digest does not help beside a stronger one
-    "agility": Row(HOST + "TLSA TLSA {3 1 2 other}\nTLSA TLSA {3 1 1 leaf}", OWN, NO_MATCH.format("3 1 2")),
-    # --- §3.1.3, §2.2: records that cannot be used ask for TLS, and no more
-    "pkix-ee": Row(HOST + "TLSA TLSA {1 1 1 other}", OWN, "unverified"),
-    "pkix-ta": Row(HOST + "TLSA TLSA {0 0 1 other}", OWN, "unverified"),
-    "unknown": Row(HOST + "TLSA TLSA 3 7 1 00\nTLSA TLSA 9 1 1 00\nTLSA TLSA 3 1 7 00", OWN, "unverified"),
-    "malformed": Row(HOST + "TLSA TLSA 3 1 1 00", OWN, "unverified"),
-    "unusable-clear": Row(
-        HOST + "TLSA TLSA {1 1 1 leaf}",
-        CLEAR,
-        NOT_OFFERED + ", though none of them can be used to check a certificate",
-    ),
-    "half-usable": Row(HOST + "TLSA TLSA {1 1 1 leaf}\nTLSA TLSA {3 1 1 other}", OWN, NO_MATCH.format("3 1 1")),
-    "half-malformed": Row(HOST + "TLSA TLSA 3 1 1 00\nTLSA TLSA {3 1 1 leaf}", OWN, "dane"),
-    # --- §2.2: no TLS, no mail
-    "stripped": Row(HOST + "TLSA TLSA {3 1 1 leaf}", CLEAR, NOT_OFFERED),
-    "no-handshake": Row(HOST + "TLSA TLSA {3 1 1 leaf}", Shows(hopeless=True), FAILED + ".*" + ASKS),
-    # --- §2.1.1, §2.2.1: what is not secure is as if it were not there
-    "none": Row(HOST, CLEAR, "clear"),
-    "none-tls": Row(HOST, OWN, "unverified"),
-    "insecure-records": Row(
-        HOST + "TLSA CNAME x.NAME.plain", CLEAR, "clear", plain="x.NAME TLSA {3 1 1 other}"
-    ),
-    "insecure-mx": Row(
-        "mx.NAME A IP\nTLSA TLSA {3 1 1 other}", CLEAR, "clear", plain="NAME MX 10 mx.NAME.test.", to="NAME.plain.test"
-    ),
-    "insecure-alias": Row(
-        HOST + "TLSA TLSA {3 1 1 other}", CLEAR, "clear", plain="NAME CNAME NAME.test.", to="NAME.plain.test"
-    ),
-    "insecure-host": Row(
-        "NAME MX 10 mx.NAME.plain",
-        CLEAR,
-        "clear",
-        plain="mx.NAME A IP\n_PORT._tcp.mx.NAME TLSA {3 1 1 other}",
-    ),
-    # --- §2.1.2: what cannot be known stops the host
-    "bogus-records": Row(
-        HOST + "TLSA CNAME x.NAME.bogus", OWN, NO_RECORDS + "SERVFAIL", bogus="x.NAME TLSA {3 1 1 leaf}"
-    ),
-    "broken-records": Row(HOST + "TLSA CNAME x.NAME.broken", OWN, NO_RECORDS + "SERVFAIL"),
-    "silent-records": Row(HOST + "TLSA CNAME x.NAME.silent", OWN, NO_RECORDS + r"no answer within 2 s from 127\.\S+"),
-    "bogus-mx": Row(
-        "mx.NAME A IP",
-        OWN,
-        r"4.4.3 routing DNS look-up of MX for NAME.bogus.test failed: SERVFAIL",
-        bogus="NAME MX 10 mx.NAME.test.",
-        to="NAME.bogus.test",
-    ),
-    "bogus-host": Row(
-        "NAME MX 10 mx.NAME.bogus",
-        OWN,
-        r"4.4.3 routing DNS look-up of mx.NAME.bogus.test failed: SERVFAIL",
-        bogus="mx.NAME A IP",
-    ),
-    # --- §2.2.2, §2.2.3, §3.2.2: aliases
-    "alias": Row(
-        "NAME CNAME real.NAME\nreal.NAME MX 10 mx.NAME\nmx.NAME A IP\nTLSA TLSA {2 1 1 root}",
-        Shows("NAME.test"),
-        "dane",
-    ),
-    "alias-end": Row(
-        "NAME CNAME real.NAME\nreal.NAME MX 10 mx.NAME\nmx.NAME A IP\nTLSA TLSA {2 1 1 root}",
-        Shows("real.NAME.test"),
-        "dane",
-    ),
-    "host-alias": Row(
-        "NAME MX 10 mx.NAME\nmx.NAME CNAME real.NAME\nreal.NAME A IP\n_PORT._tcp.real.NAME TLSA {2 1 1 root}\n"
-        "TLSA TLSA {3 1 1 other}",
-        Shows("real.NAME.test"),
-        "dane",
-        called="real.NAME.test",
-    ),
-    "host-alias-start": Row(
-        "NAME MX 10 mx.NAME\nmx.NAME CNAME real.NAME\nreal.NAME A IP\nTLSA TLSA {2 1 1 root}", OWN, "dane"
-    ),
-    "host-alias-out": Row(
-        "NAME MX 10 mx.NAME\nmx.NAME CNAME real.NAME.plain\nTLSA TLSA {3 1 1 leaf}", OWN, "dane", plain="real.NAME A IP"
-    ),
-    "records-alias": Row(
-        HOST + "TLSA CNAME ca.NAME\nca.NAME TLSA {2 1 1 root}", OWN, "dane", called="mx.NAME.test"
-    ),
-    # --- §2.2.2: no MX records
-    "no-mx": Row("NAME A IP\n_PORT._tcp.NAME TLSA {2 1 1 root}", Shows("NAME.test"), "dane", called="NAME.test"),
-    "no-mx-other": Row(
-        "NAME A IP\n_PORT._tcp.NAME TLSA {3 1 1 other}",
-        OWN,
-        r"4.7.5 tls TLS with NAME.test \[IP\]:PORT failed: its certificate matches no TLSA record of NAME.test "
-        r"\(3 1 1\); the TLSA records of NAME.test ask for it",
-    ),
-    # --- §2.2.1: each host for itself, in the order of the MX records
-    "second-host": Row(BOTH + "TLSA TLSA {3 1 1 other}", OWN, "clear by back.NAME.test", backup=CLEAR),
-    "second-host-records": Row(
-        BOTH + "TLSA CNAME x.NAME.broken\n_PORT._tcp.back.NAME TLSA {2 1 1 root}",
-        OWN,
-        "dane by back.NAME.test",
-        backup=Shows("back.NAME.test"),
-    ),
-    "better-host": Row(
-        BOTH + "_PORT._tcp.back.NAME TLSA {2 1 1 root}", CLEAR, "clear by mx.NAME.test", backup=Shows("back.NAME.test")
-    ),
-    # --- RFC 8689 §4.1: who says that he does not care gets his mail through
-    "waived": Row(HOST + "TLSA TLSA {3 1 1 other}", OWN, "unverified", message=WAIVING),
-    "waived-stripped": Row(HOST + "TLSA TLSA {3 1 1 leaf}", CLEAR, "clear", message=WAIVING),
-    "waived-unknown": Row(HOST + "TLSA CNAME x.NAME.broken", OWN, "unverified", message=WAIVING),
-}  # fmt: skip
 
 
 class Placed:
@@ -254,6 +54,8 @@ class Placed:
         self._certificates = {"root": ROOT, "middle": MIDDLE, "other": issue("other", None, self("mx.NAME.test"))}
         self._leaves: dict[Shows, Issued] = {}
         self._certificates["leaf"] = self.leaf(row.shows if row.shows.name else OWN)
+        if row.backup is not None:
+            self._certificates["back"] = self.leaf(row.backup if row.backup.name else OWN)
 
     def __call__(self, text: str, escape: Callable[[str], str] = str) -> str:
         """The text with the row's names and numbers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import stat
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Callable
 from email import message_from_bytes
 from pathlib import Path
+
+import pytest
 
 from postroika.cli import ExitCode
 from postroika.signing import verify
@@ -91,9 +94,70 @@ def test_others_find_the_signatures_of_all_kinds_of_mail_good(tmp_path: Path, si
         results = other.results(kept.content)
         assert (number, results) == (number, [("pass", "shop.test")] * 2)
     assert seen == set(range(len(sent)))
-    tampered = stored[0].content.replace(b"\r\nDate: Sun,", b"\r\nDate: Mon,", 1)
-    assert [result for _, _, result in passed(tampered, keys)] == [False, False]
-    assert other.results(tampered)[0] == ("fail", "shop.test")
+
+
+# What a message of them may have, and how many of 504 must: else they would not be varied.
+KINDS: dict[str, Callable[[bytes, bytes], object]] = {
+    "folded fields": lambda header, _: re.search(rb"\r\n[ \t]", header),
+    "fields of more than 998 octets": lambda header, _: any(len(line) > 500 for line in header.split(b"\r\n")),
+    "8-bit in the header": lambda header, _: not header.isascii(),
+    "8-bit in the body": lambda _, body: not body.isascii(),
+    "blanks at ends of lines": lambda _, body: re.search(rb"[ \t]\r\n", body),
+    "blanks in a row": lambda _, body: re.search(rb"[ \t]{2}", body),
+    "empty lines at the end": lambda _, body: body.endswith(b"\r\n\r\n\r\n"),
+    "no body": lambda _, body: body == b"",
+    "nothing but empty lines": lambda _, body: body and not body.strip(b"\r\n"),
+    "lines of dots": lambda _, body: re.search(rb"(?m)^\.", body),
+    "control characters": lambda _, body: re.search(rb"[\x01-\x08]", body),
+    "base64": lambda _, body: re.fullmatch(rb"(?:[A-Za-z0-9+/=]+\r\n)+", body),
+    "a field twice": lambda header, _: header.count(b"Comments:") == 2,
+    "two recipients' fields": lambda header, _: len(re.findall(rb"(?m)^To:", header)) == 2,
+    "an empty field": lambda header, _: re.search(rb"(?m)^X-Empty:\r$", header),
+    "two authors": lambda header, _: b"other@else.test" in header,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_messages_are_varied(kind: str) -> None:
+    found = sum(bool(KINDS[kind](*message.partition(b"\r\n\r\n")[::2])) for message in messages(COUNT))
+    assert found >= 4
+    assert len(set(messages(COUNT))) == COUNT
+
+
+CHANGES = (
+    (b"\r\nSubject: x", b"\r\nSubject: y"),
+    (b"\r\nbody", b"\r\nBody"),
+    (b"\r\nFrom: ", b"\r\nFrom: other@evil.test\r\nFrom: "),
+    (b"\r\nSubject: x", b"\r\nSubject: x\r\nList-Unsubscribe: <https://evil.test>"),
+)
+
+
+def test_others_find_what_was_changed_on_the_way(tmp_path: Path, sink: StartOurSink) -> None:
+    """In a field, in the body; and by fields that were added, as those are oversigned."""
+    peer = sink(store=True)
+    with server_at(tmp_path / "server", peer.port) as server:
+        keys = records(server)
+        with server.dialogue() as dialogue:
+            text = b"From: a@shop.test\r\nSubject: x\r\n\r\nbody\r\n"
+            assert dialogue.message("a@shop.test", ["a@y.test"], text).startswith("250")
+        (kept,) = peer.wait_for(1)
+    other = OpenDkim(tmp_path, keys)
+    assert passed(kept.content, keys) == GOOD
+    assert other.results(kept.content) == [("pass", "shop.test")] * 2
+    for old, new in CHANGES:
+        assert kept.content.count(old) == 1
+        changed = kept.content.replace(old, new)
+        assert passed(changed, keys) == [(selector, algorithm, False) for selector, algorithm, _ in GOOD]
+        for algorithm in ("rsa", "ed25519"):
+            # Each signature by itself, so that the verdict is on this one.
+            assert other.results(without(changed, algorithm)) == [("fail", "shop.test")], (new, algorithm)
+
+
+def without(message: bytes, algorithm: str) -> bytes:
+    """The message without its signature of one kind."""
+    fields = re.findall(rb"DKIM-Signature: (?:[^\r]|\r\n[ \t])*\r\n", message)
+    (field,) = [field for field in fields if f"a={algorithm}-".encode() in field]
+    return message.replace(field, b"")
 
 
 def test_mail_of_all_origins_is_signed_by_the_key_that_is_for_it(tmp_path: Path, sink: StartOurSink) -> None:

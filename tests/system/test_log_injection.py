@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.system.command import command
-from tests.system.server import Postroika
+from tests.system.naive_server import naive_server
+from tests.system.server import Dialogue, Postroika
 
 _FORGED = b'2026-11-22 10:00:00,000 worker 0 ERROR {"type":"delivered"}'
 _HOSTILE = b"no\x1b[2J\x07\x9b31m\xc2\x9b31m\xe2\x80\xa8" + _FORGED + b"\xe2\x80\xae\r" + _FORGED + b"\x00 user"
@@ -53,14 +54,30 @@ def _serve(listener: socket.socket) -> None:
                     connection.sendall((b"221 " if verb == b"QUIT" else b"250 ") + _HOSTILE + b"\r\n")
 
 
+def attack(port: int) -> None:
+    """Say what is hostile in each place that a log may tell of."""
+    with Dialogue(port) as client:
+        client.say(b"EHLO " + _HOSTILE.replace(b"\r", b"").replace(b"\0", b""))
+        client.say(b"MAIL FROM:<a\x1b[2J@" + _FORGED + b">")
+        client.say(_HOSTILE.replace(b"\r", b"").replace(b"\0", b""))
+
+
+def test_naive_log_has_the_forged_line(tmp_path: Path) -> None:
+    """A server that writes down what it was told, as it is: a reader of lines finds one that nobody wrote."""
+    log = tmp_path / "naive.log"
+    with naive_server() as naive:
+        attack(naive.port)
+        log.write_text("".join(f"client said {line.decode(errors='replace')}\n" for line in naive.commands))
+    lines = log.read_text().splitlines()
+    assert [line for line in lines if line.startswith(_FORGED.decode())]
+    assert not all(line.isprintable() for line in lines)
+
+
 def test_peers_cannot_write_lines_into_logs_or_steer_a_terminal(tmp_path: Path, hostile_hop: str) -> None:
     with Postroika(tmp_path, _CONFIG.format(address=hostile_hop), workers=1) as server:
         with server.dialogue("honest.test") as client:
             assert client.message("", ["a@shop.test"], b"Subject: \x1b[2J\r\n\r\nx\r\n").startswith("250")
-        with server.dialogue("") as client:
-            client.say(b"EHLO " + _HOSTILE.replace(b"\r", b"").replace(b"\0", b""))
-            client.say(b"MAIL FROM:<a\x1b[2J@" + _FORGED + b">")
-            client.say(_HOSTILE.replace(b"\r", b"").replace(b"\0", b""))
+        attack(server.port)
         ended = server.wait_for_events(1, "bounced", "expired", "deferred")
         lines = server.event_log.read_bytes().splitlines(keepends=True)
         shown = [command(server, *words).out for words in (("events", "tail"), ("queue", "list"), ("queue", "stats"))]

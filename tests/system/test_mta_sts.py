@@ -18,82 +18,19 @@ from postroika.sts.fetch import Fetcher
 from postroika.sts.policies import StsPolicies
 from postroika.sts.policy import StsPolicy
 from postroika.sts.store import PolicyStore
-from tests.system.certificates import Authority
 from tests.system.dns_server import DnsServer
 from tests.system.https_peer import PLAIN, PolicyHosts, response
+from tests.system.mta_sts_hosts import ANSWERS, BROKEN, ENFORCE, GOOD, PATTERNS, WEEK_S, ZONE, start_all
 from tests.system.process import run
 from tests.system.server import Postroika
 
-WEEK_S = 7 * 86_400
-ENFORCE = f"version: STSv1\nmode: enforce\nmx: mx1.shop.test\nmx: *.mail.shop.test\nmax_age: {WEEK_S}\n"
-PATTERNS = ("mx1.shop.test", "*.mail.shop.test")
-GOOD = response(ENFORCE, PLAIN)
 TIMEOUT_S = 8.0
-LARGEST = 65_536
+REDIRECTED = " (redirects are not followed)"
+_FETCH, _TLS, _INVALID = "sts-policy-fetch-error", "sts-webpki-invalid", "sts-policy-invalid"
 EXPIRED = (
     "published  id 1; the policy counts as none: "
     "the certificate of mta-sts.expired.test [127.0.0.100] is not good: certificate has expired"
 )
-
-# Records beside those of the policy hosts.
-ZONE = """
-one A 192.0.2.1
-_mta-sts.two TXT "v=STSv1; id=1"
-_mta-sts.two TXT "v=STSv1; id=2"
-_mta-sts.badid TXT "v=STSv1; id=2026-11-22"
-_mta-sts.spf TXT "v=spf1 -all"
-_mta-sts.nohost TXT "v=STSv1; id=1"
-_mta-sts.inside TXT "v=STSv1; id=1"
-mta-sts.inside A 10.0.0.1
-_mta-sts.dead TXT "v=STSv1; id=1"
-mta-sts.dead A 127.0.0.9
-_mta-sts.lost TXT "v=STSv1; id=1"
-mta-sts.lost CNAME policies.broken
-_mta-sts.alias CNAME record.alias
-record.alias TXT "v=ST" "Sv1; id=1;"
-mta-sts.alias CNAME mta-sts.hosted
-enforce MX 10 mx1.shop
-enforce MX 20 A.Mail.Shop
-enforce MX 30 b.a.mail.shop
-testing MX 10 mx2.shop
-none MX 10 mx1.shop
-two MX 10 mx1.shop
-"""
-_FETCH, _TLS, _INVALID = "sts-policy-fetch-error", "sts-webpki-invalid", "sts-policy-invalid"
-
-
-def start_all(hosts: PolicyHosts, directory: Path) -> None:
-    """A policy host for each case."""
-    start = hosts.start
-    start("enforce").answers(GOOD)
-    start("crlf").answers(response(ENFORCE.replace("\n", "\r\n"), "content-type: TEXT/PLAIN; charset=utf-8"))
-    start("endless").answers(GOOD.replace(b"Content-Length", b"X-Length"))
-    start("testing").answers(response(ENFORCE.replace("enforce", "testing"), PLAIN))
-    start("none").answers(response("version: STSv1\nmode: none\nmax_age: 86400\n", PLAIN))
-    start("zero").answers(response(ENFORCE.replace(str(WEEK_S), "0"), PLAIN))
-    start("wildcert", "*.wildcert.test").answers(GOOD)
-    start("hosted", "mta-sts.alias.test", called="mta-sts.alias.test").answers(GOOD)
-    start("largest").answers(response(ENFORCE + f"x: {'y' * (LARGEST - len(ENFORCE) - 4)}\n", PLAIN))
-    start("v6", address="::1").answers(GOOD)
-    start("missing").answers(response(ENFORCE, PLAIN, status="404 Not Found"))
-    start("partial").answers(response(ENFORCE, PLAIN, status="206 Partial Content"))
-    target = f"Location: https://mta-sts.enforce.test:{hosts.port}/.well-known/mta-sts.txt"
-    start("moved").answers(response(ENFORCE, PLAIN, target, status="301 Moved Permanently"))
-    start("html").answers(response(ENFORCE, "Content-Type: text/html"))
-    start("untyped").answers(response(ENFORCE))
-    start("gzip").answers(response(ENFORCE, PLAIN, "Content-Encoding: gzip"))
-    start("large").answers(response(ENFORCE + f"x: {'y' * (LARGEST - len(ENFORCE) - 3)}\n", PLAIN))
-    start("flood").answers(response("", PLAIN).replace(b"Content-Length: 0\r\n", b"") + bytes(50_000_000))
-    start("syntax").answers(response("<html>Hello</html>\n", PLAIN))
-    start("cut").answers(GOOD[:-20])
-    start("noise").answers(b"220 mail.noise.test ESMTP\r\n")
-    start("othername", "mta-sts.other.test").answers(GOOD)
-    start("parent", "parent.test").answers(GOOD)
-    start("expired", address="127.0.0.100", expired=True).answers(GOOD)
-    stranger = directory / "stranger"
-    stranger.mkdir()
-    start("stranger-ca", authority=Authority(stranger)).answers(GOOD)
-    start("slow").answers(GOOD).holds_its_tongue()
 
 
 @asynccontextmanager
@@ -134,6 +71,8 @@ def dns(hosts: PolicyHosts, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ("none", "none", (), 86_400),
         ("zero", "enforce", PATTERNS, 0),
         ("wildcert", "enforce", PATTERNS, WEEK_S),
+        ("beside", "enforce", PATTERNS, WEEK_S),
+        ("unknown", "enforce", PATTERNS, WEEK_S),
         ("alias", "enforce", PATTERNS, WEEK_S),
         ("largest", "enforce", PATTERNS, WEEK_S),
         ("v6", "enforce", PATTERNS, WEEK_S),
@@ -151,7 +90,13 @@ async def test_policy_that_is_found(
         assert policies.failure(domain) is None
 
 
-@pytest.mark.parametrize("label", ["one", "nowhere", "two", "badid", "spf", "sub.broken"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "one", "nowhere", "two", "badid", "longid", "noid", "emptyid", "later", "next", "lower", "clutter", "blank",
+        "spf", "sub.broken",
+    ],
+)  # fmt: skip
 async def test_domain_whose_record_does_not_count_has_none(
     dns: DnsServer, hosts: PolicyHosts, tmp_path: Path, label: str
 ) -> None:
@@ -167,9 +112,10 @@ async def test_domain_whose_record_does_not_count_has_none(
         ("inside", _FETCH, "mta-sts.inside.test is refused: 10.0.0.1 is not a public address"),
         ("lost", _FETCH, "DNS look-up of mta-sts.lost.test failed: SERVFAIL"),
         ("dead", _FETCH, "mta-sts.dead.test [127.0.0.9]: all attempts to connect to 127.0.0.9:"),
-        ("missing", _FETCH, "mta-sts.missing.test answered 404"),
-        ("partial", _FETCH, "mta-sts.partial.test answered 206"),
-        ("moved", _FETCH, "mta-sts.moved.test answered 301 (redirects are not followed)"),
+        *(
+            (label, _FETCH, f"mta-sts.{label}.test answered {status[:3]}" + REDIRECTED * status.startswith("3"))
+            for label, status in ANSWERS.items()
+        ),
         ("html", _FETCH, "mta-sts.html.test sent 'text/html' and not text/plain"),
         ("untyped", _FETCH, "mta-sts.untyped.test sent '' and not text/plain"),
         ("gzip", _FETCH, "mta-sts.gzip.test sent it encoded as 'gzip'"),
@@ -178,6 +124,8 @@ async def test_domain_whose_record_does_not_count_has_none(
         ("cut", _FETCH, "mta-sts.cut.test [127.0.0."),
         ("noise", _FETCH, "mta-sts.noise.test [127.0.0."),
         ("slow", _FETCH, f"mta-sts.slow.test has not answered within {TIMEOUT_S:g} s"),
+        *((label, _INVALID, f"the policy of {label}.test is broken: ") for label in BROKEN),
+        ("old", _FETCH, "[SSL: TLSV1_ALERT_PROTOCOL_VERSION]"),
         ("syntax", _INVALID, "the policy of syntax.test is broken: line 1 is not of the form key: value"),
         ("othername", _TLS, "Hostname mismatch, certificate is not valid for 'mta-sts.othername.test'."),
         ("parent", _TLS, "Hostname mismatch, certificate is not valid for 'mta-sts.parent.test'."),
@@ -229,6 +177,22 @@ async def test_new_id_brings_a_new_policy_and_what_was_fetched_outlives_record_a
         dns.stop()
         async with worker(dns, hosts, tmp_path) as policies:
             assert await policies.policy("shop.test") == second
+
+
+async def test_policy_holds_no_longer_than_it_says(tmp_path: Path) -> None:
+    """Its host and its record are gone, and then it is."""
+    with PolicyHosts(tmp_path) as hosts:
+        host = hosts.start("shop").answers(response(ENFORCE.replace(str(WEEK_S), "3"), PLAIN))
+        dns = DnsServer(hosts.zone, tmp_path / "dns")
+        async with worker(dns, hosts, tmp_path) as policies:
+            first = await policies.policy("shop.test")
+            assert first is not None
+            dns.start("")
+            host.process.kill()
+            assert await policies.policy("shop.test") == first
+            assert await _until(policies, "shop.test", lambda found: found is None) is None
+            assert time.time() >= first.expires_at
+        dns.stop()
 
 
 @pytest.fixture(scope="module")

@@ -314,6 +314,27 @@ def test_server_that_says_the_password_again_is_not_quoted() -> None:
     assert talk.events == [Refused(Stage.AUTH, Reply(535, "5.7.8", ("[…] ([…]) is wrong",)))]
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize(
+    ("password", "said", "told"),
+    [
+        ("s3cret-words", "s3cret-words czNjcmV0LXdvcmRz AGFsaWNlAHMzY3JldC13b3Jkcw==", "[…] […] […]"),
+        ("mail", "no such mailbox: bWFpbA== AGFsaWNlAG1haWw=", "no such mailbox: […] […]"),
+    ],
+)
+def test_server_that_says_the_password_later_is_not_quoted_either(
+    mechanism: str, password: str, said: str, told: str
+) -> None:
+    """But for a word that may stand there anyway: what is hidden would tell it."""
+    server = SmtpServer((f"AUTH {mechanism}",), deciding({"RCPT": f"550 5.1.1 {said}"}))
+    talk = Talk(server, implicit=True, credentials=Credentials("alice", password)).run()
+    transaction = Transaction(Envelope(1, "a@x.test", 0.0, len(BODY), 1), [Recipient("b@y.test")], BODY)
+    talk.client.send(transaction)
+    while (output := b"".join(talk.client.take_output())) != b"":
+        talk.hear(server.receive(output))
+    assert [verdict.reply for verdict in transaction.verdicts] == [Reply(550, "5.1.1", (told,))]
+
+
 def test_password_is_in_no_repr() -> None:
     assert "s3cret" not in repr(ClientSettings(ehlo_name="me.test", credentials=ALICE))
 

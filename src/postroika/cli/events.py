@@ -38,6 +38,8 @@ def command() -> None:
 @click.option("--recipient", default="", metavar="ADDRESS", help="Only to this address; @DOMAIN: to any there.")
 @click.option("--sender", default="", metavar="ADDRESS", help="Only from it; @DOMAIN: from any there; '<>': null.")
 @click.option("--destination", default="", metavar="DOMAIN", help="Only to this routing domain.")
+@click.option("--account", default="", metavar="NAME", help="Only of this account.")
+@click.option("--tenant", default="", metavar="NAME", help="Only of this tenant.")
 @click.option("--message", default="", metavar="ID", help="Only of this message.")
 @click.option("--json", "as_json", is_flag=True, help="Print the lines as they stand in the log.")
 @config_option
@@ -83,7 +85,16 @@ def open_log(config: Config) -> EventLog:
         raise PostroikaError(f"{config.log.events}: {error.strerror}") from error
 
 
-def _matcher(*, types: tuple[str, ...], recipient: str, sender: str, destination: str, message: str) -> Wanted | None:
+def _matcher(
+    *,
+    types: tuple[str, ...],
+    recipient: str,
+    sender: str,
+    destination: str,
+    message: str,
+    account: str,
+    tenant: str,
+) -> Wanted | None:
     """A test for events; None if all are wanted."""
     from postroika.control.filters import address_test, destination_name
     from postroika.mail.ids import id_text, parse_id
@@ -97,6 +108,10 @@ def _matcher(*, types: tuple[str, ...], recipient: str, sender: str, destination
         tests.append(lambda event: event.message == text)
     if types:
         tests.append(lambda event: event.type in types)
+    if account:
+        tests.append(lambda event: event.account == account)
+    if tenant:
+        tests.append(lambda event: event.tenant == tenant)
     if destination:
         name = destination_name(destination)
         tests.append(lambda event: event.destination == name)

@@ -27,19 +27,23 @@ class FailedLogins:
 
     Args:
         record: records a failed login; must not block and must not fail.
+        tenant: whose an account is, by its name; "" if nobody's, or if there is none.
         per_ip: failures that lock an address out,
         period_s: within this time.
     """
 
-    def __init__(self, record: Callable[[FailedLogin], None], per_ip: int, period_s: float) -> None:
-        self._record = record
+    def __init__(
+        self, record: Callable[[FailedLogin], None], tenant: Callable[[str], str], per_ip: int, period_s: float
+    ) -> None:
+        self._record_it = record
+        self._tenant = tenant
         self._of_one = Rate(per_ip, period_s)
         self._rates = Rates()
 
     def wrong(self, client: Client, name: str, why: str, answer: Reply) -> None:
         """A name, password or proof was looked at, and is wrong."""
         metrics.LOGINS["failed"].value += 1
-        self._record(FailedLogin(client.ip, client.helo, name, why, answer, client.tls))
+        self._record(client, name, why, answer)
 
     def unheard(self, client: Client, name: str, result: str, why: str, answer: Reply) -> None:
         """A try that was not looked at.
@@ -51,4 +55,7 @@ class FailedLogins:
         metrics.LOGINS[result].value += 1
         wanted = ((client_of(client.ip), self._of_one), (None, _OF_ALL))
         if not self._rates.take_all(wanted, trio.current_time()):
-            self._record(FailedLogin(client.ip, client.helo, name, why, answer, client.tls))
+            self._record(client, name, why, answer)
+
+    def _record(self, client: Client, name: str, why: str, answer: Reply) -> None:
+        self._record_it(FailedLogin(client.ip, client.helo, name, why, answer, client.tls, self._tenant(name)))

@@ -142,14 +142,15 @@ class Opener:
         return None
 
     async def _open(self, peer: Peer, policy: HostPolicy, rung: Rung, route: Route) -> Connection:
-        settings, layer = self._settings, None
+        settings, layer, user = self._settings, None, ""
         if route.auth:
             credentials = self._credentials.get(route.auth)
+            user = credentials.user
             settings = msgspec.structs.replace(
                 settings, credentials=credentials, auth_without_tls=route.auth_without_tls
             )
         if rung is not Rung.CLEAR:
-            layer = self._layer(peer, policy, rung)
+            layer = self._layer(peer, policy, rung, user)
             if not policy.implicit:
                 optional = policy.level is Level.OPPORTUNISTIC
                 starttls = StartTls.OFFERED if optional else StartTls.REQUIRED
@@ -157,12 +158,12 @@ class Opener:
         connection = await open_connection(peer, settings, self._config, layer, implicit=policy.implicit)
         connection.identity = route.identity
         if connection.facts is not None:
-            connection.keep_session = functools.partial(self._secrecy.keep_session, peer, policy, rung)
+            connection.keep_session = functools.partial(self._secrecy.keep_session, peer, policy, rung, user)
         return connection
 
-    def _layer(self, peer: Peer, policy: HostPolicy, rung: Rung) -> TlsLayer:
+    def _layer(self, peer: Peer, policy: HostPolicy, rung: Rung, user: str) -> TlsLayer:
         try:
-            return self._secrecy.layer(peer, policy, rung)
+            return self._secrecy.layer(peer, policy, rung, user)
         except PostroikaError as error:
             raise NoSession(TlsFailed(str(error)), Step.HANDSHAKE) from error
 

@@ -1,9 +1,10 @@
 """What the TLS of outgoing connections is made with, and what is remembered of it.
 
 Promise: a context, and a session to be resumed, belong to one host, one policy (with its TLSA records, if it has any),
-one way to speak with it, and one certificate of ours: what was agreed on as somebody, or without a check, or by other
-records, is never used as somebody else, or where a check, or another one, is asked for. That a host cannot do better is
-remembered for a while and for a bounded number of hosts; it counts only where the policy lets it count.
+one way to speak with it, and one certificate of ours, a session also to one login: what was agreed on as somebody, or
+without a check, or by other records, is never used as somebody else, or where a check, or another one, is asked for.
+That a host cannot do better is remembered for a while and for a bounded number of hosts; it counts only where the
+policy lets it count.
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ class _Identity(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """What a session may be resumed for."""
+    """What a session may be resumed for. Whom the host would tell the client for is part of it: as whom the client logs
+    in behind the handshake, too.
+    """
 
     peer: Peer
     policy: HostPolicy
     rung: Rung
+    user: str
 
 
 class _Session(NamedTuple):
@@ -116,9 +120,12 @@ class Secrecy:
 
     # --- layers and sessions
 
-    def layer(self, peer: Peer, policy: HostPolicy, rung: Rung) -> TlsLayer:
+    def layer(self, peer: Peer, policy: HostPolicy, rung: Rung, user: str = "") -> TlsLayer:
         """A client's end, with a session to resume if there is one. With DANE it is not OpenSSL that checks the
         certificate (as Python has it, it cannot), but the layer, by the records.
+
+        Args:
+            user: who is going to log in; "" = nobody.
 
         Raises:
             TlsError: the host has a name that nobody can be asked for.
@@ -127,7 +134,7 @@ class Secrecy:
         dane = policy.dane if rung is Rung.VERIFIED else None
         checked = rung is Rung.VERIFIED and dane is None
         context = self._context(_Identity(checked, policy.certificate, policy.key))
-        kept = self._sessions.get(_Key(peer, policy, rung), now())
+        kept = self._sessions.get(_Key(peer, policy, rung, user), now())
         # What was agreed on before a `reload` may have been kept after it.
         session = kept.session if kept is not None and kept.context is context else None
         if dane is None:
@@ -135,12 +142,12 @@ class Secrecy:
         judge = functools.partial(_judged, dane)
         return TlsLayer(context, server_side=False, server_name=dane.base, session=session, judge=judge)
 
-    def keep_session(self, peer: Peer, policy: HostPolicy, rung: Rung, layer: TlsLayer) -> None:
+    def keep_session(self, peer: Peer, policy: HostPolicy, rung: Rung, user: str, layer: TlsLayer) -> None:
         """At the end of a connection that went well."""
         session = layer.session
         if session is not None:
             kept = _Session(layer.context, session)
-            self._sessions.put(_Key(peer, policy, rung), kept, now(), now() + _SESSION_S)
+            self._sessions.put(_Key(peer, policy, rung, user), kept, now(), now() + _SESSION_S)
 
     def _context(self, identity: _Identity) -> ssl.SSLContext:
         context = self._contexts.get(identity)

@@ -63,6 +63,7 @@ class FailedLogin(NamedTuple):
         account: the name that was tried; there need not be such an account.
         reason: for us; the client is told `reply`.
         tls: of the connection; None in the clear.
+        tenant: of the account, if there is one.
     """
 
     client_ip: str
@@ -71,6 +72,7 @@ class FailedLogin(NamedTuple):
     reason: str
     reply: Reply
     tls: TlsFacts | None = None
+    tenant: str = ""
 
 
 def _ms(at: float) -> float:
@@ -238,6 +240,7 @@ class EventWriter:
                 tls="" if failed.tls is None else failed.tls.text(),
                 client=_client(failed.client_ip, _cut(failed.helo), failed.tls),
                 account=_cut(failed.account),
+                tenant=failed.tenant,
             )
         )
 

@@ -172,6 +172,11 @@ class Accounts:
         account = self._by_name.get(name)
         return None if account is None or account.disabled else account
 
+    def tenant(self, name: str) -> str:
+        """Whose account it is, disabled or not; "" if nobody's, or if there is none."""
+        account = self._by_name.get(name)
+        return "" if account is None else account.tenant
+
     def keys(self, name: str) -> ScramKeys:
         """What SCRAM needs; for a name without keys, some that nobody can prove."""
         account = self._by_name.get(name)

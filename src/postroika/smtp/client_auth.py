@@ -15,6 +15,7 @@ from postroika.mail.reply import Reply
 
 _MAX_COMMAND_BYTES = 512  # RFC 4954 §4: an initial response that does not fit has to wait for a 334.
 _HIDDEN = "[…]"
+_LEAST_HIDDEN = 8
 
 
 class Credentials:
@@ -50,13 +51,15 @@ class Login:
     def __init__(self, credentials: Credentials, mechanisms: Sequence[str]) -> None:
         self.mechanism = next((name for name in ("PLAIN", "LOGIN") if name in mechanisms), "")
         user, password = credentials.user.encode(), credentials.password.encode()
-        self._secrets = [credentials.password]
+        plain = b64encode(b"\0%b\0%b" % (user, password))
+        # Whatever was said, the other forms are known to who was told one of them.
+        forms = (credentials.password, b64encode(password).decode(), plain.decode())
+        self._secrets = [form for form in forms if form]
         self._answers: list[bytes] = []
         if self.mechanism == "PLAIN":
-            self._answers = [b64encode(b"\0%b\0%b" % (user, password))]
+            self._answers = [plain]
         elif self.mechanism == "LOGIN":
             self._answers = [b64encode(user), b64encode(password)]
-        self._secrets += [answer.decode() for answer in self._answers[-1:]]
 
     def first(self) -> bytes:
         """The command."""
@@ -69,10 +72,15 @@ class Login:
         """What to say to the next 334; None if nothing is left to say."""
         return self._answers.pop(0) + b"\r\n" if self._answers else None
 
-    def without_secrets(self, said: Reply) -> Reply:
-        """The reply, should a server have said again what was secret: replies are logged, and sent to senders."""
+    def without_secrets(self, said: Reply, *, answered: bool) -> Reply:
+        """The reply, should a server have said again what was secret: replies are logged, and sent to senders.
+
+        Args:
+            answered: it is to AUTH. In others short passwords stay: they may be words that stand there anyway, and what
+                is hidden then would tell them.
+        """
         lines = said.lines
         for secret in self._secrets:
-            if secret:
-                lines = tuple(line.replace(secret, _HIDDEN) for line in lines)
+            if answered or len(secret) >= _LEAST_HIDDEN:
+                lines = tuple([line.replace(secret, _HIDDEN) for line in lines])
         return said if lines == said.lines else msgspec.structs.replace(said, lines=lines)

@@ -177,6 +177,8 @@ class SessionBase(ABC):
                 return
             self.replies += 1
             reply = Reply(*parsed) if len(parsed[2]) == 1 or self._phase is Phase.EHLO else _clipped(*parsed)
+            if self._login is not None:
+                reply = self._login.without_secrets(reply, answered=self._phase is Phase.AUTH)
             if self._phase is not READY:
                 _SESSION_TABLE[self._phase](self, reply)
             elif self.busy:
@@ -259,7 +261,6 @@ class SessionBase(ABC):
     def _on_auth(self, reply: Reply) -> None:
         login = self._login
         assert login is not None
-        reply = login.without_secrets(reply)
         self._not_before_asked(reply, "AUTH")
         if reply.kind == 2:
             self._stand(self.capabilities)

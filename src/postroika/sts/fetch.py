@@ -126,7 +126,7 @@ class Fetcher:
                 if (refusal := _certificate_error(error)) is not None:
                     why = f"the certificate of {hop.host} [{address}] is not good: {refusal.verify_message}"
                     raise FetchError("sts-webpki-invalid", why) from error
-                why = f"{hop.host} [{address}]: {str(error) or type(error).__name__}"
+                why = f"{hop.host} [{address}]: {_words(error)}"
         raise FetchError("sts-policy-fetch-error", why)
 
     async def _get(self, hop: Hop, address: str) -> bytes:
@@ -194,3 +194,13 @@ def _certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationEr
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _words(error: BaseException) -> str:
+    """What an exception says, or the first one behind it that says anything."""
+    told: BaseException | None = error
+    while told is not None:
+        if text := str(told):
+            return text
+        told = told.__cause__ or told.__context__
+    return type(error).__name__

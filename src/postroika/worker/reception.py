@@ -170,7 +170,7 @@ def _logins(config: Config, accounts: Accounts | None, records: Records) -> Logi
             Rules(listener.role == "submission", listener.auth_without_tls, listener.tls != "none")
             for listener in config.listener
         ],
-        FailedLogins(records.login_failed, settings.failures_per_ip, settings.lockout_s),
+        FailedLogins(records.login_failed, accounts.tenant, settings.failures_per_ip, settings.lockout_s),
         failure_delay_s=settings.failure_delay_s,
         failures_per_session=settings.failures_per_session,
         check_timeout_s=config.limits.policy_timeout_s,
