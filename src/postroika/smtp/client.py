@@ -154,6 +154,10 @@ class Client(SessionBase):
 
     # --- what the driver may want
 
+    def retire(self) -> None:
+        """Take no further transaction; but a first one, where there was none. What is under way goes on."""
+        self._max_mails = max(1, self._mails)
+
     def send(self, transaction: Transaction) -> None:
         """Begin a transaction. If the server cannot take the message, it is Done at once and nothing is sent.
 
