@@ -17,6 +17,7 @@ from typing import cast
 
 from postroika.config import Config
 from postroika.mail.outcome import Attempt, Peer, RecipientResult, Stage
+from postroika.mail.reply import reply
 from postroika.outbound import classify
 from postroika.outbound.connection import Connection
 from postroika.outbound.contract import Bodies, InFlightTable, Lane, Router, Signer
@@ -85,7 +86,7 @@ class Deliverer:
         """Take a place at the site and use it for one connection, or as many as the batches in hand need. Whether to
         go on; in between others may have their turn."""
         try:
-            route = await self._route(lane.destination)
+            route = await self.route_to(lane.destination)
         except NoRoute as none:
             await self._no_route(lane, none)
             return False
@@ -100,7 +101,7 @@ class Deliverer:
                 # What the domain asks for may have come to be known while we waited. The place remains what it is, the
                 # connection is used only if it is still of use.
                 try:
-                    route = await self._route(lane.destination)
+                    route = await self.route_to(lane.destination)
                 except NoRoute as gone:
                     await self._no_route(lane, gone)
                     return False
@@ -113,7 +114,12 @@ class Deliverer:
         finally:
             turn.close()
 
-    async def _route(self, destination: str) -> Route:
+    async def route_to(self, destination: str) -> Route:
+        """Where mail for a destination goes now.
+
+        Raises:
+            NoRoute: nowhere.
+        """
         route = self.router.known(destination)
         return await in_task(self.router.route, destination) if route is None else route
 
@@ -157,6 +163,7 @@ class Turn:
         self._open: dict[Job, None] = {}
         self._handed_over = False
         self._published = route.published
+        self._fresh = True  # the route was named just now
         self._unasked = 0  # batches since it was looked whether the route is still the same
         self._outdated = False  # it is not: nothing more is taken
 
@@ -183,18 +190,24 @@ class Turn:
                 at = known
         return await self._serve(deque([job]), self._ways, at, takes=True)
 
-    async def _serve(self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool, counted: bool = True) -> bool:
+    async def _serve(self, jobs: deque[Job], ways: list[Way], start: int, *, takes: bool, waived: bool = False) -> bool:
         """Work until `jobs` is empty (and, with `takes`, as long as the lane has more). Whether it may have more.
 
         Args:
-            counted: TLS reports are to tell of connections.
+            waived: by the config's policies alone, which do not change, whatever the recipient's domain publishes. TLS
+                reports are not to tell of connections.
         """
         while True:
             connection, at = self._connection, start
+            fresh, self._fresh = self._fresh, False
             if connection is None:
+                if not (fresh or waived) and await self._has_changed():
+                    self._set_aside(jobs)
+                    return takes
                 # RFC 8460 §3: reports about the sessions that brought reports would have no end.
-                reported = counted and jobs[0].loaded.batch.envelope.campaign != REPORTS
-                opened = await self._first_open(ways, start, self._lane.destination if reported else "")
+                reported = not waived and jobs[0].loaded.batch.envelope.campaign != REPORTS
+                counted_for = self._lane.destination if reported else ""
+                opened = await self._first_open(ways, start, counted_for, waived=waived)
                 if isinstance(opened, Verdict):
                     await self._waive(jobs, ways)
                     if not jobs:
@@ -241,6 +254,9 @@ class Turn:
 
     async def _serve_strictly(self, job: Job) -> None:
         """A batch with REQUIRETLS."""
+        if not self._fresh and await self._has_changed():
+            self._set_aside(deque([job]))
+            return
         ways = trusted(self._ways)
         if ways:
             await self._serve(deque([job]), ways, 0, takes=False)
@@ -248,15 +264,21 @@ class Turn:
             job.fail(Verdict(Stage.ROUTING, NO_TRUSTED_HOST, remote=False))
             self.report(job)
 
-    async def _first_open(self, ways: list[Way], start: int, counted_for: str) -> tuple[int, Connection] | Verdict:
-        """A session with the first host that will have one, or why none will (rather a reason that may pass).
+    async def _first_open(
+        self, ways: list[Way], start: int, counted_for: str, *, waived: bool
+    ) -> tuple[int, Connection] | Verdict:
+        """A session with the first host that will have one, or why none will (rather a reason that may pass). Once the
+        route has changed none will: each host may have kept us waiting for minutes.
 
         Args:
             counted_for: as for `Opener.open`.
+            waived: as for `_serve`.
         """
         failed: Verdict | None = None
         for at in range(start, len(ways)):
             peer = ways[at].peer
+            if failed is not None and not waived and await self._has_changed():
+                break
             try:
                 return at, await self._tools.opener.open(ways[at], self._route, counted_for)
             except NoSession as error:
@@ -279,7 +301,7 @@ class Turn:
             peer = self._peer
             for job in insecure:
                 jobs.remove(job)
-            await self._serve(deque(insecure), waived, 0, takes=False, counted=False)
+            await self._serve(deque(insecure), waived, 0, takes=False, waived=True)
             self._peer, self._source, self._tls = peer, "", ""
 
     def _beginning(self, job: Job) -> bytes:
@@ -303,6 +325,16 @@ class Turn:
             jobs.remove(job)
             del self._open[job]
             self._lane.give_back(job.loaded)
+
+    def _set_aside(self, jobs: deque[Job]) -> None:
+        """The recipient's domain has come to ask for something else, and nothing more goes by what it asked for before:
+        those that were tried keep what they have got, the others are due again at once."""
+        self._give_back(jobs)
+        words = f"{self._lane.destination} has come to ask for other encryption in the middle of the attempt"
+        for job in jobs:
+            job.complete(Verdict(Stage.ROUTING, reply(451, "4.4.0", words), remote=False))
+            self.report(job)
+        jobs.clear()
 
     async def _leave(self, connection: Connection) -> None:
         """Take leave of the peer."""
@@ -356,6 +388,20 @@ class Turn:
         self._outdated = route is None or route.identity != self._route.identity
         self._unasked = 0
         return self._outdated
+
+    async def _has_changed(self) -> bool:
+        """The same, before another connection is opened for what is in hand already; but what is no longer known is
+        looked up: a host that has to be waited for is no reason not to try the next one."""
+        if not self._published:
+            return False
+        try:
+            route = await self._tools.route_to(self._lane.destination)
+        except NoRoute:
+            changed = True
+        else:
+            changed = (route.identity, route.authentic) != (self._route.identity, self._route.authentic)
+        self._outdated = self._outdated or changed
+        return changed
 
     def _opened(self, loaded: Loaded) -> Job:
         signer = self._tools.signer
