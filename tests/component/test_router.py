@@ -392,7 +392,6 @@ async def test_wildcard_listener_on_the_mx_port_makes_local_addresses_ours() -> 
 # --- what encryption has to be
 
 
-@pytest.mark.parametrize("level", list(Level))
 async def test_certificate_of_ours_goes_with_all_mail_by_mx_and_with_no_other() -> None:
     """A last [[route]] for "*" says so."""
     smarthost = Route(domains=("bare.test",), next_hop="smtp://mx2.shop.test")
@@ -404,6 +403,7 @@ async def test_certificate_of_ours_goes_with_all_mail_by_mx_and_with_no_other() 
             assert {host.tls for host in (await router.route(destination)).hosts} == {policy}
 
 
+@pytest.mark.parametrize("level", list(Level))
 async def test_route_says_what_encryption_has_to_be(level: Level) -> None:
     async with NameServer(ZONE).serve() as server:
         by_mx = Route(domains=("shop.test",), tls=level.value)

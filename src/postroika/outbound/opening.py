@@ -142,8 +142,8 @@ class Opener:
             self.forget_failures()
 
     def forget_failures(self) -> None:
-        """Speak with all hosts in the best way again: an operator has perhaps just mended a certificate. What stands in a
-        worse way takes no more mail."""
+        """Speak with all hosts in the best way again: an operator has perhaps just mended a certificate. What stands in
+        a worse way takes no more mail."""
         self._secrecy.forget_failures()
         for connection in self._worse:
             connection.client.retire()
