@@ -74,6 +74,10 @@ def report_on(w: World, ca: str, unknown: tuple[Any, str] | None = None, **optio
         def failed(self, domain: str, policy: Policy, failure: Failure) -> None:
             tally.failed(domain, policy, failure)
 
+        def failed_besides(self, domain: str, policy: Policy, failure: Failure) -> None:
+            assert domain in tally.domains
+            tally.failed(domain, policy, failure)
+
         def policy_failure(self, domain: str) -> tuple[Any, str] | None:
             assert domain == DOMAIN
             return unknown
@@ -231,6 +235,53 @@ async def test_session_under_no_policy_since_it_could_not_be_fetched_is_told_of(
         await w.deliver(loaded(1))
     failed = failure("sts-policy-fetch-error", "mta-sts.y.test answered 404", "oracle.test")
     assert counted(tally, Policy("sts", DOMAIN)) == (0, {failed: 1})
+
+
+RENEWAL = ("sts-webpki-invalid", "the certificate of mta-sts.y.test [192.0.2.1] is not good: expired")
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "expected"),
+    [
+        (ENFORCING, "good", None),
+        (TESTING, "good", None),
+        (ENFORCING, "stranger", UNTRUSTED),
+        (TESTING, "stranger", UNTRUSTED),
+    ],
+    ids=["enforced, good", "tested, good", "enforced, stranger", "tested, stranger"],
+)
+async def test_policy_that_holds_and_cannot_be_renewed_is_told_of_besides(
+    policy: HostPolicy, kind: str, expected: Failure | None, ca: str
+) -> None:
+    """RFC 8460 §4.3: one session may count with more than one failure."""
+    peer = TlsPeer(PEERS[kind](), policy)
+    async with world(peer) as w:
+        tally = report_on(w, ca, RENEWAL)
+        await w.deliver(loaded(1))
+    assert policy.source is not None
+    told = [failure(*RENEWAL), *([] if expected is None else [expected])]
+    assert counted(tally, Policy("sts", DOMAIN, LINES, policy.source.mx_patterns)) == (
+        int(expected is None),
+        {each._replace(mx_helo=_greeted(peer)): 1 for each in told},
+    )
+
+
+async def test_host_that_the_kept_policy_does_not_name_is_told_of_with_the_failure_to_renew_it(ca: str) -> None:
+    """It may be the reason why."""
+    refused = HostPolicy(refused="the policy does not name it", published=True, source=ENFORCED)
+    async with world(TlsPeer(good(), refused)) as w:
+        tally = report_on(w, ca, RENEWAL)
+        await w.deliver(loaded(1))
+    told = {failure("validation-failure", "the policy does not name it", ""): 1, failure(*RENEWAL, ""): 1}
+    assert counted(tally, Policy("sts", DOMAIN, LINES, (NAME,))) == (0, told)
+
+
+async def test_tlsa_records_have_nothing_to_do_with_policies_that_cannot_be_renewed(ca: str) -> None:
+    async with world(TlsPeer(good(), HostPolicy(source=TLSA))) as w:
+        tally = report_on(w, ca, RENEWAL)
+        await w.deliver(loaded(1))
+    told = tally.domains[DOMAIN][Policy("tlsa", NAME, TLSA.lines)].failures
+    assert [found.result for found in told] == ["tlsa-invalid"]
 
 
 async def test_mail_that_waives_the_policy_is_not_counted_again(ca: str) -> None:

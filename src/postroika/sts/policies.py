@@ -61,7 +61,7 @@ class Fetches(Protocol):
 
 
 class StsFailure(NamedTuple):
-    """Why there is no policy though the domain publishes one.
+    """Why the policy that a domain publishes could not be had.
 
     Args:
         kind: for reports.
@@ -83,13 +83,17 @@ class _Known:
 
     Args:
         check_at: Trio time of the next look at its record.
+
+    Attributes:
+        failure: why no newer one could be had at the last look, if one was wanted.
     """
 
-    __slots__ = ("check_at", "policy", "weight")
+    __slots__ = ("check_at", "failure", "policy", "weight")
 
     def __init__(self, policy: StsPolicy, check_at: float) -> None:
         self.policy = policy
         self.check_at = check_at
+        self.failure: StsFailure | None = None
         self.weight = _POLICY_BYTES + sum(_PATTERN_BYTES + len(pattern) for pattern in policy.patterns)
 
 
@@ -163,8 +167,14 @@ class StsPolicies:
         return await in_task(self._searched, domain)
 
     def failure(self, domain: str) -> StsFailure | None:
-        """Why `policy` has said None, if not because the domain has none: as long as it is not looked for again."""
-        nothing = self._nothing.get(domain.rstrip(".").lower(), trio.current_time())
+        """Why `policy` has said None, if not because the domain has none: as long as it is not looked for again. Or why
+        the policy that it has said, which holds, could not be renewed: until it can, or does not have to be; not if it
+        asks for nothing, since a domain that goes away from MTA-STS may leave nothing behind (RFC 8461 §8.3)."""
+        domain = domain.rstrip(".").lower()
+        known = self._recall(domain)
+        if known is not None:
+            return known.failure if known.policy.mode != "none" else None
+        nothing = self._nothing.get(domain, trio.current_time())
         return None if nothing is None else nothing.failure
 
     def forget_failures(self) -> None:
@@ -323,6 +333,7 @@ class StsPolicies:
         answer = await self._resolver.txt(owner_name(policy.domain))
         record_id = _published_id(policy, answer)
         if record_id == policy.id and self._clock() < self._due_at(policy):
+            self._note_failure(policy.domain, None)
             return self._check_at(policy, answer)
         other = await self._on_disk(self._store.load, policy.domain)
         if other is not None and other.id == record_id and self._clock() < self._due_at(other):
@@ -332,6 +343,7 @@ class StsPolicies:
         try:
             newer = await self._fetch(policy.domain, record_id)
         except FetchError as error:
+            self._note_failure(policy.domain, StsFailure(error.kind, str(error)))
             self._tell_failure(policy, error)
             return trio.current_time() + self._settings.retry_s
         if (newer.mode, newer.patterns) != (policy.mode, policy.patterns):
@@ -339,6 +351,11 @@ class StsPolicies:
         check_at = self._check_at(newer, answer)
         await self._adopt(newer, check_at)
         return check_at
+
+    def _note_failure(self, domain: str, failure: StsFailure | None) -> None:
+        known = self._known.get(domain)
+        if known is not None:
+            known.failure = failure
 
     def _check_at(self, policy: StsPolicy, answer: Answer[bytes]) -> float:
         """Trio time at which the record expires, or the policy gets old."""
