@@ -42,8 +42,8 @@ class Recorder(Protocol):
         """A session was not."""
 
     def policy_failure(self, domain: str) -> tuple[ResultType, str] | None:
-        """Why no policy of the domain is known, though it publishes one, or why the one that holds could not be renewed;
-        None if nothing has failed."""
+        """Why no policy of the domain is known, though it publishes one, or why the one that holds could not be
+        renewed; None if nothing has failed."""
 
     def failed_besides(self, domain: str, policy: Policy, failure: Failure) -> None:
         """A session that is counted already has met with another failure."""

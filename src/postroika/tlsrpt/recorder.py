@@ -34,8 +34,8 @@ class Recorder:
         clock: epoch seconds.
 
     Attributes:
-        policy_failures: says of a domain why its policy is not known, though there is one, or could not be renewed; None:
-            nobody knows.
+        policy_failures: says of a domain why its policy is not known, though there is one, or could not be renewed;
+            None: nobody knows.
     """
 
     def __init__(self, days: Days, shard: int, max_domains: int, clock: Callable[[], float] = time.time) -> None:
@@ -69,8 +69,8 @@ class Recorder:
         self._today().failed(domain, policy, failure)
 
     def policy_failure(self, domain: str) -> tuple[ResultType, str] | None:
-        """Why no policy of the domain is known, though it publishes one, or why the one that holds could not be renewed;
-        None if nothing has failed."""
+        """Why no policy of the domain is known, though it publishes one, or why the one that holds could not be
+        renewed; None if nothing has failed."""
         return None if self.policy_failures is None else self.policy_failures(domain)
 
     def _today(self) -> Tally:
