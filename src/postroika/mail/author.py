@@ -6,8 +6,8 @@ account may write as, gives an answer, they are those of some of these addresses
 How: a plain address, with a name before it or without, is found by one expression; anything else that is well formed by
 `mailboxes`. That can be read in a way that nobody has meant: "Sale @ Shop, Inc. <news@shop.example>" is Sale@Shop and
 another one, for RFC 5322 and for those who read by it; so who is doubtful comes last. What is not well formed ("Shop,
-Inc. <news@shop.example>") is sent all the same, and receivers show something: what most of them take is the last address
-in angle brackets.
+Inc. <news@shop.example>") is sent all the same, and receivers show something: what most of them take is the last
+address in angle brackets.
 Source: RFC 5322 §3.4, §3.6.2 (several authors are allowed), RFC 6532 §3.2.
 """
 
