@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from postroika.sts.fetch import FetchError
-from postroika.sts.policies import StsFailure
+from postroika.sts.known import StsFailure
 from postroika.sts.store import Part
 from tests.component.sts_world import DAY_S, RECORD, UNREACHABLE, policy, publish, text, until, worker
 

@@ -5,7 +5,7 @@ domain is waited for. One that holds is heeded until it expires, whatever become
 the meantime. A domain is looked for once at a time, however many deliveries want it, and not again for a while after it
 failed.
 
-How: what was of use lately is in memory, bounded by octets, and all of it in the store. What has to wait for the DNS,
+How: what was of use lately is in memory (`known`), and all of it in the store. What has to wait for the DNS,
 the disk or a policy host runs below `StsPolicies.run`, and so goes on when whoever has asked gives up.
 
 Source: RFC 8461 §3.3, §5.1.
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
@@ -26,7 +25,8 @@ from postroika.config import Sts
 from postroika.pump import in_task
 from postroika.routing.cache import TtlCache
 from postroika.routing.resolver import Answer, Resolver
-from postroika.sts.fetch import FailureKind, FetchError
+from postroika.sts.fetch import FetchError
+from postroika.sts.known import KnownPolicies, StsFailure
 from postroika.sts.policy import StsPolicy, parse_policy
 from postroika.sts.record import owner_name, read_records
 from postroika.sts.store import Part, PolicyStore
@@ -34,9 +34,6 @@ from postroika.sts.store import Part, PolicyStore
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-MEMORY_BYTES: Final = 16 * 1024 * 1024
-_POLICY_BYTES, _PATTERN_BYTES = 700, 70  # in memory, without the text
 
 # The record of a domain whose policy we know is not asked for more often, whatever TTL it has.
 _LEAST_CHECK_S = 60.0
@@ -60,41 +57,10 @@ class Fetches(Protocol):
         """Read again what is in files. Blocks."""
 
 
-class StsFailure(NamedTuple):
-    """Why the policy that a domain publishes could not be had.
-
-    Args:
-        kind: for reports.
-        text: for people.
-    """
-
-    kind: FailureKind
-    text: str
-
-
 class _Nothing(NamedTuple):
     """What is known of a domain without a policy."""
 
     failure: StsFailure | None
-
-
-class _Known:
-    """A policy that holds.
-
-    Args:
-        check_at: Trio time of the next look at its record.
-
-    Attributes:
-        failure: why no newer one could be had at the last look, if one was wanted.
-    """
-
-    __slots__ = ("check_at", "failure", "policy", "weight")
-
-    def __init__(self, policy: StsPolicy, check_at: float) -> None:
-        self.policy = policy
-        self.check_at = check_at
-        self.failure: StsFailure | None = None
-        self.weight = _POLICY_BYTES + sum(_PATTERN_BYTES + len(pattern) for pattern in policy.patterns)
 
 
 class _Search:
@@ -134,8 +100,7 @@ class StsPolicies:
         self._store = store
         self._part = part
         self._clock = clock
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._weight = 0
+        self._known = KnownPolicies(clock)
         self._nothing: TtlCache[str, _Nothing] = TtlCache(settings.cache_entries)
         self._told: TtlCache[str, bool] = TtlCache(settings.cache_entries)
         self._searches: dict[str, _Search] = {}
@@ -157,7 +122,7 @@ class StsPolicies:
         Cancellation: safe at any point; the search goes on for whoever comes next.
         """
         domain = domain.rstrip(".").lower()
-        known = self._recall(domain)
+        known = self._known.get(domain)
         if known is not None:
             if known.check_at <= trio.current_time():
                 self._check_soon(domain)
@@ -171,7 +136,7 @@ class StsPolicies:
         the policy that it has said, which holds, could not be renewed: until it can, or does not have to be; not if it
         asks for nothing, since a domain that goes away from MTA-STS may leave nothing behind (RFC 8461 §8.3)."""
         domain = domain.rstrip(".").lower()
-        known = self._recall(domain)
+        known = self._known.get(domain)
         if known is not None:
             return known.failure if known.policy.mode != "none" else None
         nothing = self._nothing.get(domain, trio.current_time())
@@ -180,8 +145,7 @@ class StsPolicies:
     def forget_failures(self) -> None:
         """Look anew for what could not be found, or was not there."""
         self._nothing.clear()
-        for known in self._known.values():
-            known.check_at = 0.0
+        self._known.check_all()
 
     async def reload(self) -> None:
         """Read again who may vouch for policy hosts.
@@ -210,32 +174,6 @@ class StsPolicies:
             finally:
                 self._nursery = None
 
-    # ---- what is known
-
-    def _recall(self, domain: str) -> _Known | None:
-        known = self._known.get(domain)
-        if known is None:
-            return None
-        if known.policy.expires_at <= self._clock():
-            self._forget(domain)
-            return None
-        self._known.move_to_end(domain)
-        return known
-
-    def _remember(self, policy: StsPolicy, check_at: float) -> None:
-        self._forget(policy.domain)
-        if policy.expires_at <= self._clock():
-            return
-        known = self._known[policy.domain] = _Known(policy, check_at)
-        self._weight += known.weight
-        while self._weight > MEMORY_BYTES:
-            self._weight -= self._known.popitem(last=False)[1].weight
-
-    def _forget(self, domain: str) -> None:
-        known = self._known.pop(domain, None)
-        if known is not None:
-            self._weight -= known.weight
-
     # ---- the first one
 
     async def _searched(self, domain: str) -> StsPolicy | None:
@@ -252,7 +190,7 @@ class StsPolicies:
         try:
             stored = await self._on_disk(self._store.load, domain)
             if stored is not None:
-                self._remember(stored, trio.current_time())
+                self._known.put(stored, trio.current_time())
                 self._check_soon(domain)
                 search.policy = stored
             else:
@@ -302,7 +240,7 @@ class StsPolicies:
         return policy
 
     async def _adopt(self, policy: StsPolicy, check_at: float) -> None:
-        self._remember(policy, check_at)
+        self._known.put(policy, check_at)
         try:
             await self._on_disk(self._store.save, policy)
         except OSError as error:
@@ -322,7 +260,7 @@ class StsPolicies:
         """See whether there is a newer policy than the one that mail asks for, or that one gets old."""
         try:
             await self._on_disk(self._store.touch, domain)
-            known = self._recall(domain)
+            known = self._known.get(domain)
             if known is not None:
                 known.check_at = await self._look_after(known.policy)
         finally:
@@ -333,17 +271,17 @@ class StsPolicies:
         answer = await self._resolver.txt(owner_name(policy.domain))
         record_id = _published_id(policy, answer)
         if record_id == policy.id and self._clock() < self._due_at(policy):
-            self._note_failure(policy.domain, None)
+            self._known.note_failure(policy.domain, None)
             return self._check_at(policy, answer)
         other = await self._on_disk(self._store.load, policy.domain)
         if other is not None and other.id == record_id and self._clock() < self._due_at(other):
             check_at = self._check_at(other, answer)
-            self._remember(other, check_at)  # another worker has fetched it
+            self._known.put(other, check_at)  # another worker has fetched it
             return check_at
         try:
             newer = await self._fetch(policy.domain, record_id)
         except FetchError as error:
-            self._note_failure(policy.domain, StsFailure(error.kind, str(error)))
+            self._known.note_failure(policy.domain, StsFailure(error.kind, str(error)))
             self._tell_failure(policy, error)
             return trio.current_time() + self._settings.retry_s
         if (newer.mode, newer.patterns) != (policy.mode, policy.patterns):
@@ -351,11 +289,6 @@ class StsPolicies:
         check_at = self._check_at(newer, answer)
         await self._adopt(newer, check_at)
         return check_at
-
-    def _note_failure(self, domain: str, failure: StsFailure | None) -> None:
-        known = self._known.get(domain)
-        if known is not None:
-            known.failure = failure
 
     def _check_at(self, policy: StsPolicy, answer: Answer[bytes]) -> float:
         """Trio time at which the record expires, or the policy gets old."""
