@@ -19,8 +19,10 @@ cdef enum:
     BLOCK_BYTES = 32_768
     # To take the interpreter's lock back can mean to wait for others: not for what is done in some microseconds.
     BYTES_WORTH_THE_LOCK = 16_384
-    # Fields of one name that are signed. More are no header of a mail, and all of them would have to be named.
+    # Fields of one name that are signed: more are no header of a mail, and all of them have to be named in h=. Where none
+    # may be added, all have to be signed, or the topmost, which readers show, could be changed by anybody.
     MOST_OF_A_NAME = 16
+    MOST_OVERSIGNED = 64
 
 
 cdef inline bint is_blank(unsigned char c) noexcept nogil:
@@ -221,15 +223,19 @@ cdef class Fields:
     def __dealloc__(self):
         free(self.fields)
 
-    def first(self, bytes name not None):
-        """What stands behind the colon of the topmost field of this name, its line end included; None without one."""
+    def values(self, bytes name not None, Py_ssize_t most):
+        """What stands behind the colons of the fields of this name, line ends included, from the top; no more than `most`.
+        """
         cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(self.header)
         cdef Py_ssize_t i
+        found = []
         for i in range(self.count):
+            if len(found) >= most:
+                break
             if self.is_named(p, i, <const unsigned char*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)):
-                return PyBytes_FromStringAndSize(<const char*>p + self.fields[i].value,
-                                                 self.fields[i].end - self.fields[i].value)
-        return None
+                found.append(PyBytes_FromStringAndSize(<const char*>p + self.fields[i].value,
+                                                       self.fields[i].end - self.fields[i].value))
+        return found
 
     def signed(self, tuple names not None, Py_ssize_t oversigned):
         """What is signed of this header.
@@ -241,12 +247,14 @@ cdef class Fields:
 
         Returns:
             the value of h=, and the fields in relaxed form in its order. Of several of one name the lowest comes
-            first, and no more than 16 are taken; a name that has more is not oversigned.
+            first. No more than 16 are taken of a name that is not oversigned.
+
+        Raises:
+            ValueError: there are more than 64 of one that is.
         """
         cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(self.header)
         cdef Py_ssize_t* chosen
-        cdef Py_ssize_t chosen_count = 0, octets = 0, number, taken, i, written = 0
-        cdef bint more
+        cdef Py_ssize_t chosen_count = 0, octets = 0, number, taken, most, i, written = 0
         cdef bytes name
         cdef RawBytes* raw
         cdef unsigned char* out
@@ -258,18 +266,19 @@ cdef class Fields:
             for number in range(len(names)):
                 name = names[number]
                 taken = 0
-                more = False
+                most = MOST_OVERSIGNED if number < oversigned else MOST_OF_A_NAME
                 for i in range(self.count - 1, -1, -1):
                     if self.is_named(p, i, <const unsigned char*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)):
-                        if taken == MOST_OF_A_NAME or chosen_count == self.count:
-                            more = True
+                        if taken == most or chosen_count == self.count:
+                            if number < oversigned:
+                                raise ValueError(f"more than {most} fields {name.decode()}")
                             break
                         chosen[chosen_count] = i
                         chosen_count += 1
                         taken += 1
                         octets += self.fields[i].end - self.fields[i].begin + 2
                         named.append(name)
-                if number < oversigned and not more:
+                if number < oversigned:
                     named.append(name)
             raw = new_bytes(NULL, octets)
             out = octets_of(raw)

@@ -38,6 +38,7 @@ from tests.component.tls_peer import (
     showing,
     trust_file,
 )
+from tests.reference.smtp_server import DROP
 
 TLS = "TLSv1.3 TLS_AES_256_GCM_SHA384"
 ZONE = f"y.test. 300 IN MX 10 {NAME}.\n{NAME}. 300 IN A 127.0.0.1\n"
@@ -261,3 +262,117 @@ async def test_routes_are_asked_for_once_a_connection_where_no_policy_can_be_pub
                 lane.hurry()
     assert len(lane.outcomes) == 31
     assert (w.router.asked, len(peer.sessions)) == (asked, 1)
+
+
+# --- a policy that comes between two connections of one attempt
+
+
+async def test_batch_in_hand_when_a_connection_breaks_goes_by_the_policy_that_came_meanwhile() -> None:
+    def decide(verb: str, _rest: str) -> str | None:
+        if verb == "MAIL" and len(peer.messages) == 1:
+            begin_to_ask_for_tls(w)
+            return DROP
+        return None
+
+    peer, lane = ScriptedPeer(decide=decide), Requeueing(loaded(1), loaded(2), loaded(3))
+    async with world(peer) as w:
+        w.router.published = True
+        with trio.fail_after(PATIENT_S):
+            await w.run(lane)
+    assert lane.outcomes == {"r1@y.test": TAKEN, "r2@y.test": refused(peer)}
+    assert [len(session.messages) for session in peer.sessions] == [1, 0]
+
+
+async def test_policy_that_came_while_the_first_host_was_asked_holds_for_the_next_one() -> None:
+    def decide(_verb: str, _rest: str) -> str:
+        begin_to_ask_for_tls(w)
+        return DROP
+
+    first, second, lane = ScriptedPeer(decide=decide), ScriptedPeer(host="mx2.y.test"), Requeueing(loaded(1))
+    async with world(first, second) as w:
+        w.router.published = True
+        with trio.fail_after(PATIENT_S):
+            await w.run(lane)
+    assert lane.outcomes["r1@y.test"][::2] == (Outcome.DEFERRED, Stage.GREETING)
+    assert (len(first.sessions), second.sessions) == (1, [])
+
+
+async def test_what_one_host_defers_is_offered_to_no_other_by_a_policy_of_before() -> None:
+    def decide(verb: str, rest: str) -> str | None:
+        if verb == "RCPT" and rest.startswith("TO:<b@"):
+            begin_to_ask_for_tls(w)
+            return "451 4.3.0 later"
+        return None
+
+    first, second = ScriptedPeer(decide=decide), ScriptedPeer(host="mx2.y.test")
+    lane = Requeueing(loaded(1, "a@y.test", "b@y.test"))
+    async with world(first, second) as w:
+        w.router.published = True
+        with trio.fail_after(PATIENT_S):
+            await w.run(lane)
+    assert lane.outcomes == {"a@y.test": TAKEN, "b@y.test": (Outcome.DEFERRED, "451 4.3.0 later", Stage.RCPT)}
+    assert (lane.given_back, second.sessions) == ([], [])
+
+
+async def test_those_who_found_no_room_in_the_first_transaction_wait_when_the_policy_is_another() -> None:
+    def decide(verb: str, rest: str) -> str | None:
+        if verb == "RCPT" and rest.startswith("TO:<b@"):
+            return "452 4.5.3 too many recipients"
+        if verb == "MAIL" and len(peer.messages) == 1:
+            begin_to_ask_for_tls(w)
+            return DROP
+        return None
+
+    peer, lane = ScriptedPeer(decide=decide), Requeueing(loaded(1, "a@y.test", "b@y.test"))
+    async with world(peer) as w:
+        w.router.published = True
+        with trio.fail_after(PATIENT_S):
+            await w.run(lane)
+    words = "451 4.4.0 y.test has come to ask for other encryption in the middle of the attempt"
+    assert lane.outcomes == {"a@y.test": TAKEN, "b@y.test": (Outcome.DEFERRED, words, Stage.ROUTING)}
+    assert lane.given_back == []
+
+
+async def test_requiretls_does_not_rely_on_names_that_are_no_longer_vouched_for(tmp_path: Path) -> None:
+    def decide(verb: str, _rest: str) -> None:
+        if verb == "." and not peer.messages:
+            w.router.hosts = (peer.as_host,)
+
+    peer = TlsPeer(good(), decide=decide, secure_offers=(*FULL, "REQUIRETLS"))
+    lane = Requeueing(loaded(1), loaded(2, requiretls=True))
+    async with world(peer, tls_ca=trust_file(tmp_path)) as w:
+        w.router.published = True
+        w.router.hosts = (msgspec.structs.replace(peer.as_host, tls=VOUCHED),)
+        with trio.fail_after(PATIENT_S):
+            await w.run(lane)
+    outcome, said, _ = lane.outcomes["r2@y.test"]
+    assert (outcome, said[:9], len(peer.messages)) == (Outcome.FAILED, "550 5.7.30"[:9], 1)
+
+
+async def test_route_that_has_to_be_looked_up_again_and_is_the_same_serves_on() -> None:
+    def decide(_verb: str, _rest: str) -> str:
+        w.router.looked_up.clear()
+        return DROP
+
+    first, second = ScriptedPeer(decide=decide), ScriptedPeer(host="mx2.y.test")
+    async with world(first, second) as w:
+        w.router.published = True
+        lane = await w.deliver(loaded(1))
+    assert lane.outcomes == {"r1@y.test": TAKEN}
+    assert (len(second.messages), w.router.looked_up) == (1, {"y.test"})
+
+
+async def test_route_that_is_another_each_time_does_not_keep_a_lane_going() -> None:
+    def decide(_verb: str, _rest: str) -> str:
+        w.router.hosts = tuple(
+            msgspec.structs.replace(host, tls=host.tls._replace(published=not host.tls.published))
+            for host in w.router.hosts
+        )
+        return DROP
+
+    peers = [ScriptedPeer(decide=decide), ScriptedPeer(decide=decide, host="mx2.y.test")]
+    async with world(*peers) as w:
+        w.router.published = True
+        lane = await w.deliver(loaded(1))
+    assert [outcome for outcome, _, _ in lane.outcomes.values()] == [Outcome.DEFERRED]
+    assert sum(len(peer.sessions) for peer in peers) == 1

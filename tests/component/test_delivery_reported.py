@@ -4,53 +4,55 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from postroika.config import Config, Delivery, Route, Server
-from postroika.outbound.delivery import Deliverer
+from postroika.config import Route
 from postroika.outbound.reported import local_address
 from postroika.routing.router import Host
 from postroika.tls.policy import HostPolicy, Level, PolicySource
 from postroika.tls.tlsa import Tlsa, dane_for
 from postroika.tlsrpt.message import CAMPAIGN
-from postroika.tlsrpt.tally import Counts, Failure, Policy, Tally
+from postroika.tlsrpt.tally import Failure, Policy
 from tests.chains import Issued, tlsa
-from tests.component.delivery_world import World, on, world
+from tests.component.delivery_world import on, world
 from tests.component.outbound_fakes import loaded
-from tests.component.scripted_peer import FULL, ScriptedPeer
+from tests.component.reported_world import (
+    DOMAIN,
+    ENFORCED,
+    ENFORCING,
+    EXPIRED,
+    LINES,
+    NONE,
+    NOT_OFFERED,
+    OPPORTUNISTIC,
+    PEERS,
+    REQUIRED,
+    TESTED,
+    TESTING,
+    TLSA,
+    UNTRUSTED,
+    WRONG_NAME,
+    counted,
+    failure,
+    greeted,
+    report_on,
+)
+from tests.component.scripted_peer import FULL
 from tests.component.tls_peer import (
     LEAF,
     NAME,
     OFFERS,
     OTHER,
     TlsPeer,
-    expired,
     good,
     hopeless,
     of_a_stranger,
-    of_another_name,
     showing,
     trust_file,
 )
-
-DOMAIN = "y.test"
-NONE = Policy("no-policy-found", DOMAIN)
-LINES = ("version: STSv1", "mode: testing", "mx: *.y.test", "max_age: 86400")
-TESTED = PolicySource("sts", DOMAIN, LINES, ("*.y.test",), False)
-ENFORCED = PolicySource("sts", DOMAIN, LINES, (NAME,), True)
-TLSA = PolicySource("tlsa", NAME, ("3 1 1 00",), (), True)
-PEERS: Mapping[str, Callable[[], ssl.SSLContext]] = {
-    "good": good,
-    "other name": of_another_name,
-    "expired": expired,
-    "stranger": of_a_stranger,
-    "hopeless": hopeless,
-}
 
 
 @pytest.fixture
@@ -58,55 +60,6 @@ def ca(tmp_path: Path) -> str:
     return trust_file(tmp_path)
 
 
-def report_on(w: World, ca: str, unknown: tuple[Any, str] | None = None, **options: Any) -> Tally:
-    """Have the world's deliveries counted.
-
-    Args:
-        unknown: why no policy of the domain is known.
-        options: of the config.
-    """
-    tally = Tally()
-
-    class Recorder:
-        def succeeded(self, domain: str, policy: Policy) -> None:
-            tally.succeeded(domain, policy)
-
-        def failed(self, domain: str, policy: Policy, failure: Failure) -> None:
-            tally.failed(domain, policy, failure)
-
-        def policy_failure(self, domain: str) -> tuple[Any, str] | None:
-            assert domain == DOMAIN
-            return unknown
-
-    delivery = Delivery(tls_ca=ca, connection_idle_s=0.0)
-    config = Config(server=Server(hostname="me.test"), delivery=delivery, **options)
-    w.deliverer = Deliverer(config, w.router, w.bodies, w.in_flight, None, Recorder())
-    return tally
-
-
-def counted(tally: Tally, policy: Policy = NONE) -> tuple[int, dict[Failure, int]]:
-    """Of the only domain and policy that there are."""
-    if not tally.domains:
-        return 0, {}
-    assert {domain: set(policies) for domain, policies in tally.domains.items()} == {DOMAIN: {policy}}
-    counts: Counts = tally.domains[DOMAIN][policy]
-    return counts.successes, counts.failures
-
-
-def failure(result: Any, reason: str, helo: str = "peer.test") -> Failure:
-    return Failure(result, "127.0.0.1", NAME, helo, "127.0.0.1", reason)
-
-
-_VERIFY = "certificate verify failed: "
-NOT_OFFERED = failure("starttls-not-supported", "")
-UNTRUSTED = failure("certificate-not-trusted", _VERIFY + "unable to get local issuer certificate")
-WRONG_NAME = failure(
-    "certificate-host-mismatch", _VERIFY + "Hostname mismatch, certificate is not valid for 'mx.y.test'."
-)
-EXPIRED = failure("certificate-expired", _VERIFY + "certificate has expired")
-OPPORTUNISTIC, REQUIRED = HostPolicy(), HostPolicy(Level.REQUIRED)
-TESTING = HostPolicy(source=TESTED)
-ENFORCING = HostPolicy(Level.VERIFY, name_trusted=True, published=True, source=ENFORCED)
 ROWS: list[tuple[HostPolicy, str, Failure | None]] = [
     # Nothing is published: a session is as it should be if it is encrypted.
     (OPPORTUNISTIC, "good", None),
@@ -141,13 +94,8 @@ async def test_session_is_counted_once_for_what_it_came_to(
         await w.deliver(loaded(1))
     source = policy.source
     applied = NONE if source is None else Policy(source.kind, source.domain, source.lines, source.mx_patterns)
-    helo = _greeted(peer)
+    helo = greeted(peer)
     assert counted(tally, applied) == ((1, {}) if expected is None else (0, {expected._replace(mx_helo=helo): 1}))
-
-
-def _greeted(peer: ScriptedPeer) -> str:
-    """What the peer calls itself."""
-    return peer.session().greet().decode().split()[1]
 
 
 @pytest.mark.parametrize("policy", [OPPORTUNISTIC, REQUIRED, TESTING, ENFORCING])
@@ -269,7 +217,7 @@ async def test_dane_is_counted_for_the_host_that_has_the_records(
         tally = report_on(w, ca)
         await w.deliver(loaded(1))
     applied = Policy("tlsa", BASE, (f"3 1 1 {record.association.hex()}",))
-    counts = (1, {}) if expected is None else (0, {expected._replace(mx_helo=_greeted(peer)): 1})
+    counts = (1, {}) if expected is None else (0, {expected._replace(mx_helo=greeted(peer)): 1})
     assert counted(tally, applied) == counts
 
 
@@ -280,7 +228,7 @@ async def test_records_that_cannot_be_used_are_told_of(ca: str) -> None:
         tally = report_on(w, ca)
         await w.deliver(loaded(1))
     assert len(peer.messages) == 1
-    expected = failure("tlsa-invalid", "no record can be used to check a certificate", _greeted(peer))
+    expected = failure("tlsa-invalid", "no record can be used to check a certificate", greeted(peer))
     assert counted(tally, Policy("tlsa", NAME, TLSA.lines)) == (0, {expected: 1})
 
 

@@ -18,8 +18,8 @@ from postroika.metrics import OUTBOUND_SESSIONS
 from postroika.routing.router import Host
 from postroika.tls.policy import OPPORTUNISTIC, HostPolicy, Level
 from tests.chains import issue, with_octets_for_names
-from tests.component.delivery_world import TAKEN, on, world
-from tests.component.outbound_fakes import BODY, loaded
+from tests.component.delivery_world import PATIENT_S, TAKEN, World, on, world
+from tests.component.outbound_fakes import BODY, FakeLane, loaded
 from tests.component.scripted_peer import FULL, ScriptedPeer
 from tests.component.tls_peer import (
     NAME,
@@ -270,6 +270,75 @@ async def test_nothing_is_remembered_if_the_config_says_so(ca: str) -> None:
         for number in (1, 2):
             await w.deliver(loaded(number))
     assert peer.failed == 2
+
+
+@pytest.mark.parametrize("how", ["flush", "reload"])
+@pytest.mark.parametrize("broken", [hopeless, of_a_stranger], ids=["hopeless", "stranger"])
+async def test_host_that_was_mended_is_spoken_to_in_the_best_way_at_once_when_an_operator_says_so(
+    broken: Callable[[], ssl.SSLContext], how: str, ca: str
+) -> None:
+    peer = TlsPeer(broken())
+    async with world(peer, tls_ca=ca) as w:
+        await w.deliver(loaded(1))
+        peer.show(good())
+        lane = await w.deliver(loaded(2))
+        assert [attempt.tls for _, attempt in lane.attempts] == ["" if broken is hopeless else TLS]
+        await forget_failures(w, how)
+        lane = await w.deliver(loaded(3))
+    assert [attempt.tls for _, attempt in lane.attempts] == [f"{TLS} verified"]
+
+
+@pytest.mark.parametrize("how", ["flush", "reload"])
+async def test_connection_that_stands_in_a_worse_way_takes_no_more_then(how: str, ca: str) -> None:
+    peer, lane = TlsPeer(hopeless()), FakeLane(loaded(1))
+    async with world(peer, tls_ca=ca, connection_idle_s=PATIENT_S) as w:
+        with trio.fail_after(PATIENT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(w.run, lane)
+                await lane.idle.wait()
+                peer.show(good())
+                await forget_failures(w, how)
+                lane.idle = trio.Event()
+                lane.reported = trio.Event()
+                lane.put(loaded(2))
+                await lane.reported.wait()
+                nursery.cancel_scope.cancel()
+    assert [attempt.tls for _, attempt in lane.attempts] == ["", f"{TLS} verified"]
+
+
+async def test_failure_that_ends_after_an_operator_said_so_is_not_remembered(ca: str) -> None:
+    """The certificate may have been mended after this handshake had begun."""
+
+    def forget(verb: str, _rest: str) -> None:
+        if verb == "EHLO" and len(peer.sessions) == 2:
+            w.deliverer.opener.forget_failures()
+
+    peer = TlsPeer(hopeless(), decide=forget)
+    async with world(peer, tls_ca=ca) as w:
+        lane = await w.deliver(loaded(1))
+        peer.show(good())
+        lane = await w.deliver(loaded(2))
+    assert [attempt.tls for _, attempt in lane.attempts] == [f"{TLS} verified"]
+
+
+@pytest.mark.parametrize("kind", ["good", "none offered"])
+async def test_connection_that_could_not_be_better_goes_on_then(kind: str, ca: str) -> None:
+    def forget(verb: str, _rest: str) -> None:
+        if verb == "." and len(peer.messages) == 1:
+            w.deliverer.opener.forget_failures()
+
+    peer = TlsPeer(good(), OPPORTUNISTIC, OFFERS if kind == "good" else FULL, forget)
+    async with world(peer, tls_ca=ca) as w:
+        await w.deliver(*[loaded(number) for number in range(1, 5)])
+    assert len(peer.sessions) == 1
+
+
+async def forget_failures(w: World, how: str) -> None:
+    """As `postroika queue flush` does, or SIGHUP."""
+    if how == "flush":
+        w.deliverer.opener.forget_failures()
+    else:
+        await w.deliverer.opener.reload()
 
 
 @pytest.mark.parametrize("policy", [REQUIRED, VERIFY])

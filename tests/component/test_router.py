@@ -392,6 +392,17 @@ async def test_wildcard_listener_on_the_mx_port_makes_local_addresses_ours() -> 
 # --- what encryption has to be
 
 
+async def test_certificate_of_ours_goes_with_all_mail_by_mx_and_with_no_other() -> None:
+    """A last [[route]] for "*" says so."""
+    smarthost = Route(domains=("bare.test",), next_hop="smtp://mx2.shop.test")
+    rest = Route(domains=("*",), certificate="/mx.pem", key="/mx.key")
+    shown = HostPolicy(certificate="/mx.pem", key="/mx.key")
+    async with NameServer(ZONE).serve() as server:
+        router = _router(server, route=(smarthost, rest))
+        for destination, policy in (("shop.test", shown), ("[192.0.2.7]", shown), ("bare.test", NAMED)):
+            assert {host.tls for host in (await router.route(destination)).hosts} == {policy}
+
+
 @pytest.mark.parametrize("level", list(Level))
 async def test_route_says_what_encryption_has_to_be(level: Level) -> None:
     async with NameServer(ZONE).serve() as server:

@@ -6,60 +6,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 import trio
 import trio.testing
 
-from postroika.config import Config, Dkim, Signing
 from postroika.errors import SigningError, SpoolFormatError
 from postroika.mail.ids import id_text
 from postroika.metrics import SIGNATURES, SIGNED_MESSAGES, SIGNING_FAILURES
-from postroika.signing import record, verify
 from postroika.signing.hands import Hands
-from postroika.signing.key import generate
-from postroika.signing.ring import KeyRing
-from postroika.signing.signer import Signer, threads_for
-from postroika.spool.reader import Loaded
-from tests.component.outbound_fakes import FakeBodies, loaded
-
-RSA, ED25519, OTHER = generate("rsa", 2048), generate("ed25519", 0), generate("ed25519", 0)
-HEADER = b"From: Shop <news@shop.test>\r\nTo: a@y.test\r\nSubject: x\r\n\r\n"
-PATIENT_S = 20.0
-
-
-class World:
-    """A signer with an RSA and an Ed25519 key of shop.test, and their files."""
-
-    def __init__(self, path: Path, **signing: float) -> None:
-        self.files = {"r1": path / "rsa.pem", "e1": path / "ed.pem"}
-        self.files["r1"].write_bytes(RSA)
-        self.files["e1"].write_bytes(ED25519)
-        entries = tuple(
-            Dkim(domain="shop.test", signing_domain="shop.test", selector=selector, key=str(file))
-            for selector, file in self.files.items()
-        )
-        config = Config(dkim=entries, signing=Signing(**signing))  # type: ignore[arg-type]
-        self.ring = KeyRing(config)
-        self.ring.load()
-        self.bodies = FakeBodies()
-        self.now_s = 0.0
-        self.signer = Signer(config, self.ring, self.bodies, now=lambda: self.now_s)
-
-    async def signed(self, batch: Loaded) -> bytes:
-        """Its fields, however long it takes."""
-        with trio.fail_after(PATIENT_S):
-            while (fields := self.signer.signature(batch)) is None:
-                await self.signer.wait(batch)
-        return fields
-
-    def verdicts(self, message: bytes) -> list[bool]:
-        lines = [
-            record.zone_line(signature.entry.selector, "shop.test", signature.key)
-            for signature in self.ring
-            if signature.key is not None
-        ]
-        return [verdict.passed for verdict in verify.verify(message, record.read_zone("\n".join(lines)).get)]
+from postroika.signing.signer import threads_for
+from tests.component.outbound_fakes import loaded
+from tests.component.signing_world import HEADER, OTHER, PATIENT_S, RSA, World, message
 
 
 @pytest.fixture
@@ -67,10 +24,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
     yield world
     world.signer.close()
-
-
-def message(number: int, body: bytes = b"Hello\r\n") -> Loaded:
-    return loaded(number, body=HEADER + body)
 
 
 async def test_fields_are_made_once_for_all_batches_of_a_message(world: World) -> None:
@@ -98,33 +51,6 @@ async def test_what_a_stranger_has_brought_is_not_signed(world: World) -> None:
     world.signer.prepare(batch)
     assert world.signer.signature(batch) == b""
     assert await world.signed(batch) == b""
-
-
-def sent_by(sender: str, body: bytes) -> Loaded:
-    whole = loaded(1, body=body)
-    envelope = msgspec.structs.replace(whole.batch.envelope, reverse_path=sender)
-    return Loaded(whole.key, msgspec.structs.replace(whole.batch, envelope=envelope), body)
-
-
-@pytest.mark.parametrize(
-    ("sender", "header"),
-    [
-        ("bounce@other.test", b"From: Shop, Inc. <news@shop.test>\r\n"),
-        ("bounce@other.test", b"From: " + b"A" * 8200 + b" <news@shop.test>\r\n"),
-        ("", b'From: 5" screens <news@shop.test>\r\n'),
-        ("bounce@Shop.Test", b"From: Shop, Inc.\r\n"),
-        ("bounce@shop.test", b"Subject: no author\r\n"),
-    ],
-)
-async def test_mail_is_signed_though_its_from_is_not_well_formed(world: World, sender: str, header: bytes) -> None:
-    content = header + b"\r\nx\r\n"
-    fields = await world.signed(sent_by(sender, content))
-    assert world.verdicts(fields + content) == [True, True]
-
-
-async def test_what_names_no_domain_at_all_is_not_sent(world: World) -> None:
-    with pytest.raises(SigningError, match=r"^neither From nor the reverse-path names a domain$"):
-        await world.signed(sent_by("", b"From: Shop, Inc.\r\n\r\nx\r\n"))
 
 
 async def test_many_wait_for_the_same_message_and_for_others(world: World) -> None:

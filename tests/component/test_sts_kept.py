@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from postroika.sts.policies import MEMORY_BYTES
+from postroika.sts.known import MEMORY_BYTES
 from postroika.sts.store import Part
 from tests.component.sts_world import BEGAN_AT, DAY_S, RECORD, UNREACHABLE, policy, publish, text, until, worker
 
@@ -134,8 +134,10 @@ async def test_memory_is_bounded_whatever_policies_hold(mock_clock: trio.testing
         for domain in domains:
             assert await world.policies.policy(domain) is not None
         policies = world.policies
-        assert policies._weight == sum(known.weight for known in policies._known.values()) <= MEMORY_BYTES
-        assert 200 < len(policies._known) < 400
+        known = policies._known
+        kept = [found for domain in domains if (found := known.get(domain)) is not None]
+        assert known.size_bytes == sum(found.size_bytes for found in kept) <= MEMORY_BYTES
+        assert 200 < len(known) == len(kept) < 400
         assert await policies.policy("d0.test") is not None  # from the store
         await world.idle()
         assert len(world.hosts.asked) == 400

@@ -11,7 +11,7 @@ import trio.testing
 from postroika import metrics
 from postroika.pump import Pump
 from postroika.sts.fetch import FetchError
-from postroika.sts.policies import StsFailure
+from postroika.sts.known import StsFailure
 from postroika.sts.policy import StsPolicy
 from tests.component.sts_world import DAY_S, RECORD, UNREACHABLE, World, policy, publish, text, until, worker
 

@@ -9,7 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from tests.component.sts_world import DAY_S, RECORD, UNREACHABLE, policy, publish, text, worker
+from postroika.sts.fetch import FetchError
+from postroika.sts.known import StsFailure
+from postroika.sts.store import Part
+from tests.component.sts_world import DAY_S, RECORD, UNREACHABLE, policy, publish, text, until, worker
 
 
 async def test_new_id_brings_the_new_policy_and_nobody_waits_for_it(
@@ -156,6 +159,80 @@ async def test_policy_without_lifetime_holds_for_those_who_wait_only(
         assert await world.policy() == policy(max_age_s=0, fetched_after_s=1)
         assert world.store.load("shop.test") is None
         assert len(world.hosts.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("says", "failure"),
+    [
+        (UNREACHABLE, StsFailure("sts-policy-fetch-error", str(UNREACHABLE))),
+        (FetchError("sts-webpki-invalid", "expired"), StsFailure("sts-webpki-invalid", "expired")),
+        (
+            b"<html>",
+            StsFailure("sts-policy-invalid", "the policy of shop.test is broken: line 1 is not of the form key: value"),
+        ),
+    ],
+    ids=["unreachable", "certificate", "broken"],
+)
+async def test_policy_that_holds_and_cannot_be_renewed_is_known_to_fail_until_it_can(
+    mock_clock: trio.testing.MockClock, tmp_path: Path, says: bytes | FetchError, failure: StsFailure
+) -> None:
+    """RFC 8460 §4.3 knows what to tell the domain then."""
+    async with worker(tmp_path, RECORD.format(1)) as world:
+        await world.policy()
+        assert world.policies.failure("shop.test") is None
+        publish(world, "2")
+        world.hosts.says = says
+        mock_clock.jump(301)
+        assert await world.policy() == policy()
+        assert world.policies.failure("Shop.test.") == failure
+        mock_clock.jump(299)
+        assert await world.policy() == policy()
+        assert world.policies.failure("shop.test") == failure
+        world.hosts.says = text()
+        mock_clock.jump(1)
+        await world.policy()
+        assert world.policies.failure("shop.test") is None
+
+
+async def test_record_that_goes_back_to_the_policy_that_holds_asks_for_no_other(
+    mock_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, RECORD.format(1)) as world:
+        await world.policy()
+        publish(world, "2")
+        world.hosts.says = UNREACHABLE
+        mock_clock.jump(301)
+        await world.policy()
+        publish(world, "1")
+        mock_clock.jump(301)
+        await world.policy()
+        assert world.policies.failure("shop.test") is None
+
+
+async def test_failure_ends_with_the_policy_and_is_none_of_one_that_asks_for_nothing(
+    mock_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, RECORD.format(1)) as world:
+        world.hosts.says = text("none", max_age_s=DAY_S)
+        await world.policy()
+        world.hosts.says = UNREACHABLE
+        publish(world, "2")
+        mock_clock.jump(301)
+        assert await world.policy() == policy(mode="none", max_age_s=DAY_S)
+        assert world.policies.failure("shop.test") is None
+        mock_clock.jump(DAY_S)
+        assert world.policies.failure("shop.test") is None
+
+
+async def test_failure_of_a_renewal_that_no_mail_has_asked_for_is_known_too(
+    mock_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, RECORD.format(1), Part(0, 1)) as world:
+        await world.policy()
+        world.hosts.says = UNREACHABLE
+        mock_clock.jump(2 * DAY_S)
+        await until(lambda: world.hosts.asked == ["shop.test"] * 2)
+        await until(lambda: world.policies.failure("shop.test") is not None)
 
 
 async def test_domain_takes_its_policy_back(mock_clock: trio.testing.MockClock, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from postroika.metrics import TLS_REPORT_SESSIONS
 from postroika.tlsrpt.days import DAY_S, Days, parse_day
 from postroika.tlsrpt.recorder import SAVE_EVERY_S, Recorder
 from postroika.tlsrpt.tally import Failure, Policy, budget
@@ -170,3 +171,17 @@ async def test_memory_is_bounded_whatever_hosts_say(tmp_path: Path) -> None:
     await recorder.save()
     assert sums(tmp_path) == {f"d{number}.test": (0, 100) for number in range(200)}
     assert (tmp_path / "tlsrpt" / "2026-11-21-00.jsonl").stat().st_size < budget(200)
+
+
+async def test_second_failure_of_a_session_is_no_second_session(tmp_path: Path) -> None:
+    before = {kind: metric.value for kind, metric in TLS_REPORT_SESSIONS.items()}
+    recorder = recorder_at(tmp_path, NOON)
+    recorder.succeeded("a.test", NONE)
+    assert await recorder.save()
+    recorder.failed_besides("a.test", NONE, BAD)
+    assert await recorder.save()
+    assert sums(tmp_path) == {"a.test": (1, 1)}
+    assert {kind: metric.value - before[kind] for kind, metric in TLS_REPORT_SESSIONS.items()} == {
+        "succeeded": 1,
+        "failed": 0,
+    }

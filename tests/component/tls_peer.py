@@ -118,10 +118,14 @@ class TlsPeer(ScriptedPeer):
         self.policy = policy
         self.handshakes: list[Handshake] = []
         self.failed = 0
-        self._context = context
         self._secure_offers = secure_offers
         self._injected = injected
         self._server_name: str | None = None
+        self.show(context)
+
+    def show(self, context: ssl.SSLContext) -> None:
+        """Be like this from the next connection on."""
+        self._context = context
         context.sni_callback = self._note_name
 
     def _note_name(self, _object: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:

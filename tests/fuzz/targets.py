@@ -202,8 +202,15 @@ def relax(octets: bytes) -> None:
             expected = dkim_twin.relaxed_body(stream)
             fields = Fields(stream)
             assert fields.count == len(dkim_twin.fields(stream))
-            assert fields.signed(names, oversigned) == dkim_twin.signed(stream, names, oversigned)
-            assert fields.first(b"x") == dkim_twin.first(stream, b"x")
+            try:
+                signed = dkim_twin.signed(stream, names, oversigned)
+            except ValueError:
+                signed = None
+            try:
+                assert fields.signed(names, oversigned) == signed
+            except ValueError:
+                assert signed is None
+            assert fields.values(b"x", 3) == dkim_twin.values(stream, b"x")[:3]
         blocks: list[bytes] = []
         body = RelaxedBody(blocks.append)
         for piece in pieces:

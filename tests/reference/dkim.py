@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)", re.DOTALL)
-MOST_OF_A_NAME = 16
+MOST_OF_A_NAME, MOST_OVERSIGNED = 16, 64
 
 
 def relaxed_body(body: bytes) -> bytes:
@@ -39,16 +39,19 @@ def relaxed(name: bytes, value: bytes) -> bytes:
     return name.lower() + b":" + re.sub(rb"[ \t]+", b" ", unfolded).strip(b" ") + b"\r\n"
 
 
-def first(header: bytes, name: bytes) -> bytes | None:
-    return next((value for key, value in fields(header) if key.lower() == name.lower()), None)
+def values(header: bytes, name: bytes) -> list[bytes]:
+    return [value for key, value in fields(header) if key.lower() == name.lower()]
 
 
 def signed(header: bytes, names: tuple[bytes, ...], oversigned: int) -> tuple[bytes, bytes]:
     named: list[bytes] = []
     octets = b""
     for number, name in enumerate(names):
-        values = [value for key, value in reversed(fields(header)) if key.lower() == name.lower()]
-        taken = values[:MOST_OF_A_NAME]
-        named += [name] * (len(taken) + (number < oversigned and len(values) == len(taken)))
+        taken = values(header, name)[::-1]
+        if number >= oversigned:
+            taken = taken[:MOST_OF_A_NAME]
+        elif len(taken) > MOST_OVERSIGNED:
+            raise ValueError(f"more than {MOST_OVERSIGNED} fields {name.decode()}")
+        named += [name] * (len(taken) + (number < oversigned))
         octets += b"".join(relaxed(name, value) for value in taken)
     return b":".join(named), octets

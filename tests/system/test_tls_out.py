@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests.system.openssl_peer import run_s_server
 from tests.system.postfix_peer import Postfix, start_postfix
 from tests.system.process import free_port, wait_until
 from tests.system.server import Postroika
+from tests.system.starttls_hop import Hop
 
 _CONFIG = """
 [dns]
@@ -278,3 +280,40 @@ def test_openssl_that_speaks_old_tls_only_gets_nothing(world: World, open_direct
         event = sent(world.server(f"smtps://localhost:{peer.port}"), "deferred")
         assert event["reply"]["stage"] == "tls"
         assert peer.session.commands == []
+
+
+# --- an operator who has mended something
+
+
+@pytest.mark.parametrize("how", ["queue flush", "SIGHUP"])
+def test_host_that_was_mended_gets_its_mail_over_tls_at_once(world: World, how: str) -> None:
+    port = free_port()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(world.authority.issue("localhost"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("PSK")
+    server = world.server(f"smtp://localhost:{port}")
+
+    def tls_of_another() -> str:
+        before = len(server.events_of("delivered"))
+        with server.dialogue() as client:
+            assert client.message("s@x.test", ["r@shop.test"], MESSAGE).startswith("250")
+        return str(server.wait_for_events(before + 1, "delivered")[-1].get("tls", ""))
+
+    hop = Hop("127.0.0.1", port, context)
+    try:
+        assert tls_of_another() == ""
+    finally:
+        hop.stop()
+    context.set_ciphers("DEFAULT")
+    hop = Hop("127.0.0.1", port, context)
+    try:
+        assert tls_of_another() == ""
+        if how == "SIGHUP":
+            server.process.signal(signal.SIGHUP)
+            wait_until(tls_of_another, "the signal to be heard")
+        else:
+            server.run("queue", "flush", "--destination", "shop.test")
+        assert tls_of_another().endswith(" verified")
+    finally:
+        hop.stop()

@@ -143,7 +143,8 @@ def test_fields_are_those_that_the_twin_finds(header: bytes, oversigned: int) ->
     assert fields.count == len(reference.fields(header))
     assert fields.signed(NAMES, oversigned) == reference.signed(header, NAMES, oversigned)
     for name in NAMES:
-        assert fields.first(name) == reference.first(header, name)
+        for most in (0, 1, 100):
+            assert fields.values(name, most) == reference.values(header, name)[:most]
 
 
 def test_fields_are_relaxed_as_in_the_example_of_the_rfc() -> None:
@@ -154,13 +155,13 @@ def test_fields_are_relaxed_as_in_the_example_of_the_rfc() -> None:
 def test_of_several_fields_of_a_name_the_lowest_comes_first() -> None:
     header = b"To: 1\r\nX: 2\r\nto: 3\r\nTO: 4\r\n"
     assert Fields(header).signed((b"To", b"x"), 1) == (b"To:To:To:To:x", b"to:4\r\nto:3\r\nto:1\r\nx:2\r\n")
-    assert Fields(header).first(b"tO") == b" 1\r\n"
+    assert Fields(header).values(b"tO", 2) == [b" 1\r\n", b" 3\r\n"]
 
 
 def test_missing_fields_are_named_if_none_may_be_added() -> None:
     assert Fields(b"To: 1\r\n").signed((b"From", b"Cc", b"Sender"), 2) == (b"From:Cc", b"")
     assert Fields(b"").signed((b"From",), 1) == (b"From", b"")
-    assert Fields(b"").first(b"From") is None
+    assert Fields(b"").values(b"From", 1) == []
 
 
 def test_field_without_line_end_is_a_field() -> None:
@@ -173,10 +174,28 @@ def test_what_is_no_field_is_passed_over_with_its_continuation() -> None:
     assert Fields(header).signed((b"From", b"To", b"Subject"), 0) == (b"To:Subject", b"to:a\r\nsubject:c\r\n")
 
 
-def test_no_more_than_sixteen_of_a_name_are_signed() -> None:
-    header = b"".join(b"To: %d\r\n" % number for number in range(17))
-    expected = b"".join(b"to:%d\r\n" % number for number in range(16, 0, -1))
-    assert Fields(header).signed((b"To",), 1) == (b":".join([b"To"] * 16), expected)
+def many(count: int) -> tuple[bytes, bytes]:
+    """Fields of one name; and all of them as they are signed."""
+    header = b"".join(b"To: %d\r\n" % number for number in range(count))
+    return header, b"".join(b"to:%d\r\n" % number for number in reversed(range(count)))
+
+
+def test_no_more_than_sixteen_of_a_name_are_signed_where_some_may_be_added() -> None:
+    header, _ = many(17)
+    assert Fields(header).signed((b"To",), 0) == (b":".join([b"To"] * 16), many(17)[1][: -len(b"to:0\r\n")])
+
+
+@pytest.mark.parametrize("count", [16, 17, 64])
+def test_all_of_a_name_are_signed_where_none_may_be_added(count: int) -> None:
+    header, relaxed = many(count)
+    assert Fields(header).signed((b"To",), 1) == (b":".join([b"To"] * (count + 1)), relaxed)
+
+
+def test_too_many_of_a_name_are_refused_where_none_may_be_added() -> None:
+    header, _ = many(65)
+    with pytest.raises(ValueError, match=r"^more than 64 fields To$"):
+        Fields(header).signed((b"To", b"From"), 2)
+    assert Fields(header).signed((b"From", b"To"), 1)[0].count(b"To") == 16
 
 
 def test_large_header_is_taken() -> None:

@@ -9,17 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from postroika.config import Blocklist, Config, Delivery, Limits, Policy
+from postroika.config import Blocklist, Config, Delivery, Limits, Policy, Route, Sts, Tlsrpt
 from postroika.errors import PostroikaError
 from postroika.process import open_files
 from postroika.process.open_files import Plan
 
-CONFIG = Config(limits=Limits(max_connections=999), delivery=Delivery(max_connections=301))
+SMARTHOST = (Route(domains=("*",), next_hop="smtp://a.test"),)
+CONFIG = Config(limits=Limits(max_connections=999), delivery=Delivery(max_connections=301), route=SMARTHOST)
 WITHOUT_END = resource.RLIM_INFINITY
 
 
 def config(inbound: int, outbound: int) -> Config:
-    return Config(limits=Limits(max_connections=inbound), delivery=Delivery(max_connections=outbound))
+    """One for smarthosts."""
+    return replace(CONFIG, limits=Limits(max_connections=inbound), delivery=Delivery(max_connections=outbound))
 
 
 def test_each_worker_needs_its_share_of_the_connections() -> None:
@@ -38,6 +40,34 @@ def test_each_check_that_asks_needs_questions_of_its_own() -> None:
         for blocklist in ((), lists)
     ]
     assert plans == [290, 277]  # half of what 96, 100, and one or two times 25 leave of 800
+
+
+@pytest.mark.parametrize(
+    ("sts", "route", "contact", "more"),
+    [
+        (True, (), "", 64),
+        (True, (Route(domains=("a.test",)), *SMARTHOST), "", 64),
+        (True, SMARTHOST, "", 0),  # nobody asks for a policy
+        (False, (), "", 0),
+        (False, (), "tls@x.test", 8),
+        (True, (), "tls@x.test", 72),
+    ],
+)
+def test_policies_that_are_fetched_and_reports_that_are_posted_have_descriptors_too(
+    sts: bool, route: tuple[Route, ...], contact: str, more: int
+) -> None:
+    asked = replace(CONFIG, sts=Sts(enabled=sts), route=route, tlsrpt=Tlsrpt(contact=contact))
+    assert open_files.needed(asked, 1) == 999 + 301 + 608 + more
+    plans = [open_files.plan(replace(each, limits=Limits(max_connections=9999)), 1, 2048) for each in (asked, CONFIG)]
+    assert plans[1].inbound - plans[0].inbound == more
+
+
+@pytest.mark.parametrize(("limit", "fetches"), [(1, 1), (160, 10), (1024, 64), (1_000_000, 64)])
+def test_fetches_are_fewer_where_there_are_few_descriptors(
+    monkeypatch: pytest.MonkeyPatch, limit: int, fetches: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: (limit, WITHOUT_END)}.__getitem__)
+    assert open_files.fetches_now() == fetches
 
 
 def test_what_fits_is_left_as_it_is() -> None:
@@ -85,12 +115,14 @@ def test_too_few_to_work_at_all() -> None:
     inbound=st.integers(1, 100_000),
     outbound=st.integers(1, 100_000),
     workers=st.integers(1, 64),
-    limit=st.integers(128, 200_000),
+    limit=st.integers(160, 200_000),
+    by_mx=st.booleans(),
 )
-def test_all_that_is_allowed_fits_at_once(inbound: int, outbound: int, workers: int, limit: int) -> None:
-    plan = open_files.plan(config(inbound, outbound), workers, limit)
+def test_all_that_is_allowed_fits_at_once(inbound: int, outbound: int, workers: int, limit: int, by_mx: bool) -> None:
+    asked = config(inbound, outbound)
+    plan = open_files.plan(replace(asked, route=() if by_mx else SMARTHOST), workers, limit)
     shares = -(-plan.inbound // workers) + -(-plan.outbound // workers)
-    assert shares + open_files.questions(limit) + 96 <= limit
+    assert shares + open_files.questions(limit) + (min(64, limit // 16) if by_mx else 0) + 96 <= limit
     assert 1 <= plan.inbound <= inbound
     assert 1 <= plan.outbound <= outbound
     assert bool(plan.warning) == ((plan.inbound, plan.outbound) != (inbound, outbound))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroika.config import Route
-from postroika.routing.table import Hop, RouteTable, goes_by_mx
+from postroika.config import Route, goes_by_mx
+from postroika.routing.table import Hop, RouteTable
 
 A, B, C = "smtp://a.test:1", "smtp://b.test:2", "smtp://c.test:3"
 

@@ -203,12 +203,30 @@ def test_tenant_has_its_own_keys_and_then_those_of_nobody_else() -> None:
 def test_mail_of_no_domain_is_not_sent_where_a_key_could_be_for_it() -> None:
     keys = ring(entry("shop.test", tenant="t1"))
     with pytest.raises(SigningError, match=r"^neither From nor the reverse-path names a domain$"):
-        keys.signatures("t1", "")
-    assert [keys.signatures(tenant, "") for tenant in ("", "t2")] == [(), ()]
+        keys.signatures("t1")
+    assert [keys.signatures(tenant) for tenant in ("", "t2")] == [(), ()]
     keys = ring(entry("shop.test"))
     for tenant in ("", "t1"):
         with pytest.raises(SigningError, match="names a domain"):
-            keys.signatures(tenant, "")
+            keys.signatures(tenant)
+
+
+def test_first_author_with_a_key_of_its_own_counts_and_then_the_key_for_all() -> None:
+    keys = ring(
+        entry("shop.test", "shop"),
+        entry(".brand.test", "brand"),
+        entry("t.test", "mine", tenant="t1"),
+        entry("*", "any", signing_domain="us.test"),
+    )
+
+    def found(*domains: str, tenant: str = "") -> list[str]:
+        return [signature.entry.selector for signature in keys.signatures(tenant, *domains)]
+
+    assert found("other.test", "shop.test", "a.brand.test") == ["shop"]
+    assert found("a.brand.test", "shop.test") == ["brand"]
+    assert found("other.test", "brand.test") == ["any"]
+    assert found("shop.test", "t.test", tenant="t1") == ["mine"]
+    assert found() == ["any"]
 
 
 def test_all_keys_of_a_place_sign_in_the_order_of_the_config() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from postroika.config.accounts import account_problems, exposed_hashes
 from postroika.config.addresses import begins_with_tls, canonical_domain, parse_next_hop, split_host_port
 from postroika.config.file import DEFAULT_PATHS, check_files, find, load, parse
+from postroika.config.routes import goes_by_mx
 from postroika.config.secret import Secret, decode_whole, encode_shown, encode_whole
 from postroika.config.sections import SECTIONS, Config, Log, Process, Server, Sink, Spool
 from postroika.config.sections_base import MiB
@@ -59,6 +60,7 @@ __all__ = [
     "encode_whole",
     "exposed_hashes",
     "find",
+    "goes_by_mx",
     "load",
     "parse",
     "parse_next_hop",

@@ -1,13 +1,23 @@
-"""Finds what is wrong with [[route]]."""
+"""[[route]] as a whole: what is wrong with it, and whether anything goes by MX. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from postroika.config.addresses import begins_with_tls, canonical_domain, is_ip, parse_next_hop, split_ip_port
 from postroika.config.sections import Config
 from postroika.config.sections_outbound import Route
+
+
+def goes_by_mx(routes: Sequence[Route]) -> bool:
+    """Whether any mail may go by MX: not if a [[route]] to smarthosts takes all that those before it leave."""
+    for route in routes:
+        if route.next_hop == "mx":
+            return True
+        if "*" in route.domains:
+            return False
+    return True
 
 
 def route_problems(config: Config) -> Iterator[tuple[str, str]]:

@@ -26,17 +26,22 @@ class Fields:
     count: int
 
     def __init__(self, header: bytes) -> None: ...
-    def first(self, name: bytes) -> bytes | None:
-        """What stands behind the colon of the topmost field of this name, its line end included; None without one."""
+    def values(self, name: bytes, most: int) -> list[bytes]:
+        """What stands behind the colons of the fields of this name, line ends included, from the top; no more than `most`.
+        """
 
     def signed(self, names: tuple[bytes, ...], oversigned: int) -> tuple[bytes, bytes]:
         """What is signed of this header: the value of h=, and the fields in relaxed form in its order (RFC 6376
-        §3.4.2, §5.4.2). Of several of one name the lowest comes first, and no more than 16 are taken.
+        §3.4.2, §5.4.2). Of several of one name the lowest comes first. No more than 16 are taken of a name that is
+        not oversigned.
 
         Args:
             names: of the fields, none of them twice whatever its case.
             oversigned: so many of them, from the first on, are named once more than they are there: then none can be
-                added. A name of which there are more than 16 is not oversigned.
+                added.
+
+        Raises:
+            ValueError: there are more than 64 fields of one of those.
         """
 
 def relaxed_field(field: bytes) -> bytes:

@@ -1,11 +1,13 @@
-"""The domain of a message's author, from the value of its From field.
+"""The domains of a message's authors, from the value of its From field.
 
 Promise: never fails, whatever the value; takes time in proportion to it. Where `mail.mailboxes`, which says what an
-account may write as, gives an answer, it is one of these addresses. Pure.
+account may write as, gives an answer, they are those of some of these addresses. Pure.
 
 How: a plain address, with a name before it or without, is found by one expression; anything else that is well formed by
-`mailboxes`, of which the first author counts. What is not well formed ("Shop, Inc. <news@shop.example>") is sent all
-the same, and receivers show something: what most of them take is the last address in angle brackets.
+`mailboxes`. That can be read in a way that nobody has meant: "Sale @ Shop, Inc. <news@shop.example>" is Sale@Shop and
+another one, for RFC 5322 and for those who read by it; so who is doubtful comes last. What is not well formed ("Shop,
+Inc. <news@shop.example>") is sent all the same, and receivers show something: what most of them take is the last
+address in angle brackets.
 Source: RFC 5322 §3.4, §3.6.2 (several authors are allowed), RFC 6532 §3.2.
 """
 
@@ -14,23 +16,27 @@ from __future__ import annotations
 import re
 
 from postroika.mail.address import canonical_domain
-from postroika.mail.mailboxes import MOST_FIELD_BYTES, mailboxes
+from postroika.mail.mailboxes import MOST_FIELD_BYTES, authors
 
 _PLAIN = re.compile(rb'(?:[^<>"(),:;@\\]*<|\s*)[^<>"(),:;@\\\s]+@([A-Za-z0-9.-]+)>?\s*')
 _BETWEEN_WORDS = re.compile(rb'[\s<>"(),:;\\]+')
 
 
-def author_domain(value: bytes) -> str:
-    """The domain of the first author in `value`, or of the last address in it if it is not well formed; as
-    `canonical_domain` gives it, "" if there is none."""
+def author_domains(value: bytes) -> tuple[str, ...]:
+    """The domains of all authors in `value`, in order, but those last whose mailbox has blanks around its @; only that
+    of the last address if `value` is not well formed. As `canonical_domain` gives them; none twice."""
     plain = _PLAIN.fullmatch(value)
     if plain is not None:
-        return _canonical(plain[1])
-    value = value.replace(b"\r\n", b"").strip()
-    addresses = mailboxes(value.decode("utf-8", "replace")) if len(value) <= MOST_FIELD_BYTES else None
-    if addresses is None:
-        return _last_domain(value[-MOST_FIELD_BYTES:])
-    return _canonical(addresses[0].rpartition("@")[2].encode()) if addresses else ""
+        domains = [_canonical(plain[1])]
+    else:
+        value = value.replace(b"\r\n", b"").strip()
+        found = authors(value.decode("utf-8", "replace")) if len(value) <= MOST_FIELD_BYTES else None
+        if found is None:
+            domains = [_last_domain(value[-MOST_FIELD_BYTES:])]
+        else:
+            found.sort(key=lambda author: author.spaced)
+            domains = [_canonical(author.address.rpartition("@")[2].encode()) for author in found]
+    return tuple(dict.fromkeys(filter(None, domains)))
 
 
 def _last_domain(value: bytes) -> str:

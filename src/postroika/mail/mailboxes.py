@@ -7,10 +7,23 @@ differ, there is no answer at all. Source: RFC 5322 §3.4, §4.4; RFC 6854.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 MOST_FIELD_BYTES: Final = 16 * 1024  # of a From to be read: it takes time on a loop, and nobody has so many authors
 _SPACES = re.compile(r" ?([.@]) ?")
+
+
+class Author(NamedTuple):
+    """One mailbox.
+
+    Args:
+        address: local-part@domain.
+        spaced: it stands outside of angle brackets, with blanks or comments beside its @ or dots: so it may be words
+            that are no address to whoever has written them ("Sale @ Shop, Inc. <news@shop.example>").
+    """
+
+    address: str
+    spaced: bool
 
 
 def mailboxes(value: str) -> list[str] | None:
@@ -23,17 +36,28 @@ def mailboxes(value: str) -> list[str] | None:
         None if it is not what RFC 5322 allows, so that readers need not agree on what it says.
     """
     reader = _Reader(value)
-    try:
-        return reader.read()
-    except ValueError:
-        return None
+    return reader.found if reader.read() else None
+
+
+def authors(value: str) -> list[Author] | None:
+    """The mailboxes in the body of a From field, unfolded; None as for `mailboxes`."""
+    reader = _Reader(value)
+    return reader.authors if reader.read() else None
 
 
 class _Reader:
+    """Of one value.
+
+    Attributes:
+        authors: the mailboxes.
+        found: their addresses, and other words that look like some.
+    """
+
     def __init__(self, value: str) -> None:
         self._value = value
         self._at = 0
-        self._found: list[str] = []
+        self.authors: list[Author] = []
+        self.found: list[str] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -41,7 +65,15 @@ class _Reader:
         self._words: list[str] = []  # outside of angle brackets; "" between two that are apart
         self._angle: str | None = None
 
-    def read(self) -> list[str]:
+    def read(self) -> bool:
+        """Whether all of it is as it may be."""
+        try:
+            self._read()
+        except ValueError:
+            return False
+        return True
+
+    def _read(self) -> None:
         value = self._value
         in_group = False
         while self._at < len(value):
@@ -79,16 +111,22 @@ class _Reader:
         if in_group:
             raise ValueError("a group that does not end")
         self._end()
-        return self._found
 
     def _end(self) -> None:
         """Of a mailbox."""
         if self._angle is not None:
-            self._found.append(_address(self._angle))
-            self._found += [word for word in self._words if "@" in word and not word.startswith('"')]
+            self._take(self._angle, spaced=False)
+            self.found += [word for word in self._words if "@" in word and not word.startswith('"')]
         elif any(self._words):
-            self._found.append(_address(_SPACES.sub(r"\1", _joined(self._words))))
+            text = _joined(self._words)
+            closed = _SPACES.sub(r"\1", text)
+            self._take(closed, spaced=closed != text)
         self._begin()
+
+    def _take(self, text: str, *, spaced: bool) -> None:
+        address = _address(text)
+        self.authors.append(Author(address, spaced))
+        self.found.append(address)
 
     def _angle_address(self) -> str:
         words: list[str] = []

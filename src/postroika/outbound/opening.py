@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import weakref
 from typing import NamedTuple
 
 import msgspec
@@ -71,6 +72,7 @@ class Opener:
         )
         self._secrecy = Secrecy(config.delivery, config.route)
         self._credentials = CredentialFiles(route.auth for route in config.route if route.auth)
+        self._worse: weakref.WeakSet[Connection] = weakref.WeakSet()  # than it could be, if nothing had failed
         self._reports: SessionReports | None = None
         if recorder is not None:
             self._reports = SessionReports(recorder, config)
@@ -94,6 +96,7 @@ class Opener:
             if attempt is not None:
                 attempt.refused(policy.refused)
             raise NoSession(SessionRefused(Stage.TLS, reply(451, "4.7.5", policy.refused), remote=False), Step.NOTHING)
+        forgotten = self._secrecy.forgotten
         rung = self._secrecy.rung(peer, policy)
         fell = ""
         while True:
@@ -112,8 +115,11 @@ class Opener:
                 continue
             if attempt is not None:
                 attempt.stands(connection.facts, rung, connection.client.greeting)
+            if rung is not policy.rungs[0]:
+                self._worse.add(connection)
             if fell:
-                self._secrecy.settled(peer, rung)
+                if not self._secrecy.settled(peer, rung, forgotten):
+                    connection.client.retire()
                 words = "in clear" if rung is Rung.CLEAR else "with a certificate that is not trusted"
                 log.info("%s [%s]:%d is spoken to %s: %s", peer.host, peer.ip, peer.port, words, fell)
             if way.requiretls and not connection.client.capabilities.requiretls:
@@ -123,14 +129,25 @@ class Opener:
             return connection
 
     async def reload(self) -> None:
-        """Read anew whom to trust, and our own certificates.
+        """Read anew whom to trust, and our own certificates; and `forget_failures`, some of which they may have caused.
 
         Raises:
-            PostroikaError: a file of theirs cannot be used: then all stays as it was.
+            PostroikaError: a file of theirs cannot be used: then those that were read before count on.
 
         Cancellation: while they are read, which goes on.
         """
-        await trio.to_thread.run_sync(self._secrecy.reload, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(self._secrecy.reload, abandon_on_cancel=True)
+        finally:
+            self.forget_failures()
+
+    def forget_failures(self) -> None:
+        """Speak with all hosts in the best way again: an operator has perhaps just mended a certificate. What stands in
+        a worse way takes no more mail."""
+        self._secrecy.forget_failures()
+        for connection in self._worse:
+            connection.client.retire()
+        self._worse.clear()
 
     def _next_rung(self, way: Way, rung: Rung, error: NoSession) -> Rung | None:
         """Where to go on after a failure; None if it was not TLS that failed, or no worse way is allowed."""

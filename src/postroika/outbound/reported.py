@@ -42,7 +42,11 @@ class Recorder(Protocol):
         """A session was not."""
 
     def policy_failure(self, domain: str) -> tuple[ResultType, str] | None:
-        """Why no policy of the domain is known, though it publishes one; None if it publishes none."""
+        """Why no policy of the domain is known, though it publishes one, or why the one that holds could not be
+        renewed; None if nothing has failed."""
+
+    def failed_besides(self, domain: str, policy: Policy, failure: Failure) -> None:
+        """A session that is counted already has met with another failure."""
 
 
 class SessionReports:
@@ -114,6 +118,8 @@ class SessionAttempt:
             reports.recorder.failed(self._domain, Policy("sts", self._domain), self._made(*unknown, greeting))
         else:
             reports.recorder.succeeded(self._domain, self._applied())
+            if (renewal := self._failed_renewal()) is not None:
+                reports.recorder.failed_besides(self._domain, self._applied(), self._made(*renewal, greeting))
 
     def refused(self, reason: str) -> None:
         """There is none, since what is published lets no mail go there, or could not be found out."""
@@ -127,7 +133,18 @@ class SessionAttempt:
             self._count(self._failure)
 
     def _count(self, failure: Failure) -> None:
-        self._reports.recorder.failed(self._domain, self._applied(), failure)
+        recorder = self._reports.recorder
+        recorder.failed(self._domain, self._applied(), failure)
+        if (renewal := self._failed_renewal()) is not None:
+            result, reason = renewal
+            besides = failure._replace(result=result, reason=clipped(reason))
+            recorder.failed_besides(self._domain, self._applied(), besides)
+
+    def _failed_renewal(self) -> tuple[ResultType, str] | None:
+        """Why the policy, which holds, could not be fetched anew. A session counts with that besides what it came to:
+        failures may overlap (RFC 8460 §4.3)."""
+        source = self._policy.source
+        return None if source is None or source.kind != "sts" else self._reports.recorder.policy_failure(self._domain)
 
     def _applied(self) -> Policy:
         source = self._policy.source

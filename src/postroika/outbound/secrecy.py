@@ -68,6 +68,9 @@ class Secrecy:
         config: whom to trust, and how long a failure is remembered.
         routes: with our certificates.
 
+    Attributes:
+        forgotten: how often what was remembered of hosts was forgotten.
+
     Raises:
         PostroikaError: the file of those to be trusted cannot be used, or one with a certificate of ours.
     """
@@ -77,6 +80,7 @@ class Secrecy:
         self._contexts: dict[_Identity, ssl.SSLContext] = {}
         self._sessions: TtlCache[_Key, _Session] = TtlCache(_SESSIONS)
         self._rungs: TtlCache[Peer, Rung] = TtlCache(_HOSTS)
+        self.forgotten = 0
         if config.tls_ca:
             self._context(_Identity(checked=True, certificate="", key=""))
         for route in routes:
@@ -114,9 +118,22 @@ class Secrecy:
             return None
         return lower
 
-    def settled(self, peer: Peer, rung: Rung) -> None:
-        """A session stands which could be had in no better way."""
+    def settled(self, peer: Peer, rung: Rung, forgotten: int) -> bool:
+        """A session stands which could be had in no better way. Whether that still counts.
+
+        Args:
+            forgotten: as it was before the first try: one that failed since then says nothing of a host that was mended
+                in the meantime.
+        """
+        if forgotten != self.forgotten:
+            return False
         self._rungs.put(peer, rung, now(), now() + self._config.tls_fallback_s)
+        return True
+
+    def forget_failures(self) -> None:
+        """Try the best way with all hosts again."""
+        self._rungs.clear()
+        self.forgotten += 1
 
     # --- layers and sessions
 

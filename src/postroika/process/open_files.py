@@ -9,17 +9,20 @@ found out under load.
 from __future__ import annotations
 
 import resource
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from postroika.config import Config
+from postroika.config import Config, goes_by_mx
 from postroika.errors import PostroikaError
 
 _FIXED = 96  # of a worker: its loop, spool, logs, hand-over, threads, files that are read now and then, and room
 _MAX_QUESTIONS = 512
 _QUESTIONS_SHARE = 8
 _POLICY_SHARE = 4
+_MAX_FETCHES = 64
+_FETCHES_SHARE = 16
+POSTS: Final = 8  # TLS reports that are handed over at once, each to a host of its own
 _LEAST_ROOM = 16
 
 
@@ -56,6 +59,22 @@ def policy_questions_now() -> int:
     return max(1, questions_now() // _POLICY_SHARE)
 
 
+def fetches_now() -> int:
+    """How many MTA-STS policies may be fetched at once, each over a connection of its own."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_FETCHES if soft == resource.RLIM_INFINITY else _fetches(soft)
+
+
+def _fetches(open_files: int) -> int:
+    return max(1, min(_MAX_FETCHES, open_files // _FETCHES_SHARE))
+
+
+def _https_connections(config: Config, open_files: int) -> int:
+    """For policies and reports of TLS."""
+    fetches = _fetches(open_files) if config.sts.enabled and goes_by_mx(config.route) else 0
+    return fetches + (POSTS if config.tlsrpt.contact else 0)
+
+
 def _policy_questions(config: Config, open_files: int) -> int:
     checks = bool(config.blocklist) + config.policy.sender_domain_resolves
     return checks * max(1, questions(open_files) // _POLICY_SHARE)
@@ -64,8 +83,9 @@ def _policy_questions(config: Config, open_files: int) -> int:
 def needed(config: Config, workers: int) -> int:
     """How many files one worker may have open if it is to serve its share of what the config allows."""
     inbound, outbound = _shares(config, workers)
+    plenty = _QUESTIONS_SHARE * _MAX_QUESTIONS
     enough = inbound + outbound + _FIXED + _MAX_QUESTIONS
-    return enough + _policy_questions(config, _QUESTIONS_SHARE * _MAX_QUESTIONS)
+    return enough + _policy_questions(config, plenty) + _https_connections(config, plenty)
 
 
 def _shares(config: Config, workers: int) -> tuple[int, int]:
@@ -80,6 +100,7 @@ def plan(config: Config, workers: int, open_files: int) -> Plan:
     """
     inbound, outbound = _shares(config, workers)
     room = open_files - _FIXED - questions(open_files) - _policy_questions(config, open_files)
+    room -= _https_connections(config, open_files)
     if room < _LEAST_ROOM:
         raise PostroikaError(
             f"only {open_files} files may be open, too few to work: raise the limit (ulimit -n, LimitNOFILE=)"

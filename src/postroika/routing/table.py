@@ -61,16 +61,6 @@ class RouteTable:
         return min(matches) if matches else None
 
 
-def goes_by_mx(routes: Sequence[Route]) -> bool:
-    """Whether any mail may go by MX: not if a [[route]] to smarthosts takes all that those before it leave."""
-    for route in routes:
-        if route.next_hop == "mx":
-            return True
-        if "*" in route.domains:
-            return False
-    return True
-
-
 def _hops(route: Route) -> tuple[Hop, ...] | None:
     if route.next_hop == "mx":
         return None

@@ -59,9 +59,12 @@ def signature_fields(
         signed_at: epoch seconds.
 
     Raises:
-        SigningError: a key cannot be used.
+        SigningError: a key cannot be used; or there are too many fields of one name for none to be added.
     """
-    named, relaxed = fields.signed(names.names, names.oversigned)
+    try:
+        named, relaxed = fields.signed(names.names, names.oversigned)
+    except ValueError as too_many:
+        raise SigningError(f"its header has {too_many}") from None
     times = b" t=%d;" % signed_at
     if names.expire_after_s:
         times += b" x=%d;" % (signed_at + names.expire_after_s)

@@ -101,18 +101,19 @@ class KeyRing:
         for signatures in self._at.values():
             yield from signatures
 
-    def signatures(self, tenant: str, domain: str) -> tuple[Signature, ...]:
-        """Those that mail of `tenant` from `domain` has to have; none if no key is for it.
+    def signatures(self, tenant: str, *domains: str) -> tuple[Signature, ...]:
+        """Those that mail of `tenant` from `domains` has to have; none if no key is for it.
 
         Args:
-            domain: in canonical form; "" if the message names none.
+            domains: of its authors, in canonical form: the first that a key is named for counts, and if there is none
+                for any of them, the key for all.
 
         Raises:
             SigningError: one of the keys is broken; or no domain is known, and there are keys that could be for it.
         """
-        found = self._find(tenant, domain) if tenant else ()
-        found = found or self._find("", domain)
-        if not (found or domain) and not self._tenants.isdisjoint(("", tenant)):
+        found = self._find(tenant, domains) if tenant else ()
+        found = found or self._find("", domains)
+        if not (found or domains) and not self._tenants.isdisjoint(("", tenant)):
             raise SigningError("neither From nor the reverse-path names a domain")
         for signature in found:
             if signature.key is None:
@@ -120,7 +121,13 @@ class KeyRing:
                 raise SigningError(f"the key {entry.selector} of {entry.signing_domain} cannot be used")
         return found
 
-    def _find(self, tenant: str, domain: str) -> tuple[Signature, ...]:
+    def _find(self, tenant: str, domains: tuple[str, ...]) -> tuple[Signature, ...]:
+        for domain in domains:
+            if found := self._nearest(tenant, domain):
+                return found
+        return self._at.get((tenant, "*"), ())
+
+    def _nearest(self, tenant: str, domain: str) -> tuple[Signature, ...]:
         at = self._at
         if found := at.get((tenant, domain), ()):
             return found
@@ -129,7 +136,7 @@ class KeyRing:
             if found := at.get((tenant, domain[dot:]), ()):
                 return found
             dot = domain.find(".", dot + 1)
-        return at.get((tenant, "*"), ())
+        return ()
 
 
 def read_file(path: str) -> bytes:

@@ -28,7 +28,7 @@ from postroika.errors import PostroikaError, SigningError
 from postroika.kernels.dkim import Fields, RelaxedBody
 from postroika.kernels.headers import HeaderScanner
 from postroika.mail.address import routing_domain
-from postroika.mail.author import author_domain
+from postroika.mail.author import author_domains
 from postroika.mail.ids import id_text
 from postroika.metrics import SIGNATURES, SIGNED_MESSAGES, SIGNING_FAILURES
 from postroika.pump import Wake
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 _LARGE_BYTES = 1024 * 1024  # takes as long as some RSA signatures
 _CHUNKS_A_PIECE = 4
 _MOST_AHEAD = 128  # some hundredths of a second of RSA: what is taken meanwhile
+_MOST_FROMS = 16  # there is one in a header as it should be
 _KEPT_S = 900.0  # A batch that is tried again later is signed anew: t= is to tell when it was sent.
 _CLOSE_WAIT_S = 10.0
 
@@ -235,9 +236,10 @@ class Signer:
         begun = head[0] if len(head) == 1 else b"".join(head)
         size = scanner.size if scanner.ended else len(begun)
         fields = Fields(begun[:size])
-        author = fields.first(b"from")
-        domain = author_domain(author) if author is not None else ""
-        signatures = self._ring.signatures(job.tenant, domain or routing_domain(job.reverse_path))
+        domains = [domain for value in fields.values(b"from", _MOST_FROMS) for domain in author_domains(value)]
+        if not domains and (domain := routing_domain(job.reverse_path)):
+            domains = [domain]
+        signatures = self._ring.signatures(job.tenant, *domains)
         if not signatures:
             return b""
         body_hash = hashlib.sha256()

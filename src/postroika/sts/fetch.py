@@ -25,6 +25,7 @@ from postroika import __version__
 from postroika.config import Dns, Sts
 from postroika.config.certificates import UnusableFileError, load_authorities
 from postroika.errors import ConfigError, RoutingError
+from postroika.process import open_files
 from postroika.routing.addresses import in_order
 from postroika.routing.finder import Finder
 from postroika.routing.resolver import Resolver
@@ -40,7 +41,6 @@ _FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.Proto
 _HTTPS_PORT = 443
 _CONNECT_TIMEOUT_S = 10.0  # for each address, and again for its handshake: the next one may be better
 _MOST_ADDRESSES = 4
-_MOST_AT_ONCE = 64
 
 
 class FetchError(RoutingError):
@@ -68,7 +68,7 @@ class Fetcher:
         self._ipv6 = dns.ipv6
         self._finder = Finder(dns, resolver)
         self._rng = random.Random()
-        self._slots = trio.CapacityLimiter(_MOST_AT_ONCE)
+        self._slots = trio.CapacityLimiter(open_files.fetches_now())
         self._context = self._made()
 
     def reload(self) -> None:

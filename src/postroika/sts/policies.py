@@ -5,7 +5,7 @@ domain is waited for. One that holds is heeded until it expires, whatever become
 the meantime. A domain is looked for once at a time, however many deliveries want it, and not again for a while after it
 failed.
 
-How: what was of use lately is in memory, bounded by octets, and all of it in the store. What has to wait for the DNS,
+How: what was of use lately is in memory (`known`), and all of it in the store. What has to wait for the DNS,
 the disk or a policy host runs below `StsPolicies.run`, and so goes on when whoever has asked gives up.
 
 Source: RFC 8461 §3.3, §5.1.
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
@@ -26,7 +25,8 @@ from postroika.config import Sts
 from postroika.pump import in_task
 from postroika.routing.cache import TtlCache
 from postroika.routing.resolver import Answer, Resolver
-from postroika.sts.fetch import FailureKind, FetchError
+from postroika.sts.fetch import FetchError
+from postroika.sts.known import KnownPolicies, StsFailure
 from postroika.sts.policy import StsPolicy, parse_policy
 from postroika.sts.record import owner_name, read_records
 from postroika.sts.store import Part, PolicyStore
@@ -34,9 +34,6 @@ from postroika.sts.store import Part, PolicyStore
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-MEMORY_BYTES: Final = 16 * 1024 * 1024
-_POLICY_BYTES, _PATTERN_BYTES = 700, 70  # in memory, without the text
 
 # The record of a domain whose policy we know is not asked for more often, whatever TTL it has.
 _LEAST_CHECK_S = 60.0
@@ -60,37 +57,10 @@ class Fetches(Protocol):
         """Read again what is in files. Blocks."""
 
 
-class StsFailure(NamedTuple):
-    """Why there is no policy though the domain publishes one.
-
-    Args:
-        kind: for reports.
-        text: for people.
-    """
-
-    kind: FailureKind
-    text: str
-
-
 class _Nothing(NamedTuple):
     """What is known of a domain without a policy."""
 
     failure: StsFailure | None
-
-
-class _Known:
-    """A policy that holds.
-
-    Args:
-        check_at: Trio time of the next look at its record.
-    """
-
-    __slots__ = ("check_at", "policy", "weight")
-
-    def __init__(self, policy: StsPolicy, check_at: float) -> None:
-        self.policy = policy
-        self.check_at = check_at
-        self.weight = _POLICY_BYTES + sum(_PATTERN_BYTES + len(pattern) for pattern in policy.patterns)
 
 
 class _Search:
@@ -130,8 +100,7 @@ class StsPolicies:
         self._store = store
         self._part = part
         self._clock = clock
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._weight = 0
+        self._known = KnownPolicies(clock)
         self._nothing: TtlCache[str, _Nothing] = TtlCache(settings.cache_entries)
         self._told: TtlCache[str, bool] = TtlCache(settings.cache_entries)
         self._searches: dict[str, _Search] = {}
@@ -153,7 +122,7 @@ class StsPolicies:
         Cancellation: safe at any point; the search goes on for whoever comes next.
         """
         domain = domain.rstrip(".").lower()
-        known = self._recall(domain)
+        known = self._known.get(domain)
         if known is not None:
             if known.check_at <= trio.current_time():
                 self._check_soon(domain)
@@ -163,15 +132,20 @@ class StsPolicies:
         return await in_task(self._searched, domain)
 
     def failure(self, domain: str) -> StsFailure | None:
-        """Why `policy` has said None, if not because the domain has none: as long as it is not looked for again."""
-        nothing = self._nothing.get(domain.rstrip(".").lower(), trio.current_time())
+        """Why `policy` has said None, if not because the domain has none: as long as it is not looked for again. Or why
+        the policy that it has said, which holds, could not be renewed: until it can, or does not have to be; not if it
+        asks for nothing, since a domain that goes away from MTA-STS may leave nothing behind (RFC 8461 §8.3)."""
+        domain = domain.rstrip(".").lower()
+        known = self._known.get(domain)
+        if known is not None:
+            return known.failure if known.policy.mode != "none" else None
+        nothing = self._nothing.get(domain, trio.current_time())
         return None if nothing is None else nothing.failure
 
     def forget_failures(self) -> None:
         """Look anew for what could not be found, or was not there."""
         self._nothing.clear()
-        for known in self._known.values():
-            known.check_at = 0.0
+        self._known.check_all()
 
     async def reload(self) -> None:
         """Read again who may vouch for policy hosts.
@@ -200,32 +174,6 @@ class StsPolicies:
             finally:
                 self._nursery = None
 
-    # ---- what is known
-
-    def _recall(self, domain: str) -> _Known | None:
-        known = self._known.get(domain)
-        if known is None:
-            return None
-        if known.policy.expires_at <= self._clock():
-            self._forget(domain)
-            return None
-        self._known.move_to_end(domain)
-        return known
-
-    def _remember(self, policy: StsPolicy, check_at: float) -> None:
-        self._forget(policy.domain)
-        if policy.expires_at <= self._clock():
-            return
-        known = self._known[policy.domain] = _Known(policy, check_at)
-        self._weight += known.weight
-        while self._weight > MEMORY_BYTES:
-            self._weight -= self._known.popitem(last=False)[1].weight
-
-    def _forget(self, domain: str) -> None:
-        known = self._known.pop(domain, None)
-        if known is not None:
-            self._weight -= known.weight
-
     # ---- the first one
 
     async def _searched(self, domain: str) -> StsPolicy | None:
@@ -242,7 +190,7 @@ class StsPolicies:
         try:
             stored = await self._on_disk(self._store.load, domain)
             if stored is not None:
-                self._remember(stored, trio.current_time())
+                self._known.put(stored, trio.current_time())
                 self._check_soon(domain)
                 search.policy = stored
             else:
@@ -292,7 +240,7 @@ class StsPolicies:
         return policy
 
     async def _adopt(self, policy: StsPolicy, check_at: float) -> None:
-        self._remember(policy, check_at)
+        self._known.put(policy, check_at)
         try:
             await self._on_disk(self._store.save, policy)
         except OSError as error:
@@ -312,7 +260,7 @@ class StsPolicies:
         """See whether there is a newer policy than the one that mail asks for, or that one gets old."""
         try:
             await self._on_disk(self._store.touch, domain)
-            known = self._recall(domain)
+            known = self._known.get(domain)
             if known is not None:
                 known.check_at = await self._look_after(known.policy)
         finally:
@@ -323,15 +271,17 @@ class StsPolicies:
         answer = await self._resolver.txt(owner_name(policy.domain))
         record_id = _published_id(policy, answer)
         if record_id == policy.id and self._clock() < self._due_at(policy):
+            self._known.note_failure(policy.domain, None)
             return self._check_at(policy, answer)
         other = await self._on_disk(self._store.load, policy.domain)
         if other is not None and other.id == record_id and self._clock() < self._due_at(other):
             check_at = self._check_at(other, answer)
-            self._remember(other, check_at)  # another worker has fetched it
+            self._known.put(other, check_at)  # another worker has fetched it
             return check_at
         try:
             newer = await self._fetch(policy.domain, record_id)
         except FetchError as error:
+            self._known.note_failure(policy.domain, StsFailure(error.kind, str(error)))
             self._tell_failure(policy, error)
             return trio.current_time() + self._settings.retry_s
         if (newer.mode, newer.patterns) != (policy.mode, policy.patterns):

@@ -34,7 +34,8 @@ class Recorder:
         clock: epoch seconds.
 
     Attributes:
-        policy_failures: says of a domain why its policy is not known, though there is one; None: nobody knows.
+        policy_failures: says of a domain why its policy is not known, though there is one, or could not be renewed;
+            None: nobody knows.
     """
 
     def __init__(self, days: Days, shard: int, max_domains: int, clock: Callable[[], float] = time.time) -> None:
@@ -63,8 +64,13 @@ class Recorder:
         if not self._today().failed(domain, policy, failure):
             TLS_REPORT_UNCOUNTED.value += 1
 
+    def failed_besides(self, domain: str, policy: Policy, failure: Failure) -> None:
+        """A session that is counted already has met with another failure. It is left out where there is no room."""
+        self._today().failed(domain, policy, failure)
+
     def policy_failure(self, domain: str) -> tuple[ResultType, str] | None:
-        """Why no policy of the domain is known, though it publishes one; None if it publishes none."""
+        """Why no policy of the domain is known, though it publishes one, or why the one that holds could not be
+        renewed; None if nothing has failed."""
         return None if self.policy_failures is None else self.policy_failures(domain)
 
     def _today(self) -> Tally:

@@ -21,6 +21,7 @@ import trio
 
 from postroika.errors import SpoolError
 from postroika.metrics import TLS_REPORT_FAILURES, TLS_REPORTS
+from postroika.process.open_files import POSTS
 from postroika.routing.resolver import Answer, Status
 from postroika.tlsrpt import message, report
 from postroika.tlsrpt.days import DAY_S, Days, Ledger, day_at, day_text
@@ -35,7 +36,6 @@ LEAST_DELAY_S = 300.0  # Above `recorder.SAVE_EVERY_S`: by then all workers have
 GIVE_UP_S = 86_400.0  # RFC 8460 §5.5
 RETRY_DELAYS_S = (900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0)
 _LOOK_EVERY_S = 600.0
-_AT_ONCE = 8
 _PROBLEMS_TOLD = 50
 
 
@@ -203,7 +203,7 @@ class Reporter:
                     done.problem(f"{domain}: {done.stopped}")
 
         async with trio.open_nursery() as nursery:
-            for _ in range(_AT_ONCE):
+            for _ in range(POSTS):
                 nursery.start_soon(work, domains)
 
     async def _tell(self, domain: str, policies: Policies, period: Period, ledger: Ledger | None, done: Pass) -> None:

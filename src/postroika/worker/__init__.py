@@ -127,6 +127,7 @@ class Worker:
         recorder = None if self._reports is None else self._reports.recorder
         deliverer = Deliverer(config, router, self._store, self._inflight, self._signer, recorder)
         reopen.append(deliverer.opener.reload)
+        forget.append(deliverer.opener.forget_failures)
         self._scheduler = Scheduler(
             self._store,
             self._committer,

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postroika.config import Config
+from postroika.config import Config, goes_by_mx
 from postroika.policy.accounts import Accounts
 from postroika.routing.resolver import Resolver
-from postroika.routing.table import goes_by_mx
 from postroika.spool.store import Store
 
 if TYPE_CHECKING:
