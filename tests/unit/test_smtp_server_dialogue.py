@@ -385,6 +385,7 @@ def test_refusals_are_told_to_the_session_for_the_record() -> None:
     ]
 
 
+LOST_CHUNK = "503 5.5.1 a chunk was refused, the transaction has failed; send RSET\n"
 SENT_AWAY = "421 4.7.0 mx.test closing the connection: too many bad commands\n"
 FEW = msgspec.structs.replace(SETTINGS, max_junk_commands=5, max_bad_commands=3)
 MESSAGE = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n.\r\n"
@@ -404,6 +405,25 @@ def test_who_says_nothing_of_use_for_ever_is_sent_away(junk: bytes) -> None:
     assert talk([b"EHLO c\r\n" + (junk + b"\r\n") * 1000], msgspec.structs.replace(FEW, max_junk_commands=0)) == talk(
         [b"EHLO c\r\n" + (junk + b"\r\n") * 1000], msgspec.structs.replace(FEW, max_junk_commands=10_000)
     )
+
+
+@pytest.mark.parametrize(
+    ("empty", "answer"),
+    [
+        (b"MAIL FROM:<a@b>\r\nBDAT 0 LAST\r\n", "250 2.1.0 Ok\n554 5.5.1 no valid recipients\n"),
+        (
+            b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 0\r\nBDAT 0 LAST\r\n",
+            f"250 2.1.0 Ok\n250 2.1.5 Ok\n550 5.7.1 no\n{LOST_CHUNK}",
+        ),
+    ],
+    ids=["no recipient", "refused"],
+)
+def test_last_chunk_that_is_refused_is_worth_no_more_than_reset(empty: bytes, answer: str) -> None:
+    def judge(event: Event) -> Reply | None:
+        return reply(550, "5.7.1", "no") if isinstance(event, DataBegin) else None
+
+    dialogue = talk([b"EHLO c\r\n" + empty * 20], FEW, judge=judge)
+    assert (dialogue.replies, dialogue.closed) == (EHLO + answer * 8 + SENT_AWAY, True)
 
 
 def test_who_keeps_a_connection_open_between_messages_is_not_sent_away() -> None:

@@ -143,8 +143,8 @@ class Limits(Section, frozen=True, kw_only=True):
     max_bad_commands: Annotated[Count, "Commands of one session that may be wrong before it is ended with 421."] = 20
     max_junk_commands: Annotated[
         CountOrZero,
-        "NOOP, RSET, VRFY, HELP, EHLO and HELO of one session since the last message that was accepted; each further "
-        "one counts as wrong. 0 = any number.",
+        "NOOP, RSET, VRFY, HELP, EHLO, HELO and refused BDAT LAST of one session since the last message that was "
+        "accepted; each further one counts as wrong. 0 = any number.",
     ] = 100
     max_received: Annotated[Count, "Received: fields in a message; more is a mail loop."] = 50
     max_header_bytes: Annotated[Count, "The header of a message."] = 1 * MiB

@@ -95,9 +95,12 @@ class ChunkingServer(ServerBase):
         else:
             self._out.append(refusal.wire())
             if self._chunk_last:
+                empty = self._body is None
                 if self.in_transaction and not self._dropped:
                     self._events.append(Reset())
                 self._end_transaction(AFTER_REFUSED_LAST_CHUNK[self.state])
+                if empty:
+                    self._count_junk()  # no content was taken: all that it did is what RSET does
             else:
                 self.state = AFTER_REFUSED_CHUNK[self.state]
 
