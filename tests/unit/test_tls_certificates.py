@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from postroika.config import Certificate, Config, Listener
+from postroika.config.certificates import not_valid
 from postroika.errors import ConfigError
 from postroika.tls import context
 from postroika.tls.certificates import Certificates, ListenerTls
@@ -124,6 +125,18 @@ def test_certificate_that_has_expired_is_told_when_it_is_loaded_anew(
     assert caplog.messages == [
         f"{tmp_path}/mx.test.pem has expired on 2020-02-01 00:00 UTC: who looks at it will refuse it"
     ]
+
+
+def test_certificate_that_others_cannot_read_disturbs_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """OpenSSL takes one of version 2, which nobody makes any more; the library that tells its times does not."""
+    tls = ListenerTls(listener(tmp_path))
+    file = tmp_path / "mx.test.pem"
+    der = ssl.PEM_cert_to_DER_cert(file.read_text()).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1)
+    file.write_text(ssl.DER_cert_to_PEM_cert(der))
+    assert not_valid(str(file), datetime.now(UTC)) == ""
+    caplog.set_level(logging.INFO)
+    tls.reload()
+    assert caplog.messages == [f"the certificate in {file} has been loaded anew"]
 
 
 def test_new_files_are_seen_by_connections_a_second_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

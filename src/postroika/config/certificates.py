@@ -77,7 +77,7 @@ def not_valid(certificate: str, now: datetime) -> str:
 
     try:
         found = x509.load_pem_x509_certificates(Path(certificate).read_bytes())[0]
-    except (OSError, ValueError):
+    except (OSError, ValueError, x509.InvalidVersion):
         return ""
     before, after = found.not_valid_before_utc, found.not_valid_after_utc
     if now > after:
