@@ -94,6 +94,27 @@ def test_file_that_cannot_be_used_refuses_the_start(
     assert not (place / "var").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("route[0].auth", f'{ROUTE}auth = "pipe"\n'),
+        ("route[0].certificate", f'{ROUTE}certificate = "pipe"\nkey = "one.key"\n'),
+        ("accounts.file", '[accounts]\nfile = "pipe"\n'),
+        ("dkim[0].key", '[[dkim]]\ndomain = "a.test"\nselector = "s1"\nkey = "pipe"\n'),
+        ("sts.ca", '[sts]\nca = "pipe"\n'),
+    ],
+    ids=["credentials", "certificate", "accounts", "signing key", "authorities"],
+)
+def test_nobody_waits_for_what_comes_through_a_pipe(place: Path, key: str, text: str) -> None:
+    config(place, HEAD + text)
+    os.mkfifo(place / "pipe", 0o600)
+    done = subprocess.run(
+        [sys.executable, "-m", "postroika", "check"], capture_output=True, text=True, timeout=20, check=False
+    )
+    told = f"postroika: postroika.toml: {key}: {place}/pipe is not a file\n"
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.CONFIG, "", told)
+
+
 def test_all_that_is_wrong_is_told_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config(place, f'{TLS.replace("one.key", "no.key")}{ROUTE}auth = "up.toml"\n')
     assert run(["check"]) == ExitCode.CONFIG

@@ -59,8 +59,10 @@ def load_config(config_file: str | None, *, with_files: bool = False) -> tuple[P
 def _try_files(path: Path, loaded: Config) -> None:
     from postroika import config
     from postroika.errors import ConfigError
-    from postroika.supervisor.file_trial import unusable
+    from postroika.supervisor.file_trial import no_files, unusable
 
+    if lines := [f"{path}: {line}" for line in no_files(loaded)]:
+        raise ConfigError("\n".join(lines))
     lines = [f"{path}: {line}" for line in unusable(loaded)]
     try:
         config.check_files(path, loaded)

@@ -7,12 +7,24 @@ of listeners are looked at with the config itself (`config.check_files`).
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from postroika.config import Config
+from postroika.config import Config, named_files
 from postroika.errors import ConfigError, PostroikaError
+
+
+def no_files(config: Config) -> Iterator[str]:
+    """What is named and cannot be opened to try it, a line each, with the key in front: a named pipe would stop us for
+    ever, and some devices have no end."""
+    for file in named_files.named(config):
+        with suppress(OSError):  # told by who needs it
+            mode = Path(file.path).stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                yield f"{file.key}: {file.path} is not a file"
 
 
 def unusable(config: Config) -> Iterator[str]:
