@@ -164,15 +164,18 @@ def test_check_tells_on_stderr_what_this_machine_would_not_allow(postroika, tmp_
     assert " files open: limits.max_connections is " in too_few
 
 
-def test_send_needs_a_listener_that_wants_no_login(postroika, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wanted", ['role = "submission"', "require_tls = true", 'client_certificates = "require"\nclient_ca = "x"']
+)
+def test_send_needs_a_listener_that_wants_neither_login_nor_tls(postroika, tmp_path: Path, wanted: str) -> None:
     tls = 'tls = "starttls"\ncertificate = "x"\nkey = "x"\n'
-    submission = f'[[listener]]\naddress = "127.0.0.1:1"\nrole = "submission"\n{tls}'
-    (tmp_path / "postroika.toml").write_text(f'{GOOD}[accounts]\nfile = "x"\n{submission}')
+    closed = f'[[listener]]\naddress = "127.0.0.1:1"\n{wanted}\n{tls}'
+    (tmp_path / "postroika.toml").write_text(f'{GOOD}[accounts]\nfile = "x"\n{closed}')
     output = postroika("send", "--to", "a@shop.test")
     assert (output.code, output.out, output.err.splitlines()[-1]) == (
         ExitCode.USAGE,
         "",
-        "Error: all listeners of the config want a login, or TLS from the first octet: name another with --server",
+        "Error: all listeners of the config want a login, or TLS: name another with --server",
     )
     with (tmp_path / "postroika.toml").open("a") as file:
         file.write('[[listener]]\naddress = "127.0.0.1:9"\n')  # discard: nobody is there

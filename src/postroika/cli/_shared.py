@@ -86,7 +86,11 @@ def warnings(path: Path, loaded: Config) -> Iterator[str]:
 
 def open_listener(config: Config) -> Listener | None:
     """The first listener that takes mail in the clear and without a login."""
-    return next((entry for entry in config.listener if entry.role == "relay" and entry.tls != "implicit"), None)
+    for entry in config.listener:
+        wants_tls = entry.tls == "implicit" or entry.require_tls or entry.client_certificates == "require"
+        if entry.role == "relay" and not wants_tls:
+            return entry
+    return None
 
 
 def print_json(value: object) -> None:

@@ -46,7 +46,7 @@ class Result(NamedTuple):
 @click.option("--body", help="The text, without --file.")
 @click.option("--file", "file", type=click.File("rb"), metavar="FILE", help="The whole message; -: standard input.")
 @click.option(
-    "--server", metavar="HOST:PORT", help="Where to.  [the first listener of the config without implicit TLS and login]"
+    "--server", metavar="HOST:PORT", help="Where to.  [the first listener of the config that wants no TLS and no login]"
 )
 @click.option("--wait", is_flag=True, help="Wait for the outcome of each recipient.")
 @click.option("--timeout", "timeout_s", default="60s", show_default=True, callback=parse_duration, help="To wait.")
@@ -106,9 +106,7 @@ def _where(config: Config, server: str | None) -> tuple[str, int]:
             raise click.BadParameter(str(error), param_hint="--server") from None
     listener = open_listener(config)
     if listener is None:
-        raise click.UsageError(
-            "all listeners of the config want a login, or TLS from the first octet: name another with --server"
-        )
+        raise click.UsageError("all listeners of the config want a login, or TLS: name another with --server")
     host, port = split_host_port(listener.address)
     if port == 0:
         raise click.UsageError("the first listener of the config takes any free port: name the real one with --server")
