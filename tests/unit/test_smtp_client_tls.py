@@ -335,6 +335,26 @@ def test_server_that_says_the_password_later_is_not_quoted_either(
     assert [verdict.reply for verdict in transaction.verdicts] == [Reply(550, "5.1.1", (told,))]
 
 
+def test_peer_that_says_again_whatever_it_hears_is_not_quoted() -> None:
+    """What is no reply is told in an error, and so to senders; and cut, perhaps in the middle of what is secret."""
+    client = Client(ClientSettings(ehlo_name="me.test", credentials=Credentials("alice", "s3cret" * 20)))
+    client.secured()
+    client.receive(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n")
+    assert client.next_event() is None
+    said = b"".join(client.take_output()).removeprefix(b"EHLO me.test\r\n")
+    assert said.startswith(b"AUTH PLAIN AGFsaWNlAHMz")
+    client.receive(said)
+    with pytest.raises(RemoteProtocolError, match=r"^not a reply$"):
+        client.next_event()
+
+
+def test_short_password_hides_no_part_of_what_it_is_in_itself() -> None:
+    """AUTH PLAIN of u and AH is AHUAQUg=."""
+    server = SmtpServer(("AUTH PLAIN",), deciding({"AUTH": "535 5.7.8 AHUAQUg= and AH are wrong"}))
+    talk = Talk(server, implicit=True, credentials=Credentials("u", "AH")).run()
+    assert talk.events[0] == Refused(Stage.AUTH, Reply(535, "5.7.8", ("[…] and […] are wrong",)))
+
+
 def test_password_is_in_no_repr() -> None:
     assert "s3cret" not in repr(ClientSettings(ehlo_name="me.test", credentials=ALICE))
 
