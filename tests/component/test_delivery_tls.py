@@ -321,6 +321,21 @@ async def test_failure_that_ends_after_an_operator_said_so_is_not_remembered(ca:
     assert [attempt.tls for _, attempt in lane.attempts] == [f"{TLS} verified"]
 
 
+async def test_connection_that_was_being_opened_in_a_worse_way_takes_no_more_then_either(ca: str) -> None:
+    """It is opened so since others have failed before."""
+
+    def forget(verb: str, _rest: str) -> None:
+        if verb == "EHLO" and len(peer.sessions) == 3:
+            w.deliverer.opener.forget_failures()
+
+    peer = TlsPeer(hopeless(), decide=forget)
+    async with world(peer, tls_ca=ca) as w:
+        await w.deliver(loaded(1))
+        peer.show(good())
+        lane = await w.deliver(loaded(2), loaded(3))
+    assert [attempt.tls for _, attempt in lane.attempts] == ["", f"{TLS} verified"]
+
+
 @pytest.mark.parametrize("kind", ["good", "none offered"])
 async def test_connection_that_could_not_be_better_goes_on_then(kind: str, ca: str) -> None:
     def forget(verb: str, _rest: str) -> None:
