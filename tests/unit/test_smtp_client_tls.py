@@ -308,9 +308,12 @@ def test_refused_password_is_told_with_the_servers_words(answer: str) -> None:
     assert talk.events[0] == Refused(Stage.AUTH, Reply(int(code), enhanced, (text,)))
 
 
-def test_server_that_says_the_password_again_is_not_quoted() -> None:
-    server = SmtpServer(("AUTH PLAIN",), deciding({"AUTH": "535 5.7.8 s3cret (AGFsaWNlAHMzY3JldA==) is wrong"}))
-    talk = Talk(server, implicit=True, credentials=ALICE).run()
+@pytest.mark.parametrize(
+    ("who", "said"), [(ALICE, "s3cret (AGFsaWNlAHMzY3JldA==)"), (Credentials("u", "AH"), "AH (AHUAQUg=)")]
+)
+def test_server_that_says_the_password_again_is_not_quoted(who: Credentials, said: str) -> None:
+    server = SmtpServer(("AUTH PLAIN",), deciding({"AUTH": f"535 5.7.8 {said} is wrong"}))
+    talk = Talk(server, implicit=True, credentials=who).run()
     assert talk.events == [Refused(Stage.AUTH, Reply(535, "5.7.8", ("[…] ([…]) is wrong",)))]
 
 
@@ -346,13 +349,6 @@ def test_peer_that_says_again_whatever_it_hears_is_not_quoted() -> None:
     client.receive(said)
     with pytest.raises(RemoteProtocolError, match=r"^not a reply$"):
         client.next_event()
-
-
-def test_short_password_hides_no_part_of_what_it_is_in_itself() -> None:
-    """AUTH PLAIN of u and AH is AHUAQUg=."""
-    server = SmtpServer(("AUTH PLAIN",), deciding({"AUTH": "535 5.7.8 AHUAQUg= and AH are wrong"}))
-    talk = Talk(server, implicit=True, credentials=Credentials("u", "AH")).run()
-    assert talk.events[0] == Refused(Stage.AUTH, Reply(535, "5.7.8", ("[…] and […] are wrong",)))
 
 
 def test_password_is_in_no_repr() -> None:
