@@ -1,4 +1,4 @@
-"""The signer looks ahead: what is made before anybody asks for it, and what becomes of it when that comes to nothing."""
+"""The signer looks ahead: what is made before anybody asks for it, and what becomes of that."""
 
 from __future__ import annotations
 

@@ -344,9 +344,7 @@ def test_peer_that_says_again_whatever_it_hears_is_not_quoted() -> None:
     client.secured()
     client.receive(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n")
     assert client.next_event() is None
-    said = b"".join(client.take_output()).removeprefix(b"EHLO me.test\r\n")
-    assert said.startswith(b"AUTH PLAIN AGFsaWNlAHMz")
-    client.receive(said)
+    client.receive(b"".join(client.take_output()).removeprefix(b"EHLO me.test\r\n"))
     with pytest.raises(RemoteProtocolError, match=r"^not a reply$"):
         client.next_event()
 
