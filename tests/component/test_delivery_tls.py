@@ -306,19 +306,23 @@ async def test_connection_that_stands_in_a_worse_way_takes_no_more_then(how: str
     assert [attempt.tls for _, attempt in lane.attempts] == ["", f"{TLS} verified"]
 
 
-async def test_failure_that_ends_after_an_operator_said_so_is_not_remembered(ca: str) -> None:
-    """The certificate may have been mended after this handshake had begun."""
+@pytest.mark.parametrize("remembered", [False, True])
+async def test_connection_that_is_opened_in_a_worse_way_meanwhile_is_good_for_one_message(
+    remembered: bool, ca: str
+) -> None:
+    """The certificate may have been mended after this handshake had begun, or failed."""
 
     def forget(verb: str, _rest: str) -> None:
-        if verb == "EHLO" and len(peer.sessions) == 2:
+        if verb == "EHLO" and len(peer.sessions) == 2 + remembered:
+            peer.show(good())
             w.deliverer.opener.forget_failures()
 
     peer = TlsPeer(hopeless(), decide=forget)
     async with world(peer, tls_ca=ca) as w:
-        lane = await w.deliver(loaded(1))
-        peer.show(good())
-        lane = await w.deliver(loaded(2))
-    assert [attempt.tls for _, attempt in lane.attempts] == [f"{TLS} verified"]
+        if remembered:
+            await w.deliver(loaded(1))
+        lane = await w.deliver(loaded(2), loaded(3))
+    assert [attempt.tls for _, attempt in lane.attempts] == ["", f"{TLS} verified"]
 
 
 @pytest.mark.parametrize("kind", ["good", "none offered"])

@@ -270,18 +270,6 @@ async def test_what_is_wanted_goes_before_what_was_given_ahead() -> None:
     hands.close(PATIENT_S)
 
 
-async def test_what_was_prepared_ahead_is_made_once_and_found(world: World) -> None:
-    before = SIGNED_MESSAGES.value
-    batches = [message(number) for number in range(1, 200)]
-    for batch in batches:
-        world.signer.prepare(batch, ahead=True)
-    for batch in reversed(batches):
-        world.signer.prepare(batch, ahead=True)
-        fields = await world.signed(batch)
-        assert world.verdicts(fields + HEADER + b"Hello\r\n") == [True, True]
-    assert SIGNED_MESSAGES.value - before == len(batches)
-
-
 async def test_threads_end_with_the_signer_and_leave_the_rest() -> None:
     working, go_on = threading.Event(), threading.Event()
     done: list[int] = []

@@ -34,6 +34,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         ("bounce@other.test", b"From: friends: a@other.test, news@shop.test;\r\n"),
         ("bounce@other.test", b"From: a@other.test\r\nFrom: news@shop.test\r\n"),
         ("bounce@other.test", b"From: nobody\r\nFrom: news@shop.test\r\n"),
+        ("bounce@other.test", b"From: a@other.test\r\n" * 20 + b"From: news@shop.test\r\n"),
     ],
 )
 async def test_mail_is_signed_though_its_from_is_not_well_formed(world: World, sender: str, header: bytes) -> None:

@@ -308,9 +308,12 @@ def test_refused_password_is_told_with_the_servers_words(answer: str) -> None:
     assert talk.events[0] == Refused(Stage.AUTH, Reply(int(code), enhanced, (text,)))
 
 
-def test_server_that_says_the_password_again_is_not_quoted() -> None:
-    server = SmtpServer(("AUTH PLAIN",), deciding({"AUTH": "535 5.7.8 s3cret (AGFsaWNlAHMzY3JldA==) is wrong"}))
-    talk = Talk(server, implicit=True, credentials=ALICE).run()
+@pytest.mark.parametrize(
+    ("who", "said"), [(ALICE, "s3cret (AGFsaWNlAHMzY3JldA==)"), (Credentials("u", "AH"), "AH (AHUAQUg=)")]
+)
+def test_server_that_says_the_password_again_is_not_quoted(who: Credentials, said: str) -> None:
+    server = SmtpServer(("AUTH PLAIN",), deciding({"AUTH": f"535 5.7.8 {said} is wrong"}))
+    talk = Talk(server, implicit=True, credentials=who).run()
     assert talk.events == [Refused(Stage.AUTH, Reply(535, "5.7.8", ("[…] ([…]) is wrong",)))]
 
 
@@ -333,6 +336,17 @@ def test_server_that_says_the_password_later_is_not_quoted_either(
     while (output := b"".join(talk.client.take_output())) != b"":
         talk.hear(server.receive(output))
     assert [verdict.reply for verdict in transaction.verdicts] == [Reply(550, "5.1.1", (told,))]
+
+
+def test_peer_that_says_again_whatever_it_hears_is_not_quoted() -> None:
+    """What is no reply is told in an error, and so to senders; and cut, perhaps in the middle of what is secret."""
+    client = Client(ClientSettings(ehlo_name="me.test", credentials=Credentials("alice", "s3cret" * 20)))
+    client.secured()
+    client.receive(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n")
+    assert client.next_event() is None
+    client.receive(b"".join(client.take_output()).removeprefix(b"EHLO me.test\r\n"))
+    with pytest.raises(RemoteProtocolError, match=r"^not a reply$"):
+        client.next_event()
 
 
 def test_password_is_in_no_repr() -> None:

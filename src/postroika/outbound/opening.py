@@ -117,9 +117,10 @@ class Opener:
                 attempt.stands(connection.facts, rung, connection.client.greeting)
             if rung is not policy.rungs[0]:
                 self._worse.add(connection)
-            if fell:
-                if not self._secrecy.settled(peer, rung, forgotten):
+                if forgotten != self._secrecy.forgotten:
                     connection.client.retire()
+            if fell:
+                self._secrecy.settled(peer, rung, forgotten)
                 words = "in clear" if rung is Rung.CLEAR else "with a certificate that is not trusted"
                 log.info("%s [%s]:%d is spoken to %s: %s", peer.host, peer.ip, peer.port, words, fell)
             if way.requiretls and not connection.client.capabilities.requiretls:

@@ -118,17 +118,15 @@ class Secrecy:
             return None
         return lower
 
-    def settled(self, peer: Peer, rung: Rung, forgotten: int) -> bool:
-        """A session stands which could be had in no better way. Whether that still counts.
+    def settled(self, peer: Peer, rung: Rung, forgotten: int) -> None:
+        """A session stands which could be had in no better way.
 
         Args:
             forgotten: as it was before the first try: one that failed since then says nothing of a host that was mended
                 in the meantime.
         """
-        if forgotten != self.forgotten:
-            return False
-        self._rungs.put(peer, rung, now(), now() + self._config.tls_fallback_s)
-        return True
+        if forgotten == self.forgotten:
+            self._rungs.put(peer, rung, now(), now() + self._config.tls_fallback_s)
 
     def forget_failures(self) -> None:
         """Try the best way with all hosts again."""

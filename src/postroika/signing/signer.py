@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 _LARGE_BYTES = 1024 * 1024  # takes as long as some RSA signatures
 _CHUNKS_A_PIECE = 4
 _MOST_AHEAD = 128  # some hundredths of a second of RSA: what is taken meanwhile
-_MOST_FROMS = 16  # there is one in a header as it should be
 _KEPT_S = 900.0  # A batch that is tried again later is signed anew: t= is to tell when it was sent.
 _CLOSE_WAIT_S = 10.0
 
@@ -55,9 +54,15 @@ class Bodies(Protocol):
 
 
 class Job:
-    """A message to be signed."""
+    """A message to be signed.
 
-    __slots__ = ("body", "chunks", "large", "message", "reverse_path", "tenant", "wakes")
+    Attributes:
+        wanted: somebody has asked for its signatures.
+        reloads: how often the keys had been read again when it was begun.
+        wakes: who waits for it.
+    """
+
+    __slots__ = ("body", "chunks", "large", "message", "reloads", "reverse_path", "tenant", "wakes", "wanted")
 
     def __init__(self, loaded: Loaded) -> None:
         envelope = loaded.batch.envelope
@@ -67,6 +72,8 @@ class Job:
         self.chunks = envelope.chunks
         self.body = loaded.body
         self.large = envelope.size_bytes > _LARGE_BYTES
+        self.wanted = False
+        self.reloads = 0
         self.wakes: list[Wake] = []
 
 
@@ -104,6 +111,10 @@ class Signer:
         self._made: OrderedDict[int, tuple[bytes, float]] = OrderedDict()
         self._failed: dict[int, str] = {}
         self._pending: dict[int, Job] = {}
+        # Messages that were looked ahead at and not asked for since. They have half of the memory: whoever looks ahead
+        # at many destinations would lose signatures before they are used, and make all of them twice.
+        self._early: set[int] = set()
+        self._reloads = 0
         self._quick: Hands[Job, bytes | SigningError] = Hands(threads, self._sign, self._take, "sign")
         self._slow: Hands[Job, bytes | SigningError] = Hands(1, self._sign, self._take, "sign-large")
 
@@ -117,8 +128,14 @@ class Signer:
         job = self._pending.get(message)
         if not ahead:
             self._want(loaded, job)
-        elif job is None and envelope.size_bytes <= _LARGE_BYTES and self._quick.ahead < _MOST_AHEAD:
+        elif (
+            job is None
+            and envelope.size_bytes <= _LARGE_BYTES
+            and self._quick.ahead < _MOST_AHEAD
+            and len(self._early) < self._most // 2
+        ):
             job = self._pending[message] = Job(loaded)
+            self._early.add(message)
             self._quick.give(job, ahead=True)
 
     def signature(self, loaded: Loaded) -> bytes | None:
@@ -137,6 +154,7 @@ class Signer:
             fields, until = made
             if self._now() < until:
                 self._made.move_to_end(message)
+                self._early.discard(message)
                 return fields
             del self._made[message]
         if self._failed and (problem := self._failed.pop(message, None)) is not None:
@@ -145,7 +163,8 @@ class Signer:
         return None
 
     async def wait(self, loaded: Loaded) -> None:
-        """Wait until `signature` has something to say about this message, which is within `signing.timeout_s`.
+        """Wait until `signature` has something to say about this message, which is within `signing.timeout_s`; or until
+        what has been made for it is of no use, since the keys are others by now.
 
         Interruption: the signatures are made all the same.
         """
@@ -172,38 +191,57 @@ class Signer:
         if job is None:
             job = self._pending[loaded.batch.envelope.message] = Job(loaded)
             (self._slow if job.large else self._quick).give(job)
-        else:
+        elif not job.wanted:
             self._quick.hurry(job)
+        if not job.wanted:
+            job.wanted = True
+            self._early.discard(job.message)
 
     def _take(self, results: list[tuple[Job, bytes | SigningError]]) -> None:
         """What the threads bring."""
         until = self._now() + self._kept_s
         for job, result in results:
             message = job.message
-            if isinstance(result, SigningError):
-                SIGNING_FAILURES.value += 1
-                self._failed[message] = str(result)
+            del self._pending[message]
+            if job.reloads != self._reloads:
+                self._early.discard(message)
+            elif isinstance(result, SigningError):
+                self._early.discard(message)
+                if job.wanted:  # else it is tried again when it is asked for, and all may be well by then
+                    self._fail(message, result)
             else:
                 if result:
                     SIGNED_MESSAGES.value += 1
                     SIGNATURES.value += result.count(b"DKIM-Signature:")
+                self._failed.pop(message, None)
                 self._made[message] = (result, until)
                 while len(self._made) > self._most:
-                    self._made.popitem(last=False)
-            del self._pending[message]
+                    self._early.discard(self._made.popitem(last=False)[0])
             for wake in job.wakes:
                 wake.set()
         while len(self._failed) > self._most:  # of batches that nobody asked about any more
             del self._failed[next(iter(self._failed))]
 
+    def _fail(self, message: int, error: SigningError) -> None:
+        SIGNING_FAILURES.value += 1
+        self._failed[message] = str(error)
+        cause = error.__cause__
+        if isinstance(cause, PostroikaError):
+            log.error("message %s cannot be read to be signed, and is deferred: %s", id_text(message), cause)
+        else:
+            log.warning("message %s is not signed, and deferred: %s", id_text(message), error)
+
     async def reload(self) -> None:
-        """Read all keys again, and forget what was signed with the old ones. A message that is being signed meanwhile
-        gets the old keys or the new ones.
+        """Read all keys again, and forget what was signed, or could not be, with the old ones; also what is being
+        signed meanwhile.
 
         Cancellation: while the keys are read, which goes on.
         """
         await trio.to_thread.run_sync(self._ring.reload, abandon_on_cancel=True)
+        self._reloads += 1
         self._made.clear()
+        self._failed.clear()
+        self._early.intersection_update(self._pending)
 
     def close(self) -> None:
         """Let the threads end. Nobody may be waiting. Blocks until the one at work has done its job."""
@@ -213,16 +251,17 @@ class Signer:
     # -- in the threads -----------------------------------------------------------------------------------------------
 
     def _sign(self, job: Job) -> bytes | SigningError:
+        job.reloads = self._reloads
         try:
             return self._signed(job)
         except SigningError as error:
-            log.warning("message %s is not signed, and deferred: %s", id_text(job.message), error)
             return error
         except PostroikaError as unread:  # of the spool: as broken as it is, the message must not go out
-            log.error("message %s cannot be read to be signed, and is deferred: %s", id_text(job.message), unread)
-            return SigningError("the message could not be read")
+            failure = SigningError("the message could not be read")
+            failure.__cause__ = unread
+            return failure
         except Exception:  # a message that finds a bug in here must not end one worker after the other
-            log.exception("message %s is not signed, and deferred", id_text(job.message))
+            log.exception("message %s cannot be signed", id_text(job.message))
             return SigningError("an error in the signer")
 
     def _signed(self, job: Job) -> bytes:
@@ -236,7 +275,7 @@ class Signer:
         begun = head[0] if len(head) == 1 else b"".join(head)
         size = scanner.size if scanner.ended else len(begun)
         fields = Fields(begun[:size])
-        domains = [domain for value in fields.values(b"from", _MOST_FROMS) for domain in author_domains(value)]
+        domains = [domain for value in fields.values(b"from", fields.count) for domain in author_domains(value)]
         if not domains and (domain := routing_domain(job.reverse_path)):
             domains = [domain]
         signatures = self._ring.signatures(job.tenant, *domains)

@@ -53,8 +53,9 @@ class Login:
         user, password = credentials.user.encode(), credentials.password.encode()
         plain = b64encode(b"\0%b\0%b" % (user, password))
         # Whatever was said, the other forms are known to who was told one of them.
-        forms = (credentials.password, b64encode(password).decode(), plain.decode())
-        self._secrets = [form for form in forms if form]
+        forms = (plain.decode(), b64encode(password).decode(), credentials.password)
+        # What is long first: a short password may be a part of its own forms, of which the rest would tell it.
+        self._secrets = sorted(filter(None, forms), key=len, reverse=True)
         self._answers: list[bytes] = []
         if self.mechanism == "PLAIN":
             self._answers = [plain]

@@ -172,7 +172,13 @@ class SessionBase(ABC):
         while not events and self._phase is not CLOSED:
             if self._pass_group():
                 continue
-            parsed = parser.next()
+            try:
+                parsed = parser.next()
+            except RemoteProtocolError as error:
+                if self._login is None:
+                    raise
+                # It quotes a part of what was said, perhaps half of a password.
+                raise RemoteProtocolError(str(error).partition(":")[0]) from None
             if parsed is None:
                 return
             self.replies += 1
