@@ -107,8 +107,11 @@ async def test_ctrl_c_does_not_reach_a_child_that_is_shielded(
     shielded: bool, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    interrupted = "import os, signal, sys; os.kill(os.getpid(), signal.SIGINT); sys.exit(7)"
-    code_of_child = f"import sys\ntry: exec({interrupted!r})\nexcept KeyboardInterrupt: sys.exit(1)"
+    # Whoever runs us in the background of a shell may have SIGINT ignored, and children inherit that.
+    interrupted = "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT)"
+    code_of_child = (
+        f"import os, signal, sys\ntry: exec({interrupted!r})\nexcept KeyboardInterrupt: sys.exit(1)\nsys.exit(7)"
+    )
     child = ChildProcess([sys.executable, "-c", code_of_child], shielded=shielded)
     assert await child.wait() == code
     await child.end()
