@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from tests.system.threaded_hop import held_in_threads
 
 
 @dataclass
@@ -94,29 +95,10 @@ class NotingHop:
 @contextmanager
 def noting_hop(context: ssl.SSLContext) -> Iterator[NotingHop]:
     """Run one, on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        hop = NotingHop(listener.getsockname()[1], context)
-        threads: list[threading.Thread] = []
 
-        def hold(sock: socket.socket) -> None:
-            sock.settimeout(60)
-            with sock, suppress(OSError):
-                hop.hold(sock)
+    def hold(sock: socket.socket) -> None:  # nobody knows the port before there is a hop
+        hop.hold(sock)
 
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    sock, _ = listener.accept()
-                    threads.append(threading.Thread(target=hold, args=(sock,)))
-                    threads[-1].start()
-
-        accepting = threading.Thread(target=accept)
-        accepting.start()
-        try:
-            yield hop
-        finally:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            accepting.join()
-            for thread in threads:
-                thread.join()
+    with held_in_threads(hold, timeout_s=60) as port:
+        hop = NotingHop(port, context)
+        yield hop

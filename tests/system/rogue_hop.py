@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from tests.system.threaded_hop import held_in_threads
 
 INJECTED = b"250-injected\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN\r\n"
 # What the one in the middle does.
@@ -109,29 +110,10 @@ class RogueHop:
 @contextmanager
 def rogue_hop(trick: str, context: ssl.SSLContext) -> Iterator[RogueHop]:
     """Run one, on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        hop = RogueHop(listener.getsockname()[1], trick, context)
-        threads: list[threading.Thread] = []
 
-        def hold(sock: socket.socket) -> None:
-            sock.settimeout(30)
-            with sock, suppress(OSError):
-                hop.hold(sock)
+    def hold(sock: socket.socket) -> None:  # nobody knows the port before there is a hop
+        hop.hold(sock)
 
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    sock, _ = listener.accept()
-                    threads.append(threading.Thread(target=hold, args=(sock,)))
-                    threads[-1].start()
-
-        accepting = threading.Thread(target=accept)
-        accepting.start()
-        try:
-            yield hop
-        finally:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            accepting.join()
-            for thread in threads:
-                thread.join()
+    with held_in_threads(hold, timeout_s=30) as port:
+        hop = RogueHop(port, trick, context)
+        yield hop

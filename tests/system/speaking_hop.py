@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+
+from tests.system.threaded_hop import held_in_threads
 
 # What to say to a verb ("" for the greeting, "." for the end of a message), in pieces that are sent one by one.
 Script = Callable[[str], Iterable[bytes]]
@@ -20,31 +21,12 @@ def saying(**answers: bytes) -> Script:
 @contextmanager
 def speaking_hop(script: Script, hear: Callable[[bytes], None] = lambda _line: None) -> Iterator[int]:
     """Run one; gives its port. `hear` is told each command before it is answered."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threads: list[threading.Thread] = []
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    sock, _ = listener.accept()
-                    threads.append(threading.Thread(target=_hold, args=(sock, script, hear)))
-                    threads[-1].start()
-
-        accepting = threading.Thread(target=accept)
-        accepting.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            accepting.join()
-            for thread in threads:
-                thread.join()
+    with held_in_threads(lambda sock: _hold(sock, script, hear), timeout_s=60) as port:
+        yield port
 
 
 def _hold(sock: socket.socket, script: Script, hear: Callable[[bytes], None]) -> None:
-    sock.settimeout(60)
-    with suppress(OSError), sock, sock.makefile("rb") as lines:
+    with sock.makefile("rb") as lines:
         _say(sock, script(""))
         in_message = False
         for line in lines:

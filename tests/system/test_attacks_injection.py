@@ -154,6 +154,7 @@ def test_names_that_log_in_have_no_line_ends(world: World, separator: str, place
         assert client.say(base64.b64encode(parts["name"].encode())).startswith("334")
         assert client.say(base64.b64encode(parts["password"].encode()))[:3] in {"501", "535"}
         assert client.say("NOOP").startswith("250")
+    world.server.wait_for_events(1, "auth_failed")  # written after the reply
     lines = world.server.event_log.read_bytes().decode().split("\n")
     assert all(line.isprintable() for line in lines)
     assert not [line for line in world.server.output().splitlines() if line.startswith(INJECTED)]

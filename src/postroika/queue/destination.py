@@ -14,7 +14,7 @@ from postroika.spool.reader import Loaded
 from postroika.spool.schema import DestinationState
 
 _PACE_MESSAGES = 8  # how fast the pace follows
-_AHEAD = 64  # batches: what all lanes of a destination take before something else has a turn
+_AHEAD = 64  # batches: some more than lanes have in hand; what is made ready long before its turn may be of no use then
 _UNKNOWN_PACE_S = 1.0  # slow, until some thirty quick messages have shown that it is not
 
 

@@ -55,15 +55,14 @@ class _Signed(Turns, frozen=True, kw_only=True):
             unit="",
             measured=median(shares),
         )
-        signed = Figure(
-            what="openssl speed rsa2048, all cores",
-            value=median(rates) or 0.0,
-            unit="signatures/s",
-            rounds=tuple(rates),
-        )
+        signed = [
+            Figure(what="openssl speed rsa2048, all cores", value=most, unit="signatures/s", rounds=tuple(rates))
+            for most in [median(rates)]
+            if most is not None  # it was over before the first round
+        ]
         return msgspec.structs.replace(
             result,
-            figures=(*result.figures, signed),
+            figures=(*result.figures, *signed),
             bars=(share, *result.bars),
             remarks=(*result.remarks, *([missing] if missing else [])),
         )
