@@ -355,6 +355,30 @@ async def test_a_flush_beside_a_retry_leaves_a_sound_index(tmp_path: Path, mock_
         assert counts["ready"] == counts["batch"], counts
 
 
+@pytest.mark.parametrize("looks", [0, 1, 3])
+async def test_a_flushed_destination_is_tried_though_it_is_looked_at_before_that_is_written(
+    tmp_path: Path, mock_clock: object, looks: int
+) -> None:
+    async with world(tmp_path, down_delays_s=(5000,)) as w:
+        w.hops.unreachable.add("dead.test")
+        await w.accept("c@dead.test")
+        await w.settle_down()
+    async with world(tmp_path, down_delays_s=(5000,)) as w:
+
+        class LookingAtOnce:
+            def bring_up(self, name: str) -> None:
+                w.scheduler.bring_up(name)
+                for _ in range(looks):  # as it may at any time: the spool still says that it is down
+                    for state in w.scheduler.active.due():
+                        w.scheduler.tend(state)
+
+        w.operator._scheduler = LookingAtOnce()  # type: ignore[assignment]
+        assert await w.operator.flush_all() == 1
+        await w.settle_down()
+        assert [recipient for _, recipient, _ in w.hops.delivered] == ["c@dead.test"]
+        assert (w.queued(), w.scheduler.active._resting) == ([], {})
+
+
 async def test_flushing_an_impossible_destination_does_not_kill_the_worker(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         for name in ("", "x" * 600):

@@ -10,6 +10,7 @@ next (docs/adr/0004).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import trio
 
@@ -19,11 +20,22 @@ from postroika.queue.down import must_not_fail
 from postroika.queue.limits import Ramp, window
 from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
+from postroika.spool.schema import DestinationState, Table
 from postroika.spool.store import Store
 
 _POLL_S = 1.0
 _WAKES_PER_POLL = 5_000
 _WAKES_PAGE = 500
+
+
+class _Rest:
+    """That of a destination, until it is written: what the spool says of it may be older."""
+
+    __slots__ = ("down", "wake_soon")
+
+    def __init__(self, down: DestinationState | None, *, wake_soon: bool) -> None:
+        self.down = down
+        self.wake_soon = wake_soon
 
 
 class Active:
@@ -44,6 +56,7 @@ class Active:
         self._delivery = delivery
         self._clock = clock
         self._kicked = trio.Event()
+        self._resting: dict[str, _Rest] = {}
         self.by_name: dict[str, Destination] = {}
         self.crowded = False
 
@@ -115,19 +128,35 @@ class Active:
     def add(self, name: str) -> Destination:
         """Make one active, whether there is room or not."""
         ramp = Ramp(self._delivery.initial_connections_per_site, self._delivery.max_connections_per_site)
-        state = Destination(name, ramp, self._store.destination_state(name))
+        rest = self._resting.get(name)
+        state = Destination(name, ramp, self._store.destination_state(name) if rest is None else rest.down)
         self.by_name[name] = state
         return state
 
     def rest(self, state: Destination) -> None:
         """Nothing more to do now: out of memory, to be woken by the spool."""
         del self.by_name[state.name]
-        changes = Changes(must=True)
-        down_ms = int(state.down.down_until * 1000) if state.down is not None else 0
-        changes.rest(state.name, down_ms, list(state.wakes))
-        self._committer.commit_nowait(changes, must_not_fail)
+        self._write(Changes(must=True), state.name, _Rest(state.down, wake_soon=False), list(state.wakes))
         if self.crowded and 2 * len(self.by_name) <= self._delivery.active_destinations:
             self.crowded = False
+            self.kick()
+
+    def bring_up(self, name: str) -> None:
+        """Have one that rests taken for up. It is made active when its turn comes, like others that are due."""
+        changes = Changes(must=True)
+        changes.delete(Table.DESTINATION, name.encode())
+        self._write(changes, name, _Rest(None, wake_soon=True), [])
+
+    def _write(self, changes: Changes, name: str, rest: _Rest, wakes: list[bytes]) -> None:
+        changes.rest(name, 0 if rest.down is None else int(rest.down.down_until * 1000), wakes)
+        self._resting[name] = rest
+        self._committer.commit_nowait(changes, partial(self._written, name, rest))
+
+    def _written(self, name: str, rest: _Rest, error: Exception | None) -> None:
+        must_not_fail(error)
+        if self._resting.get(name) is rest:
+            del self._resting[name]
+        if rest.wake_soon:
             self.kick()
 
     # -- all of them --------------------------------------------------------------------------------------------------

@@ -27,13 +27,12 @@ from postroika.pump import open_pump
 from postroika.queue import retry as schedule
 from postroika.queue.active import Active
 from postroika.queue.destination import Destination
-from postroika.queue.down import DownKeeper, must_not_fail
+from postroika.queue.down import DownKeeper
 from postroika.queue.lanes import Deliver, Lanes
 from postroika.queue.loader import Loader
-from postroika.spool.changes import Changes
 from postroika.spool.committer import Committer
 from postroika.spool.reader import Loaded
-from postroika.spool.schema import DestinationState, Table
+from postroika.spool.schema import DestinationState
 from postroika.spool.store import Store
 
 _DELIVERED = Outcome.DELIVERED
@@ -328,21 +327,13 @@ class Scheduler:
         """Try a destination again at once, whatever is known of it."""
         state = self.active.by_name.get(name)
         if state is None:
-            # It is made active when its turn comes, like others that are due.
-            changes = Changes(must=True)
-            changes.delete(Table.DESTINATION, name.encode())
-            changes.rest(name, 0, [])
-            self._committer.commit_nowait(changes, self._brought_up)
+            self.active.bring_up(name)
             return
         if state.down is not None:
             self._down.answered(state)
         state.ramp.answered()
         state.more = True
         self.tend(state)
-
-    def _brought_up(self, error: Exception | None) -> None:
-        must_not_fail(error)
-        self.kick()
 
     def snapshot(self) -> dict[str, int]:
         """Figures for `queue stats` and the metrics."""
