@@ -133,6 +133,11 @@ class Connection:
     # --- bytes
 
     @property
+    def closed(self) -> bool:
+        """`close` was called."""
+        return self._sock.fileno() == -1
+
+    @property
     def sending(self) -> bool:
         """Output was taken from the client and is not with the kernel yet."""
         return bool(self._unsent)
@@ -340,7 +345,7 @@ class Connection:
                     await self.exchange()
                     while self.next_event() is not None:
                         pass
-            if self._cipher is not None and self._sock.fileno() != -1:
+            if self._cipher is not None and not self.closed:
                 if self.keep_session is not None:
                     self.keep_session(self._cipher.layer)
                 if not self._unsent:
@@ -352,7 +357,7 @@ class Connection:
 
     def close(self) -> None:
         """Close without a word. May be called twice."""
-        if self._sock.fileno() != -1:
+        if not self.closed:
             self._channel.close()
             self._sock.close()
             OUTBOUND_CONNECTIONS_OPEN.value -= 1

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import logging
 import re
-import weakref
 from typing import NamedTuple
 
 import msgspec
@@ -72,7 +71,7 @@ class Opener:
         )
         self._secrecy = Secrecy(config.delivery, config.route)
         self._credentials = CredentialFiles(route.auth for route in config.route if route.auth)
-        self._worse: weakref.WeakSet[Connection] = weakref.WeakSet()  # than it could be, if nothing had failed
+        self._worse: list[Connection] = []  # than it could be, if nothing had failed
         self._reports: SessionReports | None = None
         if recorder is not None:
             self._reports = SessionReports(recorder, config)
@@ -116,7 +115,8 @@ class Opener:
             if attempt is not None:
                 attempt.stands(connection.facts, rung, connection.client.greeting)
             if rung is not policy.rungs[0]:
-                self._worse.add(connection)
+                self._worse = [other for other in self._worse if not other.closed]
+                self._worse.append(connection)
                 if forgotten != self._secrecy.forgotten:
                     connection.client.retire()
             if fell:

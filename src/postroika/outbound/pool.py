@@ -12,10 +12,11 @@ While it has nothing to do it is at `rest`, and is hurried as soon as somebody e
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from postroika.outbound.connection import Connection
 from postroika.pump import Interrupted, Wake
+
+C = TypeVar("C")
 
 
 class Holder(Protocol):
@@ -25,27 +26,27 @@ class Holder(Protocol):
         """Somebody else wants the place."""
 
 
-class _Waiter:
+class _Waiter(Generic[C]):
     __slots__ = ("granted",)
 
     def __init__(self) -> None:
         self.granted = Wake()
 
-    def grant(self, connection: Connection | None) -> None:
+    def grant(self, connection: C | None) -> None:
         self.granted.set(connection)
 
 
-class _Site:
+class _Site(Generic[C]):
     __slots__ = ("idle", "taken", "waiters")
 
     def __init__(self) -> None:
         self.taken = 0
-        self.waiters: deque[_Waiter] = deque()
+        self.waiters: deque[_Waiter[C]] = deque()
         self.idle: list[Holder] = []  # those that nobody has called yet
 
 
-class SitePool:
-    """The places of all sites of one worker.
+class SitePool(Generic[C]):
+    """The places of all sites of one worker, each for one connection (C).
 
     Args:
         limit: places per site.
@@ -53,14 +54,14 @@ class SitePool:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._sites: dict[str, _Site] = {}
+        self._sites: dict[str, _Site[C]] = {}
 
     def is_full(self, site: str) -> bool:
         """Whether `acquire` would have to wait for a place of somebody who is at work."""
         state = self._sites.get(site)
         return state is not None and not state.idle and (bool(state.waiters) or state.taken >= self._limit)
 
-    async def acquire(self, site: str) -> Connection | None:
+    async def acquire(self, site: str) -> C | None:
         """Take a place, as soon as it is our turn; with it comes a connection whose session stands, if there is one.
 
         Interruption: no place is held.
@@ -72,19 +73,19 @@ class SitePool:
         if not state.idle and state.taken < self._limit:
             state.taken += 1
             return None
-        waiter = _Waiter()
+        waiter: _Waiter[C] = _Waiter()
         state.waiters.append(waiter)
         if state.idle:
             # The latest to go idle: the others then time out.
             state.idle.pop().hurry()
         try:
-            connection: Connection | None = await waiter.granted.wait()
+            connection: C | None = await waiter.granted.wait()
         except Interrupted:
             state.waiters.remove(waiter)  # A grant is never lost: once it is set, the wait is not interrupted.
             raise
         return connection
 
-    def hand_over(self, site: str, connection: Connection) -> bool:
+    def hand_over(self, site: str, connection: C) -> bool:
         """Give our place and `connection`, at rest, to who waits longest; False if nobody waits: we keep both."""
         state = self._sites[site]
         if not state.waiters:
@@ -124,7 +125,7 @@ class SitePool:
         """Whether somebody waits for a place of the site."""
         return bool(self._sites[site].waiters)
 
-    def _admit(self, state: _Site) -> None:
+    def _admit(self, state: _Site[C]) -> None:
         while state.waiters and state.taken < self._limit:
             state.taken += 1
             state.waiters.popleft().grant(None)

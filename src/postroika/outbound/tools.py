@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from postroika.config import Config
+from postroika.outbound.connection import Connection
 from postroika.outbound.contract import Bodies, InFlightTable, Router, Signer
 from postroika.outbound.opening import Opener
 from postroika.outbound.pool import SitePool
@@ -41,7 +42,7 @@ class Tools:
         self.bodies = bodies
         self.in_flight = in_flight
         self.signer = signer
-        self.pool = SitePool(config.delivery.max_connections_per_site)
+        self.pool: SitePool[Connection] = SitePool(config.delivery.max_connections_per_site)
 
     async def route_to(self, destination: str) -> Route:
         """Where mail for a destination goes now.
