@@ -11,6 +11,7 @@ sign.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from postroika.signing.key import Key, load
 log = logging.getLogger(__name__)
 
 _MOST_FILE_BYTES = 64 * 1024
+_KEPT = 512  # tenants and domains of which we know at once which keys they have
 
 
 class Signature:
@@ -72,6 +74,7 @@ class KeyRing:
             place = (entry.tenant, entry.domain)
             self._at[place] = (*self._at.get(place, ()), Signature(entry, f"dkim[{i}]"))
         self._tenants = frozenset(entry.tenant for entry in config.dkim)
+        self._kept_of = functools.lru_cache(maxsize=_KEPT)(self._of)
 
     def load(self) -> None:
         """Read all keys, for a start.
@@ -111,8 +114,7 @@ class KeyRing:
         Raises:
             SigningError: one of the keys is broken; or no domain is known, and there are keys that could be for it.
         """
-        found = self._find(tenant, domains) if tenant else ()
-        found = found or self._find("", domains)
+        found = self._kept_of(tenant, domains) if len(domains) == 1 else self._of(tenant, domains)
         if not (found or domains) and not self._tenants.isdisjoint(("", tenant)):
             raise SigningError("neither From nor the reverse-path names a domain")
         for signature in found:
@@ -120,6 +122,10 @@ class KeyRing:
                 entry = signature.entry
                 raise SigningError(f"the key {entry.selector} of {entry.signing_domain} cannot be used")
         return found
+
+    def _of(self, tenant: str, domains: tuple[str, ...]) -> tuple[Signature, ...]:
+        found = self._find(tenant, domains) if tenant else ()
+        return found or self._find("", domains)
 
     def _find(self, tenant: str, domains: tuple[str, ...]) -> tuple[Signature, ...]:
         for domain in domains:
