@@ -91,7 +91,7 @@ $(VENV)/.compiled: $(VENV)/.kernels $(COMPILED)
 	@echo "Compiling the modules on the path of a message"
 	@$(COMPILED_MODULES) -delete
 	@POSTROIKA_COMPILE=modules $(BIN)/python setup.py --quiet build_ext --inplace --parallel $(JOBS) || { \
-		echo "Once more, from the beginning: mypyc stumbles over what it has kept of other sources, now and then"; \
+		echo "Once more, without what mypyc has kept: if the source is right, it has stumbled over that"; \
 		rm -rf build/mypyc; \
 		POSTROIKA_COMPILE=modules $(BIN)/python setup.py --quiet build_ext --inplace --parallel $(JOBS); }
 	@$(COMPILED_MODULES) -exec touch {} +  # setuptools leaves the time of what it need not link again

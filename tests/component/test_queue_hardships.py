@@ -379,6 +379,49 @@ async def test_a_flushed_destination_is_tried_though_it_is_looked_at_before_that
         assert (w.queued(), w.scheduler.active._resting) == ([], {})
 
 
+async def test_a_flush_reaches_mail_that_is_just_being_told_of_a_dead_destination(
+    tmp_path: Path, mock_clock: object
+) -> None:
+    async with world(tmp_path, down_delays_s=(5000,)) as w:
+        w.hops.unreachable.add("dead.test")
+        await w.accept("first@dead.test")
+        await w.settle_down()
+        tell, flushed = w.scheduler._down.tell, False
+
+        def told(*how: Any) -> None:
+            nonlocal flushed
+            tell(*how)
+            state = w.scheduler.active.by_name["dead.test"]
+            if state.held and not flushed:  # its deferral is on its way to the disk
+                flushed = True
+                w.hops.unreachable.clear()
+                w.scheduler.bring_up("dead.test")
+
+        w.scheduler._down.tell = told  # type: ignore[method-assign]
+        await w.accept("second@dead.test")
+        await w.settle_down()
+        assert flushed
+        assert [recipient for _, recipient, _ in w.hops.delivered] == ["second@dead.test"]
+        assert w.queued() == [("dead.test", ("first@dead.test",))]  # `bring_up` alone does not touch its time
+
+
+async def test_a_restart_does_not_leave_alone_what_was_brought_up(tmp_path: Path, mock_clock: object) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock, down_delays_s=(5000,)) as w:
+        w.hops.unreachable.add("dead.test")
+        await w.accept("a@dead.test")
+        await w.settle_down()
+        w.hops.unreachable.clear()
+        w.hops.gate = trio.Event()  # nothing more is reported
+        w.scheduler.active.add("dead.test").held.add(b"another")  # so that it does not rest, either
+        assert await w.operator.flush_destination("dead.test") == 1
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (w.hops.open_lanes, w.hops.delivered) == (1, [])
+    async with world(tmp_path, clock, down_delays_s=(5000,)) as w:
+        await w.settle_down()
+        assert [recipient for _, recipient, _ in w.hops.delivered] == ["a@dead.test"]
+
+
 async def test_flushing_an_impossible_destination_does_not_kill_the_worker(tmp_path: Path, mock_clock: object) -> None:
     async with world(tmp_path) as w:
         for name in ("", "x" * 600):

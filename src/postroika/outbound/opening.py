@@ -87,6 +87,8 @@ class Opener:
 
         Interruption: nothing stays open.
         """
+        if self._worse:
+            self._worse = [other for other in self._worse if not other.closed]
         peer, policy = way.peer, way.policy
         attempt: SessionAttempt | None = None
         if self._reports is not None and counted_for:
@@ -115,7 +117,6 @@ class Opener:
             if attempt is not None:
                 attempt.stands(connection.facts, rung, connection.client.greeting)
             if rung is not policy.rungs[0]:
-                self._worse = [other for other in self._worse if not other.closed]
                 self._worse.append(connection)
                 if forgotten != self._secrecy.forgotten:
                     connection.client.retire()

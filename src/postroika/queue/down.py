@@ -71,6 +71,7 @@ class DownKeeper:
         state.more = True  # what was let go of while it was down
         changes = Changes(must=True)
         changes.delete(Table.DESTINATION, state.name.encode())
+        changes.rest(state.name, 0, [])  # so that a restart does not leave it alone until then
         self._committer.commit_nowait(changes, must_not_fail)
 
     def tell(

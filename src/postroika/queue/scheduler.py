@@ -230,7 +230,17 @@ class Scheduler:
         self._down.tell(state, self._defer_untried, self._release)
 
     def _defer_untried(self, state: Destination, loaded: Loaded, down: DestinationState) -> None:
-        self.settle(state, loaded, self._settler.defer_untried(loaded, down))
+        told = partial(self._told_of_down, state, loaded.key)
+        self.settle(state, loaded, self._settler.defer_untried(loaded, down), told)
+
+    def _told_of_down(self, state: Destination, key: bytes) -> None:
+        """It was put off until the destination is probed; which has come up meanwhile, perhaps."""
+        if state.down is None and key not in self._cancelled and (left := self._store.load(key)) is not None:
+            state.held.add(left.key)
+            self.settle(state, left, self._settler.make_due(left, self._clock()), partial(self._has_more, state))
+
+    def _has_more(self, state: Destination) -> None:
+        state.more = True
 
     # -- back from the lanes ------------------------------------------------------------------------------------------
 
