@@ -1,8 +1,8 @@
 """The domains of a message's authors, from the value of its From field.
 
 Promise: never fails, whatever the value; takes time in proportion to it, and next to none for one that was there a
-moment ago: those who send a lot write as few. Where `mail.mailboxes`, which says what an
-account may write as, gives an answer, they are those of some of these addresses. Pure.
+moment ago, as it often was: who sends a lot writes as few. Where `mail.mailboxes`, which says what an account may write
+as, gives an answer, they are those of some of these addresses. Pure.
 
 How: a plain address, with a name before it or without, is found by one expression; anything else that is well formed by
 `mailboxes`. That can be read in a way that nobody has meant: "Sale @ Shop, Inc. <news@shop.example>" is Sale@Shop and

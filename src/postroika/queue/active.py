@@ -29,7 +29,12 @@ _WAKES_PAGE = 500
 
 
 class _Rest:
-    """That of a destination, until it is written: what the spool says of it may be older."""
+    """What a destination is let rest as, kept until it is written: what the spool says of it may be older.
+
+    Args:
+        down: why it is to be left alone, and until when; None if it is up.
+        wake_soon: look at the schedule as soon as it is written.
+    """
 
     __slots__ = ("down", "wake_soon")
 
@@ -136,7 +141,7 @@ class Active:
     def rest(self, state: Destination) -> None:
         """Nothing more to do now: out of memory, to be woken by the spool."""
         del self.by_name[state.name]
-        self._write(Changes(must=True), state.name, _Rest(state.down, wake_soon=False), list(state.wakes))
+        self._write_rest(Changes(must=True), state.name, _Rest(state.down, wake_soon=False), list(state.wakes))
         if self.crowded and 2 * len(self.by_name) <= self._delivery.active_destinations:
             self.crowded = False
             self.kick()
@@ -145,14 +150,14 @@ class Active:
         """Have one that rests taken for up. It is made active when its turn comes, like others that are due."""
         changes = Changes(must=True)
         changes.delete(Table.DESTINATION, name.encode())
-        self._write(changes, name, _Rest(None, wake_soon=True), [])
+        self._write_rest(changes, name, _Rest(None, wake_soon=True), [])
 
-    def _write(self, changes: Changes, name: str, rest: _Rest, wakes: list[bytes]) -> None:
+    def _write_rest(self, changes: Changes, name: str, rest: _Rest, wakes: list[bytes]) -> None:
         changes.rest(name, 0 if rest.down is None else int(rest.down.down_until * 1000), wakes)
         self._resting[name] = rest
-        self._committer.commit_nowait(changes, partial(self._written, name, rest))
+        self._committer.commit_nowait(changes, partial(self._rest_written, name, rest))
 
-    def _written(self, name: str, rest: _Rest, error: Exception | None) -> None:
+    def _rest_written(self, name: str, rest: _Rest, error: Exception | None) -> None:
         must_not_fail(error)
         if self._resting.get(name) is rest:
             del self._resting[name]

@@ -71,7 +71,7 @@ class DownKeeper:
         state.more = True  # what was let go of while it was down
         changes = Changes(must=True)
         changes.delete(Table.DESTINATION, state.name.encode())
-        changes.rest(state.name, 0, [])  # so that a restart does not leave it alone until then
+        changes.rest(state.name, 0, [])  # the only WAKE may be the time to probe it: too late, after a restart
         self._committer.commit_nowait(changes, must_not_fail)
 
     def tell(

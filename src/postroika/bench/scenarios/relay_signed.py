@@ -55,11 +55,10 @@ class _Signed(Turns, frozen=True, kw_only=True):
             unit="",
             measured=median(shares),
         )
-        signed = [
-            Figure(what="openssl speed rsa2048, all cores", value=most, unit="signatures/s", rounds=tuple(rates))
-            for most in [median(rates)]
-            if most is not None  # it was over before the first round
-        ]
+        signed: tuple[Figure, ...] = ()
+        if (most := median(rates)) is not None:  # None: it was over before the first round
+            what = "openssl speed rsa2048, all cores"
+            signed = (Figure(what=what, value=most, unit="signatures/s", rounds=tuple(rates)),)
         return msgspec.structs.replace(
             result,
             figures=(*result.figures, *signed),
